@@ -1,0 +1,1 @@
+"""What an architecture costs, and what a user allows: pure Python and NumPy."""

@@ -1,0 +1,43 @@
+"""What can go wrong, each class named by what the caller should do next."""
+
+from __future__ import annotations
+
+
+class TfgenError(Exception):
+    """Base of all errors that tfgen raises on purpose; `exit_code` is what a program returns."""
+
+    exit_code = 1
+
+
+class UsageError(TfgenError):
+    """Change the command line or the arguments: the message names what is allowed."""
+
+    exit_code = 2
+
+
+class InfeasibleBudgetError(TfgenError):
+    """Ask for less: `nearest` is the nearest budget that the search found feasible.
+
+    Attributes:
+      nearest: the nearest feasible `Budget`, or None where nothing valid was found at all.
+    """
+
+    exit_code = 3
+
+    def __init__(self, message: str, nearest: object | None = None):
+        super().__init__(message)
+        self.nearest = nearest
+
+
+class ContractMissedError(TfgenError):
+    """Relax the budget or allow more trainings: the file was measured and misses a limit."""
+
+    exit_code = 4
+
+
+class CorruptFileError(TfgenError):
+    """Restore the named file from a good copy: its content is not what was written."""
+
+
+class ExportMismatchError(TfgenError):
+    """Do not deliver: the exported file disagrees with the network it was made from."""

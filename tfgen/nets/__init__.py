@@ -1,0 +1,1 @@
+"""From an architecture to Keras layers."""

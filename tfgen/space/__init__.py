@@ -1,0 +1,1 @@
+"""What an architecture is: pure Python and NumPy."""

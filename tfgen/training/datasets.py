@@ -1,0 +1,142 @@
+"""Named data sets in three splits; fitting uses train and validation, contracts use test."""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import hashlib
+import io
+import pathlib
+
+import numpy as np
+
+from tfgen import errors, seeds
+from tfgen.training import tasks
+
+_CALIFORNIA = pathlib.Path(__file__).parent / "data" / "california_housing.csv.gz"
+_CALIFORNIA_SHA256 = "fa6bbb3c6f7cb94a3e3e885c162c38e3b74cc0110daf9214ba74f9f7c0667f30"
+_SPLIT_SEED = 20_640  # the 60/20/20 split is part of the data set, not of a run
+_CLIP = 4.0  # standard deviations; one int8 input scale cannot carry the raw tails
+_MNIST_VALIDATION = 10_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Examples and their targets.
+
+    Attributes:
+      x: float32 [examples, *input shape].
+      y: float32 [examples, 1] for regression, int64 [examples] for classification.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+
+    def __post_init__(self) -> None:
+        if len(self.x) != len(self.y) or not len(self.x):
+            raise ValueError(f"a split needs equal, positive counts: {len(self.x)}, {len(self.y)}")
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A data set, preprocessed; equal fingerprints mean equal arrays."""
+
+    name: str
+    task: tasks.Task
+    train: Split
+    validation: Split
+    test: Split
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over every array of every split, 16 hex digits."""
+        digest = hashlib.sha256()
+        for split in (self.train, self.validation, self.test):
+            for array in (split.x, split.y):
+                digest.update(f"{array.dtype}{array.shape}".encode())
+                digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()[:16]
+
+
+def california_housing(data_dir: str | None = None) -> Dataset:
+    """California Housing: 20,640 rows, 8 features, the house value in 100,000 USD.
+
+    Split 60/20/20 by a fixed seed; features and target standardised on the training split, features
+    clipped to +-4 standard deviations. The table ships with the package; `data_dir` is not used.
+
+    Raises:
+      CorruptFileError: the table is not the one that was shipped.
+    """
+    del data_dir
+    try:
+        packed = _CALIFORNIA.read_bytes()
+    except OSError as error:
+        raise errors.CorruptFileError(f"{_CALIFORNIA}: not readable ({error})") from error
+    if hashlib.sha256(packed).hexdigest() != _CALIFORNIA_SHA256:
+        raise errors.CorruptFileError(f"{_CALIFORNIA}: sha256 differs from the shipped table's")
+    text = io.StringIO(gzip.decompress(packed).decode())
+    table = np.loadtxt(text, delimiter=",", skiprows=1, dtype=np.float64)  # [rows, 9]
+    table = table[seeds.stream(_SPLIT_SEED, "california_housing").permutation(len(table))]
+    train = table[: len(table) * 6 // 10]
+    standard = (table - train.mean(axis=0)) / train.std(axis=0)
+    x = np.clip(standard[:, :-1], -_CLIP, _CLIP).astype(np.float32)
+    y = standard[:, -1:].astype(np.float32)
+    ends = (len(table) * 6 // 10, len(table) * 8 // 10)
+    splits = [Split(*pair) for pair in zip(np.split(x, ends), np.split(y, ends), strict=True)]
+    return Dataset("california_housing", tasks.REGRESSION, *splits)
+
+
+def mnist(data_dir: str | None = None) -> Dataset:
+    """MNIST through TFDS: 50,000 / 10,000 / 10,000 images [784] in 0..1, digits 0..9.
+
+    Args:
+      data_dir: the TFDS directory; None is TFDS's own default.
+
+    Raises:
+      UsageError: TFDS cannot provide the data set.
+    """
+    x, y = _load_tfds("mnist", "train", data_dir)
+    test_x, test_y = _load_tfds("mnist", "test", data_dir)
+    order = seeds.stream(_SPLIT_SEED, "mnist").permutation(len(x))
+    flat = [a.reshape(len(a), -1).astype(np.float32) / np.float32(255) for a in (x[order], test_x)]
+    cut = len(x) - _MNIST_VALIDATION
+    return Dataset(
+        "mnist",
+        tasks.CLASSIFICATION,
+        Split(flat[0][:cut], y[order][:cut]),
+        Split(flat[0][cut:], y[order][cut:]),
+        Split(flat[1], test_y),
+    )
+
+
+def _load_tfds(name: str, split: str, data_dir: str | None) -> tuple[np.ndarray, np.ndarray]:
+    """A supervised TFDS split as arrays, in the stored order."""
+    import tensorflow_datasets as tfds
+
+    try:
+        data = tfds.load(
+            name, split=split, data_dir=data_dir, as_supervised=True, batch_size=-1,
+            shuffle_files=False,
+        )  # fmt: skip
+        x, y = tfds.as_numpy(data)
+    except Exception as error:  # TFDS raises its own and those of what it downloads with
+        where = data_dir or "TFDS's default directory"
+        raise errors.UsageError(
+            f"data set {name!r}: TFDS could not load it from {where} "
+            f"({type(error).__name__}: {str(error).splitlines()[0]}); give --data_dir, a directory "
+            "that holds it, or a network connection"
+        ) from error
+    return np.asarray(x), np.asarray(y).astype(np.int64)
+
+
+DATASETS = {"california_housing": california_housing, "mnist": mnist}
+
+
+def load(name: str, data_dir: str | None = None) -> Dataset:
+    """The data set of that name; raises UsageError that names the known ones."""
+    if name not in DATASETS:
+        raise errors.UsageError(f"unknown data set {name!r}; known: {', '.join(sorted(DATASETS))}")
+    return DATASETS[name](data_dir)

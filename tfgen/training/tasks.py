@@ -1,0 +1,55 @@
+"""Task: what a network is asked to do, and the metric by which it is judged."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from tfgen import errors
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A kind of problem.
+
+    Attributes:
+      name: "regression" or "classification".
+      metric: name of the quality metric, more is better; the name that budgets use.
+      loss: name of the training loss: mean squared error, or softmax cross-entropy from logits.
+    """
+
+    name: str
+    metric: str
+    loss: str
+
+    def score(self, targets: np.ndarray, outputs: np.ndarray) -> float:
+        """The metric of outputs [examples, units] against targets.
+
+        Args:
+          targets: float [examples, 1] for regression, int [examples] for classification.
+          outputs: the network's outputs in the targets' own scale, or logits.
+
+        R² is 1 - residual sum of squares / total sum of squares, the total taken around the mean of
+        these targets; outputs that are not finite score 0, like a network that learned nothing.
+        """
+        if not np.isfinite(outputs).all():
+            return 0.0
+        if self.name == "classification":
+            return float((outputs.argmax(axis=-1) == targets).mean())
+        targets = targets.astype(np.float64)
+        residual = ((targets - outputs.astype(np.float64)) ** 2).sum()
+        total = ((targets - targets.mean()) ** 2).sum()
+        return float(1.0 - residual / total)
+
+
+REGRESSION = Task("regression", "r2", "mean_squared_error")
+CLASSIFICATION = Task("classification", "accuracy", "softmax_cross_entropy")
+TASKS = {task.name: task for task in (REGRESSION, CLASSIFICATION)}
+
+
+def get(name: str) -> Task:
+    """The task of that name; raises UsageError that names the known ones."""
+    if name not in TASKS:
+        raise errors.UsageError(f"unknown task {name!r}; known: {', '.join(sorted(TASKS))}")
+    return TASKS[name]

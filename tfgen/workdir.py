@@ -1,0 +1,194 @@
+"""The name of every file that a run reads or writes; atomic writes; the manifest."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import importlib.metadata
+import io
+import json
+import os
+import pathlib
+import platform
+import tempfile
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+import tfgen
+from tfgen import errors
+
+MANIFEST = "manifest.json"
+_VERSIONED = ("numpy", "tensorflow", "tf_keras", "tensorflow-model-optimization", "ai-edge-litert")
+
+
+class WorkDir:
+    """Where each stage of a run finds its parents' files and writes its own."""
+
+    def __init__(self, root: str | os.PathLike[str]):
+        self.root = pathlib.Path(root)
+
+    @property
+    def records(self) -> pathlib.Path:
+        return self.root / "records.db"
+
+    @property
+    def bundle(self) -> pathlib.Path:
+        return self.root / "bundle"
+
+    @property
+    def candidates(self) -> pathlib.Path:
+        return self.root / "candidates.json"
+
+    @property
+    def benchmarks(self) -> pathlib.Path:
+        return self.root / "benchmarks.json"
+
+    def trained(self, fingerprint: str) -> pathlib.Path:
+        return self.root / "trained" / fingerprint
+
+    def deployment(self, fingerprint: str) -> pathlib.Path:
+        return self.root / "deployments" / fingerprint
+
+
+def package_root() -> pathlib.Path:
+    """The folder that holds `tfgen/` and `configs/`."""
+    return pathlib.Path(__file__).resolve().parent.parent
+
+
+def user_path(path: str | os.PathLike[str]) -> pathlib.Path:
+    """A path as the user wrote it: `bazel run` changes the folder and says where the user stood."""
+    standing = os.environ.get("BUILD_WORKING_DIRECTORY", "")
+    return pathlib.Path(standing, os.path.expanduser(path)).absolute()
+
+
+def write_bytes(path: pathlib.Path, data: bytes) -> None:
+    """Writes `data` so that a reader sees the old file or the whole new one, also after a power cut."""
+    with writing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+@contextlib.contextmanager
+def writing(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields a temporary name beside `path`; syncs and renames it when the block ends well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = pathlib.Path(name)
+    try:
+        yield temporary
+        # mkstemp makes private files; an artefact is as readable as the umask allows.
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        _sync(temporary)
+        temporary.replace(path)
+        _sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync(path: pathlib.Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes indented JSON with sorted keys; NaN and infinity are refused."""
+    text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False)
+    write_bytes(path, (text + "\n").encode())
+
+
+def read_json(path: pathlib.Path) -> Any:
+    """Reads JSON; raises CorruptFileError that names the file."""
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise errors.CorruptFileError(f"{path}: file is missing") from None
+    except (ValueError, OSError) as error:
+        raise errors.CorruptFileError(f"{path}: not readable as JSON ({error})") from error
+
+
+def write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes named arrays as an uncompressed .npz; equal arrays give equal bytes."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **{name: np.asarray(arrays[name]) for name in sorted(arrays)})
+    write_bytes(path, buffer.getvalue())
+
+
+def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """Reads a .npz of plain arrays; raises CorruptFileError that names the file."""
+    try:
+        with np.load(path) as archive:
+            return {name: archive[name] for name in archive.files}
+    except FileNotFoundError:
+        raise errors.CorruptFileError(f"{path}: file is missing") from None
+    except Exception as error:  # zipfile, zlib and numpy each raise their own
+        raise errors.CorruptFileError(f"{path}: not readable as .npz ({error})") from error
+
+
+def sha256(path: pathlib.Path) -> str:
+    """The file's sha256 in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_manifest(
+    folder: pathlib.Path,
+    *,
+    config: Mapping[str, Any],
+    seed: int,
+    data: Mapping[str, str],
+    parents: Mapping[str, str],
+) -> dict[str, Any]:
+    """Writes `manifest.json`, last of all files of an artefact, and returns it.
+
+    Args:
+      folder: the artefact; every file in it is listed with its sha256.
+      config: what made it.
+      seed: the seed it was made with.
+      data: name of each data set -> its fingerprint.
+      parents: name of each file it was made from -> sha256.
+    """
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
+    manifest = {
+        "tfgen": tfgen.__version__,
+        "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "config": dict(config),
+        "seed": seed,
+        "data": dict(data),
+        "parents": dict(parents),
+        "versions": {"python": platform.python_version(), **_versions()},
+        "files": {p.relative_to(folder).as_posix(): sha256(p) for p in files},
+    }
+    write_json(folder / MANIFEST, manifest)
+    return manifest
+
+
+def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
+    """Reads `manifest.json` and verifies every file it lists; raises CorruptFileError by name."""
+    manifest = read_json(folder / MANIFEST)
+    try:
+        files = dict(manifest["files"])
+    except (KeyError, TypeError, ValueError):
+        raise errors.CorruptFileError(f"{folder / MANIFEST}: lists no files") from None
+    for name, expected in files.items():
+        path = folder / name
+        if not path.is_file():
+            raise errors.CorruptFileError(f"{path}: file is missing")
+        if sha256(path) != expected:
+            raise errors.CorruptFileError(f"{path}: sha256 differs from {MANIFEST}")
+    return manifest
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _VERSIONED:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
