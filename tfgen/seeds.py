@@ -1,4 +1,4 @@
-"""One integer seed -> named independent random streams, and a counter-based noise for generators."""
+"""One integer seed -> named independent random streams, and counter-based noise for generators."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-# Threefry-2x32's rotation distances and parity constant (Salmon et al., SC'11, table 2 and section 3).
+# Threefry-2x32's rotation distances and parity constant (Salmon et al., SC'11, table 2, section 3).
 _ROTATIONS = (13, 15, 26, 6, 17, 29, 16, 24)
 _PARITY = 0x1BD11BDA
 _WORDS_PER_NORMAL = 6  # 12 uniform halves
 
 
 def derive(seed: int, *names: str | int) -> int:
-    """A 63-bit seed for the stream called `names`: equal inputs give equal seeds on every machine."""
+    """A 63-bit seed for the stream called `names`: equal inputs, equal seeds, on every machine."""
     text = "\0".join([str(int(seed)), *map(str, names)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
 

@@ -65,7 +65,7 @@ def user_path(path: str | os.PathLike[str]) -> pathlib.Path:
 
 
 def write_bytes(path: pathlib.Path, data: bytes) -> None:
-    """Writes `data` so that a reader sees the old file or the whole new one, also after a power cut."""
+    """Writes `data` whole or not at all: a reader sees the old file or the new one."""
     with writing(path) as temporary:
         temporary.write_bytes(data)
 
@@ -117,7 +117,7 @@ def read_json(path: pathlib.Path) -> Any:
 def write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes named arrays as an uncompressed .npz; equal arrays give equal bytes."""
     buffer = io.BytesIO()
-    np.savez(buffer, **{name: np.asarray(arrays[name]) for name in sorted(arrays)})
+    np.savez(buffer, allow_pickle=False, **{n: np.asarray(arrays[n]) for n in sorted(arrays)})
     write_bytes(path, buffer.getvalue())
 
 
@@ -172,7 +172,7 @@ def write_manifest(
 
 def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
     """Reads `manifest.json` and verifies every file it lists; raises CorruptFileError by name."""
-    manifest = read_json(folder / MANIFEST)
+    manifest: dict[str, Any] = read_json(folder / MANIFEST)
     try:
         files = dict(manifest["files"])
     except (KeyError, TypeError, ValueError):

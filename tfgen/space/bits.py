@@ -1,4 +1,7 @@
-"""BitPolicy: which (op, weight bits, activation bits) a runtime executes; read from configs/runtimes/."""
+"""BitPolicy: which (op, weight bits, activation bits) a runtime executes.
+
+Read from configs/runtimes/, one file for each runtime and version.
+"""
 
 from __future__ import annotations
 
@@ -25,9 +28,7 @@ class BitPolicy:
 
     def weight_bits(self, op: str, activation_bits: int = 8) -> tuple[int, ...]:
         """The menu of weight bits for an op, ascending."""
-        return tuple(
-            sorted(w for o, w, a in self.supported if (o, a) == (op, activation_bits))
-        )
+        return tuple(sorted(w for o, w, a in self.supported if (o, a) == (op, activation_bits)))
 
     def executes(self, op: str, weight_bits: int, activation_bits: int) -> bool:
         return (op, weight_bits, activation_bits) in self.supported
@@ -42,7 +43,5 @@ def load(name: str) -> BitPolicy:
     if name not in known:
         raise errors.UsageError(f"unknown runtime {name!r}; known: {', '.join(known)}")
     data = json.loads(path.read_bytes())
-    rows = {
-        (row["op"], row["weight_bits"], row["activation_bits"]) for row in data["supported"]
-    }
+    rows = {(row["op"], row["weight_bits"], row["activation_bits"]) for row in data["supported"]}
     return BitPolicy(name, frozenset(rows))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tfgen import errors
 from tfgen.space import bits
-from tfgen.space.search_space import Chosen, Decision, SearchSpace, Stage, When
+from tfgen.space.search_space import Chosen, Decision, SearchSpace, Stage, Value, When
 
 _MAX_HIDDEN = 4
 _MAX_WIDTH = 128
@@ -35,7 +35,7 @@ def mlp(name: str, inputs: int, outputs: int, bit_policy: str = "litert-2.3") ->
         widths = tuple(range(1, _MAX_WIDTH + 1))
         decisions.append(Decision(f"width_{layer}", widths, when, "log_uniform"))
         decisions.append(Decision(f"bits_{layer}", menu, when))
-        options = {
+        options: dict[str, Value | Chosen] = {
             "units": Chosen(f"width_{layer}"),
             "weight_bits": Chosen(f"bits_{layer}"),
             "activation_bits": _ACTIVATION_BITS,
@@ -43,7 +43,7 @@ def mlp(name: str, inputs: int, outputs: int, bit_policy: str = "litert-2.3") ->
         }
         stages.append(Stage(f"hidden_{layer}", "dense", options, when))
     decisions.append(Decision("bits_output", menu))
-    output = {
+    output: dict[str, Value | Chosen] = {
         "units": outputs,
         "weight_bits": Chosen("bits_output"),
         "activation_bits": _ACTIVATION_BITS,

@@ -1,8 +1,8 @@
 """LayerSpec, and lower(space, architecture) -> LayerSpec...: the one walk over a network.
 
-The walk is array code over a batch of architectures: each stage fills a fixed number of layer slots,
-a slot is present or absent in each row. Counting reads the slots as arrays; Keras, the population
-trainer and export read one row of them as `LayerSpec`s. There is no second walk.
+The walk is array code over a batch of architectures: each stage fills a fixed number of layer
+slots, a slot is present or absent in each row. Counting reads the slots as arrays; Keras, the
+population trainer and export read one row of them as `LayerSpec`s. There is no second walk.
 """
 
 from __future__ import annotations
@@ -149,9 +149,7 @@ def _input(space: SearchSpace, count: int) -> _Signal:
     return _Signal(*full)
 
 
-def _dense(
-    space: SearchSpace, stage: Stage, choices: Choices, signal: _Signal
-) -> list[LayerSlots]:
+def _dense(space: SearchSpace, stage: Stage, choices: Choices, signal: _Signal) -> list[LayerSlots]:
     """A fully connected layer over all features. Options: units, weight_bits, activation_bits,
     activation."""
     present = space.holds(stage.when, choices)

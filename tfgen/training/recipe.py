@@ -1,7 +1,7 @@
 """Recipe: everything that decides a training but the network, the data and the seed.
 
 The population trainer and the Keras trainer read the same recipe, draw the same batches and start
-from the same weights, so a record's training and a delivery's differ by activation quantization only.
+from the same weights: a record's training and a delivery's differ by activation quantization only.
 """
 
 from __future__ import annotations

@@ -1,0 +1,216 @@
+"""Record, one training and what came of it, and the durable store of records."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+import sqlite3
+import zlib
+from collections.abc import Iterator, Sequence
+
+from tfgen import errors
+from tfgen.cost.budget import Cost
+from tfgen.space.architecture import Architecture
+from tfgen.space.search_space import SearchSpace
+
+_SCHEMA_VERSION = 1
+_APPLICATION_ID = 0x7466676E  # "tfgn"
+_BUSY_TIMEOUT_MS = 60_000
+_SCHEMA = """
+CREATE TABLE spaces (name TEXT PRIMARY KEY, definition TEXT NOT NULL);
+CREATE TABLE records (
+  space TEXT NOT NULL,
+  architecture TEXT NOT NULL,
+  dataset TEXT NOT NULL,
+  recipe TEXT NOT NULL,
+  seed INTEGER NOT NULL,
+  metric REAL NOT NULL,
+  seconds REAL NOT NULL,
+  cost TEXT NOT NULL,
+  checksum INTEGER NOT NULL,
+  PRIMARY KEY (space, architecture, dataset, recipe, seed)
+) WITHOUT ROWID;
+"""
+
+Key = tuple[str, str, str, str, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One training of one architecture.
+
+    Attributes:
+      architecture: what was trained.
+      dataset: fingerprint of the data.
+      recipe: fingerprint of the recipe.
+      seed: of the training.
+      metric: on the validation split, in the task's own metric.
+      seconds: wall time of the training.
+      cost: what was measured beside; counted costs follow from the architecture and are left out.
+    """
+
+    architecture: Architecture
+    dataset: str
+    recipe: str
+    seed: int
+    metric: float
+    seconds: float
+    cost: Cost = dataclasses.field(default_factory=lambda: Cost({}))
+
+    @property
+    def key(self) -> Key:
+        """What makes a training the same training."""
+        choices = ",".join(map(str, self.architecture.choices))
+        return (self.architecture.space, choices, self.dataset, self.recipe, self.seed)
+
+
+class RecordStore:
+    """Records in one SQLite file; what `append` returned for survives a kill and a power cut.
+
+    The rollback journal with full synchronisation: slower than the write-ahead log, which before
+    SQLite 3.51.3 can lose committed pages when two connections meet. Not for network file systems.
+    """
+
+    def __init__(self, path: pathlib.Path, space: SearchSpace):
+        """Opens or makes the store.
+
+        Raises:
+          CorruptFileError: the file is not a store, or its content is damaged.
+          UsageError: the store holds another definition of a space of this name.
+        """
+        self.path = path
+        self.space = space
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with self._naming_the_file():
+            self._connection = sqlite3.connect(
+                path, timeout=_BUSY_TIMEOUT_MS / 1000, isolation_level=None
+            )
+            try:
+                self._open()
+            except BaseException:
+                self._connection.close()
+                raise
+
+    def _open(self) -> None:
+        run = self._connection.execute
+        run(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
+        if run("PRAGMA integrity_check").fetchone() != ("ok",):
+            raise errors.CorruptFileError(f"{self.path}: the record store is damaged")
+        run("PRAGMA journal_mode=DELETE")
+        run("PRAGMA synchronous=FULL")
+        with self._transaction():
+            empty = run("SELECT count(*) FROM sqlite_master").fetchone() == (0,)
+            if empty:
+                for statement in _SCHEMA.strip().split(";\n"):
+                    run(statement)
+                run(f"PRAGMA application_id={_APPLICATION_ID}")
+                run(f"PRAGMA user_version={_SCHEMA_VERSION}")
+            (application,) = run("PRAGMA application_id").fetchone()
+            (version,) = run("PRAGMA user_version").fetchone()
+            if application != _APPLICATION_ID or version != _SCHEMA_VERSION:
+                raise errors.CorruptFileError(
+                    f"{self.path}: not a record store of schema {_SCHEMA_VERSION} "
+                    f"(application id {application:#x}, schema {version})"
+                )
+            definition = json.dumps(self.space.to_json(), sort_keys=True)
+            run("INSERT OR IGNORE INTO spaces VALUES (?, ?)", (self.space.name, definition))
+            (stored,) = run(
+                "SELECT definition FROM spaces WHERE name = ?", (self.space.name,)
+            ).fetchone()
+            if stored != definition:
+                raise errors.UsageError(
+                    f"{self.path}: holds records of another definition of space "
+                    f"{self.space.name!r}; use another file"
+                )
+
+    def append(self, records: Sequence[Record]) -> None:
+        """Stores records durably, all or none; a record that is already there is left as it is."""
+        rows = [(*r.key, r.metric, r.seconds, _cost_text(r), _checksum(r)) for r in records]
+        with self._naming_the_file(), self._transaction():
+            self._connection.executemany(
+                "INSERT OR IGNORE INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows
+            )
+
+    def keys(self) -> set[Key]:
+        """The keys of all records of the space."""
+        query = "SELECT space, architecture, dataset, recipe, seed FROM records WHERE space = ?"
+        with self._naming_the_file():
+            return set(self._connection.execute(query, (self.space.name,)).fetchall())
+
+    def read(self, dataset: str, recipe: str) -> list[Record]:
+        """All records of the space on this data with this recipe, in the order of their keys.
+
+        Raises:
+          CorruptFileError: a row's checksum is wrong.
+        """
+        query = (
+            "SELECT architecture, seed, metric, seconds, cost, checksum FROM records "
+            "WHERE space = ? AND dataset = ? AND recipe = ? ORDER BY architecture, seed"
+        )
+        with self._naming_the_file():
+            rows = self._connection.execute(query, (self.space.name, dataset, recipe)).fetchall()
+        records = []
+        for choices, seed, metric, seconds, cost, checksum in rows:
+            architecture = Architecture(self.space.name, tuple(map(int, choices.split(","))))
+            record = Record(
+                architecture,
+                dataset,
+                recipe,
+                seed,
+                metric,
+                seconds,
+                Cost.from_json(json.loads(cost)),
+            )
+            if _checksum(record) != checksum:
+                raise errors.CorruptFileError(
+                    f"{self.path}: the record of architecture {choices}, seed {seed} is damaged"
+                )
+            records.append(record)
+        return records
+
+    def __len__(self) -> int:
+        query = "SELECT count(*) FROM records WHERE space = ?"
+        with self._naming_the_file():
+            (count,) = self._connection.execute(query, (self.space.name,)).fetchone()
+        return int(count)
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def __enter__(self) -> RecordStore:
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self.close()
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._connection.execute("ROLLBACK")
+            raise
+        self._connection.execute("COMMIT")
+
+    @contextlib.contextmanager
+    def _naming_the_file(self) -> Iterator[None]:
+        """Turns SQLite's errors, which never say which file, into ours."""
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            raise errors.TfgenError(f"{self.path}: record store: {error}") from error
+        except sqlite3.DatabaseError as error:
+            raise errors.CorruptFileError(f"{self.path}: record store: {error}") from error
+
+
+def _cost_text(record: Record) -> str:
+    return json.dumps(record.cost.to_json(), sort_keys=True)
+
+
+def _checksum(record: Record) -> int:
+    """CRC-32 of everything a row holds; integrity_check does not look into values."""
+    row = (*record.key, record.metric, record.seconds, _cost_text(record))
+    return zlib.crc32(repr(row).encode())
