@@ -1,0 +1,161 @@
+"""The process in which a .tflite runs: a malformed file may end it, its parent reports that.
+
+Run by `benchmark` as `python -m tfgen.deployment._litert_child FOLDER`. FOLDER holds request.json,
+and inputs.npy for a prediction; the answer goes to result.json and outputs.npy in it.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import pathlib
+import resource
+import sys
+import time
+from typing import Any
+
+import numpy as np
+
+REQUEST, STARTED, RESULT = "request.json", "started", "result.json"
+INPUTS, OUTPUTS = "inputs.npy", "outputs.npy"
+RUNTIME = "ai-edge-litert"
+
+
+def main(folder: pathlib.Path) -> None:
+    request = json.loads((folder / REQUEST).read_text())
+    _limit(request)
+    import ai_edge_litert.interpreter  # noqa: F401  before the clock: no part of the model's cost
+
+    (folder / STARTED).touch()
+    measured = request["task"] == "measure"
+    result = _measure(request) if measured else _predict(request, folder)
+    # A result that is there is whole: the parent takes its absence for a crash.
+    (folder / RESULT).write_text(json.dumps(result))
+
+
+def _limit(request: dict[str, Any]) -> None:
+    """Limits this process: between fork and exec, a threaded parent may run nothing."""
+    for what, amount in (
+        (resource.RLIMIT_AS, request["memory_bytes"]),
+        (resource.RLIMIT_CPU, request["cpu_seconds"]),
+        (resource.RLIMIT_FSIZE, request["written_bytes"]),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        _, hard = resource.getrlimit(what)
+        soft = amount if hard == resource.RLIM_INFINITY else min(amount, hard)
+        resource.setrlimit(what, (soft, hard))
+
+
+def _open(request: dict[str, Any]) -> Any:
+    from ai_edge_litert import interpreter
+
+    opened = interpreter.Interpreter(request["model"], num_threads=request["threads"])
+    opened.allocate_tensors()
+    return opened
+
+
+def _measure(request: dict[str, Any]) -> dict[str, Any]:
+    base_kb = _peak_rss_kb()
+    start = time.perf_counter_ns()
+    model = _open(request)
+    init_ns = time.perf_counter_ns() - start
+    random = np.random.Generator(np.random.PCG64(0))
+    for detail in model.get_input_details():
+        model.set_tensor(detail["index"], _example(random, detail))
+    for _ in range(request["warmup"]):
+        model.invoke()
+    spans = np.empty(request["runs"], np.int64)
+    for run in range(request["runs"]):
+        start = time.perf_counter_ns()
+        model.invoke()
+        spans[run] = time.perf_counter_ns() - start
+    peak_kb = _peak_rss_kb()
+    milliseconds = spans / 1e6
+    return {
+        "median_ms": float(np.median(milliseconds)),
+        "mean_ms": float(milliseconds.mean()),
+        "p90_ms": float(np.percentile(milliseconds, 90)),
+        "p95_ms": float(np.percentile(milliseconds, 95)),
+        "std_ms": float(milliseconds.std()),
+        "min_ms": float(milliseconds.min()),
+        "init_ms": init_ns / 1e6,
+        "peak_rss_kb": peak_kb,
+        "base_rss_kb": base_kb,
+        "runtime": f"{RUNTIME} {importlib.metadata.version(RUNTIME)}",
+        "fully_accelerated": _fully_accelerated(request["model"]),
+    }
+
+
+def _example(random: np.random.Generator, detail: dict[str, Any]) -> np.ndarray:
+    """A random input of the tensor's shape and type."""
+    kind = np.dtype(detail["dtype"])
+    if kind.kind == "f":
+        return random.standard_normal(detail["shape"]).astype(kind)
+    if kind.kind == "b":
+        return random.integers(0, 2, detail["shape"]).astype(kind)
+    limits = np.iinfo(kind)
+    return random.integers(limits.min, limits.max, detail["shape"], kind, endpoint=True)
+
+
+def _fully_accelerated(path: str) -> bool | None:
+    """Whether XNNPACK took every op; None where the runtime cannot tell."""
+    try:
+        from ai_edge_litert import compiled_model
+    except ImportError:
+        return None
+    return bool(compiled_model.CompiledModel.from_file(path).is_fully_accelerated())
+
+
+def _peak_rss_kb() -> int:
+    """The most memory that this process has held.
+
+    Linux's ru_maxrss counts the parent's image up to exec, hundreds of MB after a training.
+    """
+    status = pathlib.Path("/proc/self/status")
+    if status.exists():
+        line = next(row for row in status.read_text().splitlines() if row.startswith("VmHWM:"))
+        return int(line.split()[1])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak // 1024 if sys.platform == "darwin" else peak
+
+
+def _predict(request: dict[str, Any], folder: pathlib.Path) -> dict[str, Any]:
+    """Runs the examples one by one, as a device does: what a batch computes is another question."""
+    model = _open(request)
+    inputs, outputs = model.get_input_details(), model.get_output_details()
+    if len(inputs) != 1 or len(outputs) != 1:
+        return {"error": f"has {len(inputs)} inputs and {len(outputs)} outputs, one each is needed"}
+    taken, given = inputs[0], outputs[0]
+    examples = np.load(folder / INPUTS, mmap_mode="r")
+    if tuple(taken["shape"]) != (1, *examples.shape[1:]):
+        return {"error": f"takes {tuple(taken['shape'])}, one example is {examples.shape[1:]}"}
+    results = np.empty((len(examples), *given["shape"][1:]), np.float32)
+    for row, example in enumerate(examples):
+        model.set_tensor(taken["index"], _to_tensor(example[np.newaxis], taken))
+        model.invoke()
+        results[row] = _from_tensor(model.get_tensor(given["index"])[0], given)
+    np.save(folder / OUTPUTS, results)
+    return {}
+
+
+def _to_tensor(values: np.ndarray, detail: dict[str, Any]) -> np.ndarray:
+    kind = np.dtype(detail["dtype"])
+    if kind.kind == "f":
+        return values.astype(kind)
+    scale, zero_point = detail["quantization"]
+    limits = np.iinfo(kind)
+    # The runtime's own QUANTIZE rounds halves away from zero.
+    steps = values / np.float32(scale)
+    rounded = np.trunc(steps + np.copysign(np.float32(0.5), steps)) + zero_point
+    return np.clip(rounded, limits.min, limits.max).astype(kind)
+
+
+def _from_tensor(values: np.ndarray, detail: dict[str, Any]) -> np.ndarray:
+    if values.dtype.kind == "f":
+        return values
+    scale, zero_point = detail["quantization"]
+    return (values.astype(np.float32) - np.float32(zero_point)) * np.float32(scale)
+
+
+if __name__ == "__main__":
+    main(pathlib.Path(sys.argv[1]))

@@ -1,0 +1,152 @@
+"""Trains one network, as the population trainer trains hundreds; saves and loads it."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from tfgen import errors, workdir
+from tfgen.nets.keras_compat import keras, tf
+from tfgen.space.layers import LayerSpec
+from tfgen.training import quantize_aware
+from tfgen.training.datasets import Dataset
+from tfgen.training.recipe import Recipe, initial_weights
+
+MODEL = "model.keras"
+METRICS = "metrics.json"
+_STEPS_PER_CALL = 50
+_EVALUATED_AT_ONCE = 2048
+
+Progress = Callable[[int, float], None]  # steps done, training loss of the last batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A trained network.
+
+    Attributes:
+      model: quantization-aware; outputs are float, rounded as the file rounds them.
+      layers: what it was built from.
+      metric_name: the task's metric.
+      metric: on the validation split, like a record's.
+      loss: of the last training batch.
+      seconds: what the training took.
+    """
+
+    model: keras.Model
+    layers: tuple[LayerSpec, ...]
+    metric_name: str
+    metric: float
+    loss: float
+    seconds: float
+
+
+def train(
+    layers: Sequence[LayerSpec],
+    dataset: Dataset,
+    recipe: Recipe,
+    seed: int,
+    *,
+    progress: Progress | None = None,
+) -> Trained:
+    """Trains the network of `layers` on the training split; equal arguments give equal weights.
+
+    Raises:
+      UsageError: the layers do not fit the data set.
+    """
+    start = time.monotonic()
+    model = quantize_aware.build(layers, dataset.train.x.shape[1:])
+    for layer, (kernel, bias) in zip(layers, initial_weights(layers, seed), strict=True):
+        variables = quantize_aware.variables(model, layer.name)
+        variables["kernel"].assign(kernel)
+        variables["bias"].assign(bias)
+    loss = float("nan")
+    steps = _steps(model, dataset, recipe, seed)
+    for first in range(0, recipe.steps, _STEPS_PER_CALL):
+        last = min(first + _STEPS_PER_CALL, recipe.steps)
+        loss = float(steps(tf.constant(first), tf.constant(last)))
+        if progress is not None:
+            progress(last, loss)
+    quantize_aware.snap_biases(model, layers)
+    metric = dataset.task.score(dataset.validation.y, predict(model, dataset.validation.x))
+    seconds = time.monotonic() - start
+    return Trained(model, tuple(layers), dataset.task.metric, metric, loss, seconds)
+
+
+def _steps(
+    model: keras.Model, dataset: Dataset, recipe: Recipe, seed: int
+) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """A graph that runs steps first .. last - 1 and returns the last one's loss.
+
+    Data, batches and learning rates are constants of the graph: Python is left alone between steps.
+    """
+    losses = {
+        "mean_squared_error": keras.losses.MeanSquaredError(),
+        "softmax_cross_entropy": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    }
+    loss_of = losses[dataset.task.loss]
+    x, y = tf.constant(dataset.train.x), tf.constant(dataset.train.y)
+    batches = tf.constant(recipe.batches(len(dataset.train), seed))  # [steps, batch]
+    rates = tf.constant(recipe.learning_rates())  # [steps]
+    weights = model.trainable_variables
+    optimizer = keras.optimizers.Adam()
+    optimizer.build(weights)
+
+    @tf.function
+    def run(first: tf.Tensor, last: tf.Tensor) -> tf.Tensor:
+        loss = tf.constant(0.0)
+        for step in tf.range(first, last):
+            rows = batches[step]
+            with tf.GradientTape() as tape:
+                loss = loss_of(tf.gather(y, rows), model(tf.gather(x, rows), training=True))
+            optimizer.learning_rate.assign(rates[step])
+            optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
+        return loss
+
+    return run
+
+
+def predict(model: keras.Model, x: np.ndarray) -> np.ndarray:
+    """The network's outputs, float32 [examples, units]."""
+    examples = tf.TensorSpec(model.input_shape, tf.float32)
+    forward = tf.function(lambda batch: model(batch, training=False), [examples])
+    starts = range(0, len(x), _EVALUATED_AT_ONCE)
+    return np.concatenate([forward(x[i : i + _EVALUATED_AT_ONCE]).numpy() for i in starts])
+
+
+def save(trained: Trained, folder: pathlib.Path) -> None:
+    """Writes the model and its metrics into `folder`, each file whole or not at all."""
+    with workdir.writing(folder / MODEL) as path:
+        trained.model.save(path)
+    metrics = {
+        "metric": {trained.metric_name: trained.metric},
+        "split": "validation",
+        "loss": trained.loss if np.isfinite(trained.loss) else None,
+        "seconds": round(trained.seconds, 3),
+        "layers": [layer.to_json() for layer in trained.layers],
+    }
+    workdir.write_json(folder / METRICS, metrics)
+
+
+def load(folder: pathlib.Path) -> Trained:
+    """Reads what `save` wrote; raises CorruptFileError that names the file."""
+    data = workdir.read_json(folder / METRICS)
+    path = folder / MODEL
+    if not path.is_file():
+        raise errors.CorruptFileError(f"{path}: file is missing")
+    try:
+        model = keras.models.load_model(path, compile=False)  # safe_mode is on by default
+    except Exception as error:  # zipfile, json, h5py and Keras each raise their own
+        text = (str(error).splitlines() or [""])[0]
+        raise errors.CorruptFileError(f"{path}: not readable as a Keras model ({text})") from error
+    try:
+        ((name, metric),) = data["metric"].items()
+        layers = tuple(LayerSpec.from_json(layer) for layer in data["layers"])
+        loss = float("nan") if data["loss"] is None else data["loss"]
+        return Trained(model, layers, name, metric, loss, data["seconds"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise errors.CorruptFileError(f"{folder / METRICS}: lacks a field ({error})") from error
