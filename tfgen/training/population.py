@@ -1,7 +1,7 @@
 """Trains thousands of small quantized networks, one process per core, in NumPy.
 
-Each network keeps its exact widths: on a CPU, padding networks to stack them in one graph costs more
-multiplications than the stacking saves. What makes it fast:
+Each network keeps its exact widths: on a CPU, padding networks to stack them in one graph costs
+more multiplications than the stacking saves. What makes it fast:
 
 - All parameters of a network lie in one vector, so that Adam and the rounding are a few passes over
   it, not over each layer; the vector and all buffers are aligned to cache lines and made once.
@@ -152,16 +152,21 @@ def check(member: Member, dataset: Dataset, who: str = "the member") -> None:
 
 
 def _aligned(*sizes: int) -> list[np.ndarray]:
-    """Zeroed float32 vectors of these sizes in one block, each aligned to cache lines.
+    """Zeroed float32 vectors of these sizes, each aligned to cache lines.
 
-    One block, so that alignment and with it the rounding of BLAS never depends on the allocator.
+    Not left to the allocator: neither speed nor the rounding of BLAS may depend on where it puts
+    an array.
     """
-    ends = np.cumsum([-(-size // _ALIGN) * _ALIGN for size in sizes])
-    block = np.zeros((int(ends[-1]) + _ALIGN) * 4, np.uint8)
+    starts = np.cumsum([0, *map(_padded, sizes)])
+    block = np.zeros((starts[-1] + _ALIGN) * 4, np.uint8)
     shift = -block.ctypes.data % (_ALIGN * 4)
-    floats = block[shift : shift + int(ends[-1]) * 4].view(np.float32)
-    return [floats[end - (-(-size // _ALIGN) * _ALIGN) :][:size]
-            for end, size in zip(ends, sizes, strict=True)]  # fmt: skip
+    floats = block[shift : shift + starts[-1] * 4].view(np.float32)
+    return [floats[start : start + size] for start, size in zip(starts, sizes, strict=False)]
+
+
+def _padded(size: int) -> int:
+    """The next multiple of _ALIGN."""
+    return -(-size // _ALIGN) * _ALIGN
 
 
 class _Network:
@@ -172,8 +177,7 @@ class _Network:
         self.depth = len(layers)
         pairs = list(zip(self.widths[:-1], self.widths[1:], strict=True))
         # Layers start on cache lines; the gaps hold zeros and stay zeros.
-        sizes = [-(-(i + 1) * o // _ALIGN) * _ALIGN for i, o in pairs]
-        starts = np.cumsum([0, *sizes])
+        starts = np.cumsum([0, *(_padded((i + 1) * o) for i, o in pairs)])
         flat = _aligned(*[int(starts[-1])] * 7)
         self.p, self.g, self.m, self.v, self.q, self.scratch, self.scales = flat
 
@@ -274,11 +278,16 @@ class _Network:
 
 
 def _step_sizes(recipe: Recipe) -> np.ndarray:
-    """The factor of m / (sqrt(v) + epsilon) for `_Network.adam`, float32 [steps]."""
-    step = np.arange(1, recipe.steps + 1)
-    corrected = np.sqrt(1 - _BETA_2**step) / (1 - _BETA_1**step)
+    """The factor of m / (sqrt(v) + epsilon) for `_Network.adam`, float32 [steps].
+
+    Keras takes the powers in float32, which makes the first steps 2e-5 smaller or larger.
+    """
+    step = np.arange(1, recipe.steps + 1, dtype=np.float32)
+    remaining = [1 - np.float32(beta) ** step for beta in (_BETA_1, _BETA_2)]
     sums = (1 - _BETA_1) / np.sqrt(1 - _BETA_2)
-    return (recipe.learning_rates() * corrected * sums).astype(np.float32)
+    return (recipe.learning_rates() * np.sqrt(remaining[1]) / remaining[0] * sums).astype(
+        np.float32
+    )
 
 
 def _with_ones(x: np.ndarray) -> np.ndarray:
@@ -441,7 +450,8 @@ class _Worker:
 
     def __init__(self, folder: pathlib.Path):
         environment = dict(os.environ)
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+        # The caller's own path: under Bazel, environment and working directory do not say it all.
+        environment["PYTHONPATH"] = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
         # NumPy's BLAS reads these when it is loaded.
         for library in ("OPENBLAS", "MKL", "OMP", "BLIS", "VECLIB_MAXIMUM"):
             environment[f"{library}_NUM_THREADS"] = "1"

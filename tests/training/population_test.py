@@ -1,0 +1,273 @@
+"""The population trainer: Keras's numbers, bit-equal repeats, and no hang when a process dies."""
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from unittest import mock
+
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from tfgen import errors
+from tfgen.space.layers import LayerSpec
+from tfgen.training import population, tasks
+from tfgen.training.datasets import Dataset, Split
+from tfgen.training.population import Member
+from tfgen.training.recipe import Recipe
+
+FEATURES = 6
+
+
+def mlp(widths, bits, op="dense"):
+    """Layers for widths [in, hidden..., out] and one bit-width for each layer."""
+    specs = []
+    for i, (inputs, outputs) in enumerate(itertools.pairwise(widths)):
+        activation = "linear" if i == len(bits) - 1 else "relu"
+        sizes = (1, 1, inputs, outputs, (1, 1), (1, 1))
+        specs.append(LayerSpec(f"layer_{i}", op, *sizes, bits[i], 8, activation))
+    return tuple(specs)
+
+
+def toy_dataset(task):
+    """300 training and 100 other examples of a smooth function, or of its three levels."""
+    random = np.random.default_rng(1)
+    x = random.standard_normal((500, FEATURES)).astype(np.float32)
+    value = np.sin(x[:, :1]) + x[:, 1:2] * x[:, 2:3]  # [examples, 1]
+    if task is tasks.CLASSIFICATION:
+        y = np.digitize(value[:, 0], [-0.5, 0.5]).astype(np.int64)  # [examples]
+    else:
+        y = value.astype(np.float32)
+    parts = [Split(x[a:b], y[a:b]) for a, b in itertools.pairwise((0, 300, 400, 500))]
+    return Dataset("toy", task, *parts, preprocessing={})
+
+
+REGRESSION = toy_dataset(tasks.REGRESSION)
+CLASSIFICATION = toy_dataset(tasks.CLASSIFICATION)
+RECIPE = Recipe(steps=30, batch_size=32, warmup_steps=5)
+LONG = Recipe(steps=100_000, batch_size=32)  # no training of this length may end in a test
+MEMBERS = [
+    Member(mlp((FEATURES, *hidden, 1), bits), seed)
+    for seed, (hidden, bits) in enumerate(
+        [
+            ((), (8,)),
+            ((5,), (2, 8)),
+            ((33, 17), (4, 2, 8)),
+            ((1, 1, 1, 1), (8, 8, 8, 8, 8)),
+            ((20, 3, 64, 9), (8, 4, 2, 4, 8)),
+        ]
+    )
+]
+
+
+def run(members, dataset=REGRESSION, recipe=RECIPE, processes=1, **options):
+    """Outcomes by index, without the time that they took."""
+    found = population.train(members, dataset, recipe, processes=processes, **options)
+    return {o.index: (o.metric, o.losses) for o in found}
+
+
+class ArithmeticTest(parameterized.TestCase):
+    def test_one_step_by_hand(self):
+        # One linear layer of 3 bits: levels -3..3. Examples (1, 0) and (0, 2), both with target 1.
+        #   kernel (0.4, -0.9): scale 0.9 / 3 = 0.3, levels (1.33, -3) -> (1, -3), so (0.3, -0.9)
+        #   outputs 0.3, -1.8; errors -0.7, -2.8; loss (0.49 + 7.84) / 2 = 4.165
+        # The gradients (-0.7, -5.6) and, of the bias, -3.5 are negative; Adam's first step is
+        # learning_rate * g / |g|: kernel (0.5, -0.8), bias 0.1 at rate 0.1.
+        #   scale 0.8 / 3, levels (1.875, -3) -> (2, -3), so (1.6 / 3, -0.8)
+        #   outputs 1.6 / 3 + 0.1 = 0.63333, -1.5; loss (0.36667**2 + 2.5**2) / 2 = 3.192222
+        x = np.array([[1, 0], [0, 2]], np.float32)
+        split = Split(x, np.ones((2, 1), np.float32))
+        scored = Split(x, np.array([[0], [1]], np.float32))
+        arrays = population._Arrays(tasks.REGRESSION, split.x, split.y, scored.x, scored.y)
+        # Two steps: the half cosine starts at 1, so the first one has the full rate.
+        recipe = Recipe(steps=2, batch_size=2, learning_rate=0.1, warmup_steps=0)
+        weights = [(np.array([[0.4], [-0.9]], np.float32), np.zeros(1, np.float32))]
+        with mock.patch.object(population, "initial_weights", return_value=weights):
+            outcome = population._train_one(0, Member(mlp((2, 1), (3,)), 0), arrays, recipe, True)
+        # Keras's float32 powers make the first step's rate 2e-5 smaller.
+        np.testing.assert_allclose(outcome.losses, [4.165, 3.192222], rtol=5e-6)
+
+    @parameterized.named_parameters(
+        ("regression", REGRESSION, 1, "mean_squared_error"),
+        ("classification", CLASSIFICATION, 3, "softmax_cross_entropy"),
+    )
+    def test_losses_equal_keras(self, dataset, outputs, loss):
+        # Small networks and a calm rate: where two float32 sums of different order fall on two
+        # sides of a rounding threshold, a weight differs by a whole level from there on. With w
+        # weights of scale s, 50 steps and errors of 1e-9 that is about 50 * w * 1e-9 / s: below
+        # 1e-3 here.
+        from tools import bench_population
+
+        recipe = Recipe(steps=50, batch_size=32, learning_rate=1e-3, warmup_steps=10)
+        hidden = [(), (12,), (7, 9), (10, 4, 8), (5, 6, 7, 8)]
+        bits = [(8,), (2, 4), (8, 4, 2), (4, 8, 2, 8), (3, 2, 8, 4, 6)]
+        members = [
+            Member(mlp((FEATURES, *h, outputs), b), 10 + i)
+            for i, (h, b) in enumerate(zip(hidden, bits, strict=True))
+        ]
+        ours = run(members, dataset, recipe, processes=2, keep_losses=True)
+        for index, member in enumerate(members):
+            model = bench_population.keras_twin(member, loss, recipe, bench_population.SETTINGS[0])
+            theirs = [
+                float(model.train_on_batch(dataset.train.x[rows], dataset.train.y[rows]))
+                for rows in recipe.batches(len(dataset.train), member.seed)
+            ]
+            self.assertLen(ours[index][1], 50)
+            np.testing.assert_allclose(ours[index][1], theirs, rtol=0, atol=1e-6)
+            found = model(dataset.validation.x).numpy()
+            score = dataset.task.score(dataset.validation.y, found)
+            # Accuracy moves in steps of 1 / 100 examples.
+            self.assertAlmostEqual(ours[index][0], score, delta=0.0101 if outputs == 3 else 1e-5)
+
+    def test_learns(self):
+        # Predicting the mean scores 0.
+        member = Member(mlp((FEATURES, 32, 32, 1), (8, 8, 8)), 3)
+        recipe = Recipe(steps=500, batch_size=32, warmup_steps=20)
+        self.assertGreater(run([member], recipe=recipe)[0][0], 0.5)
+
+    def test_dead_units_leave_no_denormals(self):
+        layers = mlp((FEATURES, 4, 1), (8, 8))
+        network = population._Network(layers, 2)
+        network.m[:] = np.float32(1e-31)
+        network.v[:] = np.float32(1e-31)
+        network.m[3] = np.float32(1e-29)
+        network.flush()
+        np.testing.assert_array_equal(np.flatnonzero(network.m), [3])
+        self.assertFalse(network.v.any())
+
+    def test_diverging_member_scores_zero_and_disturbs_no_other(self):
+        # At rate 1e8 the weights of the linear member stay near 1e8, within float32; five layers
+        # multiply to 1e40, beyond it.
+        recipe = Recipe(steps=30, batch_size=32, learning_rate=1e8, warmup_steps=0)
+        linear, deep = MEMBERS[0], MEMBERS[4]
+        together = run([linear, deep], recipe=recipe, keep_losses=True)
+        self.assertEqual(together[1][0], 0.0)
+        self.assertFalse(np.isfinite(together[1][1]).all())
+        self.assertTrue(np.isfinite(together[0][1]).all())
+        self.assertEqual(together[0], run([linear], recipe=recipe, keep_losses=True)[0])
+
+
+class RepeatTest(absltest.TestCase):
+    def test_equal_for_any_process_count_order_and_neighbours(self):
+        expected = run(MEMBERS, keep_losses=True)
+        self.assertEqual(run(MEMBERS, processes=3, keep_losses=True), expected)
+        backwards = run(MEMBERS[::-1], processes=2, keep_losses=True)
+        self.assertEqual({4 - i: result for i, result in backwards.items()}, expected)
+        self.assertEqual(run(MEMBERS[2:3], keep_losses=True)[0], expected[2])
+
+    def test_seed_and_split_matter(self):
+        member = Member(MEMBERS[2].layers, 99)
+        (metric, losses), (other, _) = run([MEMBERS[2], member]).values()
+        self.assertNotEqual(metric, other)
+        self.assertIsNone(losses)
+        self.assertNotEqual(run([member], split="test")[0][0], other)
+
+    def test_images_are_flattened(self):
+        def as_images(split):
+            return Split(split.x.reshape(-1, 3, 2, 1), split.y)
+
+        parts = (REGRESSION.train, REGRESSION.validation, REGRESSION.test)
+        images = Dataset("images", tasks.REGRESSION, *map(as_images, parts), preprocessing={})
+        self.assertEqual(run(MEMBERS[:1], images), run(MEMBERS[:1]))
+
+
+class ProcessesTest(absltest.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.started = []
+        create = subprocess.Popen
+
+        def remember(*args, **options):
+            self.started.append(create(*args, **options))
+            return self.started[-1]
+
+        self.enter_context(mock.patch.object(subprocess, "Popen", remember))
+
+    def endless(self):
+        slow = Member(mlp((FEATURES, 128, 128, 1), (8, 8, 8)), 0)
+        return population.train([slow, slow], REGRESSION, LONG, processes=2)
+
+    def test_outcomes_arrive_one_by_one_and_closing_ends_the_workers(self):
+        # A million weights: seconds, where the other members take 0.02 s.
+        slow = Member(mlp((FEATURES, 1000, 1000, 1), (8, 8, 8)), 0)
+        recipe = Recipe(steps=500, batch_size=32)
+        found = population.train([slow, *MEMBERS[:2]], REGRESSION, recipe, processes=2)
+        self.assertEqual({next(found).index, next(found).index}, {1, 2})
+        start = time.monotonic()
+        found.close()
+        self.assertLess(time.monotonic() - start, 5)
+        self.assertEqual([p.returncode for p in self.started], [-signal.SIGKILL] * 2)
+
+    def test_killed_worker_is_reported(self):
+        killed = []
+
+        def kill_first(worker, index, member):
+            send(worker, index, member)
+            if not killed:
+                killed.append(worker.process.pid)
+                os.kill(worker.process.pid, signal.SIGKILL)
+
+        send = population._Worker.send
+        with (
+            mock.patch.object(population._Worker, "send", kill_first),
+            self.assertRaisesRegex(errors.TfgenError, "SIGKILL at member 0.*memory"),
+        ):
+            list(self.endless())
+        self.assertEqual([p.returncode for p in self.started], [-signal.SIGKILL] * 2)
+
+    def test_worker_that_fails_is_reported(self):
+        def fail(worker, index, member):
+            worker.index = index
+            worker.process.stdin.close()  # the worker reads the end of its work and leaves
+
+        with (
+            mock.patch.object(population._Worker, "send", fail),
+            self.assertRaisesRegex(errors.TfgenError, "exit code 0 at member 0"),
+        ):
+            list(population.train(MEMBERS[:1], REGRESSION, RECIPE, processes=1))
+
+    def test_no_process_for_no_members(self):
+        self.assertEmpty(list(population.train([], REGRESSION, RECIPE, processes=2)))
+        self.assertEmpty(self.started)
+
+    def test_workers_import_no_tensorflow(self):
+        code = (
+            "import sys; from tfgen.training import population; "
+            "sys.exit(not {'tensorflow', 'tf_keras', 'keras'}.isdisjoint(sys.modules))"
+        )
+        path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
+        done = subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path}, check=False
+        )
+        self.assertEqual(done.returncode, 0)
+
+
+class RefusalTest(parameterized.TestCase):
+    @parameterized.named_parameters(
+        ("no_layers", (), "has no layers"),
+        ("op", mlp((FEATURES, 1), (8,), op="conv"), "member 0, layer 'layer_0'.*takes dense"),
+        ("inputs", mlp((FEATURES + 1, 1), (8,)), "takes 7 features but gets 6"),
+        ("between", mlp((FEATURES, 4, 1), (8, 8))[:1] + mlp((3, 1), (8,)), "dense|takes 3"),
+        ("activation", mlp((FEATURES, 4, 1), (8, 8))[:1], "linear; got 'dense' with 'relu'"),
+        ("bits", mlp((FEATURES, 1), (1,)), r"2\.\.16, got 1"),
+        ("outputs", mlp((FEATURES, 2), (8,)), "has 2 outputs; data set 'toy' needs 1"),
+    )
+    def test_members(self, layers, message):
+        with self.assertRaisesRegex(errors.UsageError, message):
+            population.train([Member(layers, 0)], REGRESSION, RECIPE, processes=1)
+
+    def test_too_few_classes(self):
+        with self.assertRaisesRegex(errors.UsageError, "needs at least 3"):
+            population.train(MEMBERS[:1], CLASSIFICATION, RECIPE, processes=1)
+
+    def test_arguments(self):
+        with self.assertRaisesRegex(errors.UsageError, "at least 1, got 0"):
+            population.train(MEMBERS, REGRESSION, RECIPE, processes=0)
+        with self.assertRaisesRegex(errors.UsageError, "known: train, validation, test"):
+            population.train(MEMBERS, REGRESSION, RECIPE, processes=1, split="valid")
+
+
+if __name__ == "__main__":
+    absltest.main()
