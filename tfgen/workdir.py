@@ -59,9 +59,8 @@ def package_root() -> pathlib.Path:
 
 
 def user_path(path: str | os.PathLike[str]) -> pathlib.Path:
-    """A path as the user wrote it: `bazel run` changes the folder and says where the user stood."""
-    standing = os.environ.get("BUILD_WORKING_DIRECTORY", "")
-    return pathlib.Path(standing, os.path.expanduser(path)).absolute()
+    """A path as the user wrote it, made absolute."""
+    return pathlib.Path(path).expanduser().absolute()
 
 
 def write_bytes(path: pathlib.Path, data: bytes) -> None:
@@ -96,6 +95,13 @@ def _sync(path: pathlib.Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def scratch() -> Iterator[pathlib.Path]:
+    """A folder that is gone when the block ends."""
+    with tempfile.TemporaryDirectory(prefix="tfgen-") as name:
+        yield pathlib.Path(name)
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:

@@ -27,6 +27,11 @@ _COUNTED: Mapping[str, Callable[[Sequence[LayerSlots]], npt.NDArray[np.float64]]
 _MAX_SWEEPS = 8
 
 
+def count(slots: Sequence[LayerSlots]) -> Costs:
+    """Every metric that follows from layers alone, whoever describes them."""
+    return {metric: counter(slots) for metric, counter in _COUNTED.items()}
+
+
 class CostModel:
     """Costs that follow from the architecture alone."""
 
@@ -40,8 +45,7 @@ class CostModel:
 
     def costs(self, choices: Choices) -> Costs:
         """Every metric of canonical choices [architectures, decisions] -> [architectures]."""
-        slots = lower_batch(self.space, choices)
-        return {metric: count(slots) for metric, count in _COUNTED.items()}
+        return count(lower_batch(self.space, choices))
 
     def cost(self, architecture: Architecture) -> Cost:
         """The counted cost of one architecture."""

@@ -8,7 +8,7 @@ population trainer and export read one row of them as `LayerSpec`s. There is no 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -138,6 +138,33 @@ def lower_batch(space: SearchSpace, choices: Choices) -> list[LayerSlots]:
             )
         slots += BLOCKS[stage.block](space, stage, choices, signal)
     return slots
+
+
+def slots_of(layers: Sequence[LayerSpec]) -> list[LayerSlots]:
+    """The layers of one network as slots of one row, so that counting reads them too."""
+
+    def column(value: int) -> Column:
+        return np.array([value], np.int64)
+
+    return [
+        LayerSlots(
+            layer.name,
+            layer.op,
+            layer.activation,
+            np.ones(1, np.bool_),
+            column(layer.kernel),
+            column(layer.stride),
+            column(layer.in_channels),
+            column(layer.out_channels),
+            column(layer.in_size[0]),
+            column(layer.in_size[1]),
+            column(layer.out_size[0]),
+            column(layer.out_size[1]),
+            column(layer.weight_bits),
+            column(layer.activation_bits),
+        )
+        for layer in layers
+    ]
 
 
 def _input(space: SearchSpace, count: int) -> _Signal:

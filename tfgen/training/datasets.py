@@ -7,6 +7,8 @@ import gzip
 import hashlib
 import io
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -42,13 +44,23 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A data set, preprocessed; equal fingerprints mean equal arrays."""
+    """A data set, preprocessed; equal fingerprints mean equal arrays.
+
+    Attributes:
+      name: the catalogue's name.
+      task: what is asked of a network.
+      train: what weights are fitted to.
+      validation: what records are scored on.
+      test: what contracts are measured on.
+      preprocessing: how a user turns raw numbers into the arrays and outputs back; JSON.
+    """
 
     name: str
     task: tasks.Task
     train: Split
     validation: Split
     test: Split
+    preprocessing: Mapping[str, Any]
 
     @property
     def fingerprint(self) -> str:
@@ -86,7 +98,16 @@ def california_housing(data_dir: str | None = None) -> Dataset:
     y = standard[:, -1:].astype(np.float32)
     ends = (len(table) * 6 // 10, len(table) * 8 // 10)
     splits = [Split(*pair) for pair in zip(np.split(x, ends), np.split(y, ends), strict=True)]
-    return Dataset("california_housing", tasks.REGRESSION, *splits)
+    preprocessing = {
+        "features": text.getvalue().partition("\n")[0].strip().split(",")[:-1],
+        "input": f"(feature - mean) / std, clipped to +-{_CLIP:g}",
+        "input_mean": train.mean(axis=0)[:-1].tolist(),
+        "input_std": train.std(axis=0)[:-1].tolist(),
+        "output": "value * std + mean, in 100,000 USD",
+        "output_mean": float(train.mean(axis=0)[-1]),
+        "output_std": float(train.std(axis=0)[-1]),
+    }
+    return Dataset("california_housing", tasks.REGRESSION, *splits, preprocessing)
 
 
 def mnist(data_dir: str | None = None) -> Dataset:
@@ -100,20 +121,23 @@ def mnist(data_dir: str | None = None) -> Dataset:
     """
     x, y = _load_tfds("mnist", "train", data_dir)
     test_x, test_y = _load_tfds("mnist", "test", data_dir)
-    order = seeds.stream(_SPLIT_SEED, "mnist").permutation(len(x))
-    flat = [a.reshape(len(a), -1).astype(np.float32) / np.float32(255) for a in (x[order], test_x)]
+    flat = [a.reshape(len(a), -1).astype(np.float32) / np.float32(255) for a in (x, test_x)]
     cut = len(x) - _MNIST_VALIDATION
     return Dataset(
         "mnist",
         tasks.CLASSIFICATION,
-        Split(flat[0][:cut], y[order][:cut]),
-        Split(flat[0][cut:], y[order][cut:]),
+        Split(flat[0][:cut], y[:cut]),
+        Split(flat[0][cut:], y[cut:]),
         Split(flat[1], test_y),
+        {"input": "pixels / 255, rows of the image one after the other"},
     )
 
 
 def _load_tfds(name: str, split: str, data_dir: str | None) -> tuple[np.ndarray, np.ndarray]:
-    """A supervised TFDS split as arrays, in the stored order."""
+    """A supervised TFDS split as arrays, in the order of each example's hash.
+
+    The order in which TFDS stores examples depends on how a directory was made; this one does not.
+    """
     import tensorflow_datasets as tfds
 
     try:
@@ -129,7 +153,9 @@ def _load_tfds(name: str, split: str, data_dir: str | None) -> tuple[np.ndarray,
             f"({type(error).__name__}: {str(error).splitlines()[0]}); give --data_dir, a directory "
             "that holds it, or a network connection"
         ) from error
-    return np.asarray(x), np.asarray(y).astype(np.int64)
+    digests = [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in x]
+    order = sorted(range(len(x)), key=digests.__getitem__)
+    return np.asarray(x)[order], np.asarray(y)[order].astype(np.int64)
 
 
 DATASETS = {"california_housing": california_housing, "mnist": mnist}

@@ -1,0 +1,161 @@
+"""Bundle: everything that answers budgets for one space and task, in one folder with a manifest.
+
+manifest.json      config, seed, versions, data, parents, sha256 of each file below
+space.json         the search space
+surrogate.npz      the encoder
+generators/*.npz   one trained generator for each method
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+from tfgen import errors, generators, workdir
+from tfgen.cost.cost_model import CostModel
+from tfgen.evidence.surrogate import Surrogate
+from tfgen.generators.base import Generator
+from tfgen.space.search_space import SearchSpace
+from tfgen.training import tasks
+from tfgen.training.recipe import Recipe
+
+ZOO = pathlib.Path(__file__).parent / "zoo"
+_SPACE, _SURROGATE, _GENERATORS = "space.json", "surrogate.npz", "generators"
+
+
+@dataclasses.dataclass(frozen=True)
+class Bundle:
+    """A trained answerer.
+
+    Attributes:
+      name: the folder's name.
+      space: what is generated.
+      task: what the networks are for.
+      dataset: name of the data set that the evidence is of.
+      dataset_fingerprint: of its arrays.
+      recipe: how the records were trained; deliveries are trained alike.
+      surrogate: the encoder.
+      generators: by method.
+    """
+
+    name: str
+    space: SearchSpace
+    task: tasks.Task
+    dataset: str
+    dataset_fingerprint: str
+    recipe: Recipe
+    surrogate: Surrogate
+    generators: Mapping[str, Generator]
+
+    @functools.cached_property
+    def cost_model(self) -> CostModel:
+        return CostModel(self.space)
+
+    def generator(self, method: str) -> Generator:
+        """The method's generator; raises UsageError that names those of this bundle."""
+        generators.get(method)
+        if method not in self.generators:
+            known = ", ".join(sorted(self.generators))
+            raise errors.UsageError(
+                f"bundle {self.name!r} has no generator of method {method!r}; it has: {known}"
+            )
+        return self.generators[method]
+
+
+def save(
+    path: pathlib.Path,
+    bundle: Bundle,
+    *,
+    config: Mapping[str, Any],
+    seed: int,
+    parents: Mapping[str, str],
+) -> None:
+    """Writes a bundle beside its name and renames it; an older one is replaced at the end.
+
+    Args:
+      path: the folder.
+      bundle: what to write.
+      config: what made it, kept in the manifest.
+      seed: it was made with.
+      parents: name -> sha256 of the files that it was made from.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = pathlib.Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        temporary.chmod(0o755)
+        workdir.write_json(temporary / _SPACE, bundle.space.to_json())
+        workdir.write_arrays(temporary / _SURROGATE, bundle.surrogate.state())
+        for method, generator in bundle.generators.items():
+            workdir.write_arrays(temporary / _GENERATORS / f"{method}.npz", generator.state())
+        answers = {
+            "task": bundle.task.name,
+            "dataset": bundle.dataset,
+            "recipe": bundle.recipe.to_json(),
+            "methods": sorted(bundle.generators),
+        }
+        workdir.write_manifest(
+            temporary,
+            config={**config, "answers": answers},
+            seed=seed,
+            data={bundle.dataset: bundle.dataset_fingerprint},
+            parents=parents,
+        )
+        old = None
+        if path.exists():
+            old = path.with_name(f".{path.name}.old")
+            shutil.rmtree(old, ignore_errors=True)
+            path.rename(old)
+        temporary.rename(path)
+        if old is not None:
+            shutil.rmtree(old)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def load(path: pathlib.Path) -> Bundle:
+    """Reads a bundle, every file verified by its hash.
+
+    Raises:
+      CorruptFileError: a file is missing, damaged or not what the manifest lists.
+    """
+    manifest = workdir.read_manifest(path)
+    try:
+        answers = manifest["config"]["answers"]
+        ((dataset, fingerprint),) = manifest["data"].items()
+        task = tasks.get(answers["task"])
+        recipe = Recipe.from_json(answers["recipe"])
+        methods = list(answers["methods"])
+        needed = {_SPACE, _SURROGATE, *(f"{_GENERATORS}/{m}.npz" for m in methods)}
+        if not needed <= set(manifest["files"]):
+            raise KeyError(f"files {sorted(needed - set(manifest['files']))}")
+        space = SearchSpace.from_json(workdir.read_json(path / _SPACE))
+    except (KeyError, TypeError, ValueError) as error:
+        raise errors.CorruptFileError(
+            f"{path / workdir.MANIFEST}: does not describe a bundle ({error})"
+        ) from error
+    surrogate = Surrogate(space, workdir.read_arrays(path / _SURROGATE))
+    restored = {
+        method: generators.get(method).restore(
+            space, workdir.read_arrays(path / _GENERATORS / f"{method}.npz")
+        )
+        for method in methods
+    }
+    return Bundle(path.name, space, task, dataset, fingerprint, recipe, surrogate, restored)
+
+
+def find(name: str) -> pathlib.Path:
+    """The folder of a bundle of the zoo, or the folder itself; raises UsageError."""
+    known = sorted(p.parent.name for p in ZOO.glob(f"*/{workdir.MANIFEST}"))
+    if name in known:
+        return ZOO / name
+    folder = workdir.user_path(name)
+    if (folder / workdir.MANIFEST).is_file():
+        return folder
+    raise errors.UsageError(
+        f"unknown bundle {name!r}; known: {', '.join(known)}, or the folder of a bundle"
+    )

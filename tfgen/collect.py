@@ -1,0 +1,51 @@
+"""collect: trains networks of a space at random and records how well each does.
+
+    collect --config=configs/california_housing_mlp.py --work_dir=DIR
+
+Stopped or killed at any moment and started again, it goes on and ends with the same records.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from absl import flags
+from ml_collections import config_flags
+
+from tfgen import pipeline, program, workdir
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment; see configs/.")
+_WORK_DIR = flags.DEFINE_string("work_dir", None, "Where records.db is, or will be.", required=True)
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "TFDS directory, for data that does not ship.")
+_PROCESSES = flags.DEFINE_integer(
+    "processes", os.cpu_count() or 1, "Trainings at a time.", lower_bound=1
+)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Makes the records that are missing; returns the exit code."""
+    del argv
+    import tqdm
+
+    experiment = pipeline.Experiment.from_config(program.config(_CONFIG))
+    work = workdir.WorkDir(workdir.user_path(_WORK_DIR.value))
+    planned, missing, made = pipeline.collect(experiment, work, _DATA_DIR.value, _PROCESSES.value)
+    progress = tqdm.tqdm(
+        made, total=planned, initial=planned - missing, unit="networks", file=sys.stderr,
+        mininterval=1.0,
+    )  # fmt: skip
+    for _ in progress:
+        pass
+    print(f"{planned:,} records in {work.records}")
+    return 0
+
+
+def run() -> None:
+    """The console script."""
+    program.run(main)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,113 @@
+"""Sample -> train -> append: makes records, resumes where it was stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+from tfgen import errors, seeds
+from tfgen.evidence.record import Record, RecordStore
+from tfgen.space.architecture import Architecture
+from tfgen.space.layers import lower
+from tfgen.space.search_space import SearchSpace
+from tfgen.training import population
+from tfgen.training.datasets import Dataset
+from tfgen.training.recipe import Recipe
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """One training to do: an architecture and the seed of its weights and batches."""
+
+    architecture: Architecture
+    seed: int
+
+
+def plan(space: SearchSpace, count: int, seed: int) -> list[Training]:
+    """Monte-Carlo sampling of the space: the first `count` trainings of this seed.
+
+    A longer plan starts with the shorter one, so a collection can be extended.
+    """
+    if count < 1:
+        raise errors.UsageError(f"count must be at least 1, got {count}")
+    trainings: list[Training] = []
+    chunk = 256
+    while len(trainings) < count:
+        random = seeds.stream(seed, "collect", len(trainings))
+        trainings += [
+            Training(space.architecture(row), seeds.derive(seed, "training", len(trainings) + i))
+            for i, row in enumerate(space.sample(chunk, random))
+        ]
+    return trainings[:count]
+
+
+def collect(
+    store: RecordStore,
+    trainings: Sequence[Training],
+    dataset: Dataset,
+    recipe: Recipe,
+    processes: int,
+) -> Iterator[Record]:
+    """Trains what the store does not hold yet; yields each record when it is safely stored.
+
+    Killed at any moment and started again with the same arguments, it ends with the same records.
+    """
+    missing = pending(store, trainings, dataset, recipe)
+    members = [population.Member(lower(store.space, t.architecture), t.seed) for t in missing]
+    for outcome in population.train(members, dataset, recipe, processes=processes):
+        training = missing[outcome.index]
+        record = Record(
+            training.architecture,
+            dataset.fingerprint,
+            recipe.fingerprint,
+            training.seed,
+            outcome.metric,
+            outcome.seconds,
+        )
+        store.append([record])
+        yield record
+
+
+def pending(
+    store: RecordStore, trainings: Sequence[Training], dataset: Dataset, recipe: Recipe
+) -> list[Training]:
+    """The trainings that the store has no record of, in order, each once."""
+    known = store.keys()
+    missing = {}
+    for training in trainings:
+        key = Record(
+            training.architecture, dataset.fingerprint, recipe.fingerprint, training.seed, 0.0, 0.0
+        ).key
+        if key not in known:
+            missing[key] = training
+    return list(missing.values())
+
+
+class Evaluator:
+    """Trains architectures on demand, stores the records, and counts the trainings.
+
+    Attributes:
+      trainings: how many were asked for; what "equal trainings" is read from.
+    """
+
+    def __init__(self, store: RecordStore, dataset: Dataset, recipe: Recipe, processes: int):
+        self._store = store
+        self._dataset = dataset
+        self._recipe = recipe
+        self._processes = processes
+        self.trainings = 0
+
+    def __call__(self, architectures: Sequence[Architecture], seed: int) -> list[Record]:
+        """Trains each architecture once with a seed of its own; records in the given order."""
+        trainings = [
+            Training(a, seeds.derive(seed, "evaluate", self.trainings + i))
+            for i, a in enumerate(architectures)
+        ]
+        self.trainings += len(trainings)
+        for _ in collect(self._store, trainings, self._dataset, self._recipe, self._processes):
+            pass
+        stored = {
+            (r.architecture, r.seed): r
+            for r in self._store.read(self._dataset.fingerprint, self._recipe.fingerprint)
+        }
+        return [stored[t.architecture, t.seed] for t in trainings]

@@ -1,0 +1,227 @@
+"""The encoder: architecture -> normalised performance, with calibrated intervals.
+
+NAGAN's encoder (section 3.1) is a regression. Ours predicts, beside the mean, how much a training
+scatters around it: a width of 1 may die or live, and no mean tells that. A small ensemble of
+networks, each with a mean and a scale, is fitted by the Gaussian likelihood; its scale is then
+calibrated on held-out records by split-conformal prediction (Papadopoulos et al. 2002; Lei et al.
+2018), which is valid whatever the residuals' distribution.
+
+Prediction is NumPy alone; fitting imports TensorFlow.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tfgen import seeds
+from tfgen.cost.metrics import PerformanceScale
+from tfgen.evidence.record import Record
+from tfgen.space.encoding import Encoding
+from tfgen.space.search_space import Choices, SearchSpace
+
+_QUANTILES = np.linspace(0.0, 1.0, 1001)
+_LAYERS = 3
+# Scores below this many scale lengths under the worst regular record tell nothing more.
+_FLOOR = -0.1
+_LOG_SCALE_CENTRE, _LOG_SCALE_REACH = -3.0, 3.0  # standard deviations of 0.0025 to 1
+
+
+@dataclasses.dataclass(frozen=True)
+class SurrogateConfig:
+    """How the encoder is fitted.
+
+    Attributes:
+      members: networks in the ensemble.
+      units: of each of the two hidden layers.
+      steps: gradient steps.
+      batch_size: records a step.
+      learning_rate: peak of Adam's cosine schedule.
+      weight_decay: decoupled, per step and learning rate.
+      calibration_share: part of the records that is held out for the intervals.
+    """
+
+    members: int = 4
+    units: int = 128
+    steps: int = 6000
+    batch_size: int = 256
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.02
+    calibration_share: float = 0.2
+
+    def __post_init__(self) -> None:
+        if min(self.members, self.units, self.steps, self.batch_size) < 1:
+            raise ValueError(f"surrogate needs positive sizes: {self}")
+        if not 0 < self.calibration_share < 1:
+            raise ValueError(f"calibration_share must lie between 0 and 1: {self}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """What is expected of architectures, each field [architectures].
+
+    Attributes:
+      performance: normalised, the encoder's mean; may leave 0..1 a little.
+      scatter: the encoder's standard deviation of one training, in normalised performance.
+      metric: the mean in the task's metric.
+      low: lower end of the interval for the delivered file's metric.
+      high: its upper end.
+    """
+
+    performance: np.ndarray
+    scatter: np.ndarray
+    metric: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+class Surrogate:
+    """A fitted encoder."""
+
+    def __init__(self, space: SearchSpace, state: Mapping[str, np.ndarray]):
+        self.space = space
+        self.encoding = Encoding(space)
+        self._state = dict(state)
+        low, high = (float(v) for v in state["scale"])
+        self.scale = PerformanceScale(low, high)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Everything that `Surrogate(space, state)` needs, as plain arrays."""
+        return dict(self._state)
+
+    def predict(self, choices: Choices, confidence: float = 0.95) -> Prediction:
+        """Predicts canonical choices [architectures, decisions].
+
+        Args:
+          choices: what to predict.
+          confidence: with this probability a delivered file's metric is above `low`, and with this
+            probability it is below `high`; each end for itself.
+        """
+        features = self.encoding.features_of(choices)
+        mean, scatter = moments(np, self._state, features)
+        below, above = np.interp([1 - confidence, confidence], _QUANTILES, self._state["residuals"])
+        gap_below, gap_above = np.quantile(self._state["gap"], [1 - confidence, confidence])
+        below, above = below + min(gap_below, 0.0), above + max(gap_above, 0.0)
+        return Prediction(
+            performance=mean,
+            scatter=scatter,
+            metric=self.scale.metric(mean),
+            low=self.scale.metric(mean + below * scatter),
+            high=self.scale.metric(mean + above * scatter),
+        )
+
+    def with_gap(self, gap: np.ndarray) -> Surrogate:
+        """The same encoder, its intervals widened by the gaps between files and their records.
+
+        Args:
+          gap: delivered file on test less record on validation, each divided by the scatter that
+            the encoder predicts for its network [networks].
+        """
+        return Surrogate(self.space, {**self._state, "gap": np.asarray(gap, np.float64)})
+
+
+def moments(xp: Any, state: Mapping[str, Any], features: Any) -> tuple[Any, Any]:
+    """Mean and standard deviation of the ensemble's mixture, both [architectures].
+
+    Args:
+      xp: NumPy or TensorFlow.
+      state: the ensemble's kernels and biases.
+      features: [architectures, features].
+    """
+    means, log_scales = heads(xp, state, features)
+    members = int(means.shape[1])
+    mean = xp.einsum("ne->n", means) / members
+    spread = xp.einsum("ne->n", xp.square(means - mean[:, None])) / members
+    noise = xp.einsum("ne->n", xp.exp(2.0 * log_scales)) / members
+    return mean, xp.sqrt(spread + noise)
+
+
+def heads(xp: Any, state: Mapping[str, Any], features: Any) -> tuple[Any, Any]:
+    """Each member's mean and log scale, both [architectures, members]."""
+    hidden = xp.einsum("ni,eio->neo", features, state["kernel_0"]) + state["bias_0"]
+    for layer in range(1, _LAYERS):
+        hidden = xp.maximum(hidden, 0.0)
+        hidden = xp.einsum("nei,eio->neo", hidden, state[f"kernel_{layer}"])
+        hidden = hidden + state[f"bias_{layer}"]
+    # Bounded smoothly: a hard bound has no gradient and would hold a member where it started.
+    return hidden[:, :, 0], _LOG_SCALE_CENTRE + _LOG_SCALE_REACH * xp.tanh(hidden[:, :, 1])
+
+
+def fit(
+    space: SearchSpace,
+    records: Sequence[Record],
+    scale: PerformanceScale,
+    config: SurrogateConfig,
+    seed: int,
+) -> Surrogate:
+    """Fits the ensemble to records and calibrates its intervals on the held-out part."""
+    encoding = Encoding(space)
+    features = encoding.features_of(space.choices([r.architecture for r in records]))
+    metrics = np.array([r.metric for r in records])
+    # Clipped from below only: how bad a failed training is says nothing.
+    targets = np.maximum((metrics - scale.low) / (scale.high - scale.low), _FLOOR)
+    order = seeds.stream(seed, "surrogate", "split").permutation(len(records))
+    held_out = order[: max(1, int(len(order) * config.calibration_share))]
+    fitted = order[len(held_out) :]
+    state = _train(features[fitted], targets[fitted].astype(np.float32), config, seed)
+    mean, scatter = moments(np, state, features[held_out])
+    residuals = (targets[held_out] - mean) / scatter
+    state["residuals"] = _conformal(residuals)
+    state["scale"] = np.array([scale.low, scale.high])
+    state["gap"] = np.zeros(1)
+    return Surrogate(space, state)
+
+
+def _conformal(residuals: np.ndarray) -> np.ndarray:
+    """Quantiles of signed residuals, widened at both ends by the finite sample's correction."""
+    count = len(residuals)
+    ordered = np.sort(residuals)
+    # Rank ceil((n + 1) q) above the median and its mirror image below it.
+    upper = np.clip(np.ceil((count + 1) * _QUANTILES).astype(int) - 1, 0, count - 1)
+    lower = np.clip(np.floor((count + 1) * _QUANTILES).astype(int) - 1, 0, count - 1)
+    return np.where(_QUANTILES >= 0.5, ordered[upper], ordered[lower])
+
+
+def _train(
+    features: np.ndarray, targets: np.ndarray, config: SurrogateConfig, seed: int
+) -> dict[str, np.ndarray]:
+    """The ensemble's weights after Gaussian maximum likelihood."""
+    from tfgen.nets.keras_compat import keras, tf
+
+    random = seeds.stream(seed, "surrogate", "weights")
+    sizes = [features.shape[1], config.units, config.units, 2]
+    weights = {}
+    for layer, (inputs, outputs) in enumerate(itertools.pairwise(sizes)):
+        shape = (config.members, inputs, outputs)
+        kernel = random.normal(0.0, np.sqrt(2.0 / inputs), shape).astype(np.float32)
+        weights[f"kernel_{layer}"] = tf.Variable(kernel)
+        weights[f"bias_{layer}"] = tf.Variable(np.zeros((config.members, outputs), np.float32))
+    variables = list(weights.values())
+    schedule = keras.optimizers.schedules.CosineDecay(config.learning_rate, config.steps)
+    optimizer = keras.optimizers.Adam(schedule)
+    optimizer.build(variables)
+    x, y = tf.constant(features), tf.constant(targets)
+    batches = seeds.stream(seed, "surrogate", "batches").integers(
+        len(targets), size=(config.steps, config.batch_size), dtype=np.int32
+    )
+
+    @tf.function(jit_compile=True)
+    def step(rows):  # type: ignore[no-untyped-def]
+        with tf.GradientTape() as tape:
+            means, log_scales = heads(tf, weights, tf.gather(x, rows))
+            error = (tf.gather(y, rows)[:, None] - means) * tf.exp(-log_scales)
+            loss = tf.reduce_mean(tf.reduce_sum(log_scales + 0.5 * error * error, axis=1))
+        optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+        decay = 1.0 - config.weight_decay * tf.cast(optimizer.learning_rate, tf.float32)
+        for name, variable in weights.items():
+            if name.startswith("kernel"):
+                variable.assign(variable * decay)
+        return loss
+
+    for rows in batches:
+        step(tf.constant(rows))
+    return {name: variable.numpy() for name, variable in weights.items()}

@@ -1,0 +1,197 @@
+"""generate: from a budget to a measured .tflite.
+
+    generate --budget=storage_kb=0.5,r2=0.72
+
+Prints the candidates, trains the best one with quantization in the loop, writes model.tflite,
+recipe.json and contract.json, runs the file and prints the contract. Exit codes: 0 all contracts
+hold, 2 bad usage, 3 infeasible, 4 a contract was missed after measuring, 1 anything else.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+
+from absl import flags
+
+from tfgen import bundle as bundles
+from tfgen import errors, generators, pipeline, program, workdir
+from tfgen.cost.budget import parse_all
+from tfgen.deployment import contract, devices
+from tfgen.selection import Candidate, Ranking, Selector
+from tfgen.space.search_space import SearchSpace
+from tfgen.tables import number, table
+
+_BUDGET = flags.DEFINE_multi_string(
+    "budget", [], "What you can afford: storage_kb=64,accuracy=0.87. Costs are at most, the task's "
+    "metric is at least. Repeat for several answers."
+)  # fmt: skip
+_BUNDLE = flags.DEFINE_string(
+    "bundle", "california_housing_mlp", "A trained bundle of the zoo, or the folder of one."
+)
+_METHOD = flags.DEFINE_string("method", "nagan", "Which method's generator answers.")
+_OUTPUT_DIR = flags.DEFINE_string("output_dir", "tfgen_output", "Where everything is written.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "TFDS directory; not needed for the default.")
+_SEED = flags.DEFINE_integer("seed", 0, "Equal seeds give equal answers.", lower_bound=0)
+_COUNT = flags.DEFINE_integer("count", 10, "Candidates to show for a budget.")
+_DRAWS = flags.DEFINE_integer("draws", 4096, "Networks drawn in a round.")
+_CONFIDENCE = flags.DEFINE_float("confidence", 0.95, "Of each end of a predicted interval.")
+_MAX_DISTANCE = flags.DEFINE_float(
+    "max_distance", 0.1, "Most distance between a draw's predicted performance and its condition."
+)
+_RANK_BY = flags.DEFINE_string(
+    "rank_by", "auto", "quality, distance or a cost metric; auto: quality under cost limits, else "
+    "storage_kb."
+)  # fmt: skip
+_MAX_TRAININGS = flags.DEFINE_integer(
+    "max_trainings", 3, "Candidates to train for a budget until one keeps its contract.",
+    lower_bound=1,
+)  # fmt: skip
+_THREADS = flags.DEFINE_integer("threads", 1, "Threads of the measured runtime.", lower_bound=1)
+_IO = flags.DEFINE_enum("io", "float", ["float", "int8"], "The file's input and output.")
+_STOP_AFTER = flags.DEFINE_enum(
+    "stop_after", "contract", ["candidates", "contract"], "Where to stop."
+)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Answers every budget; returns the exit code."""
+    del argv
+    start = time.monotonic()
+    budgets = parse_all(_BUDGET.value)
+    devices.check(budgets)
+    generators.get(_METHOD.value)
+    bundle = bundles.load(bundles.find(_BUNDLE.value))
+    selector = Selector(
+        count=_COUNT.value,
+        draws=_DRAWS.value,
+        confidence=_CONFIDENCE.value,
+        max_distance=_MAX_DISTANCE.value,
+        ranking=Ranking(_RANK_BY.value),
+    )
+    answers = []
+    for budget in budgets:
+        answers.append(pipeline.answer(bundle, budget, _METHOD.value, selector, _SEED.value, _say))
+        print(f"\nbudget {budget}: {len(answers[-1])} candidates by {_METHOD.value}, best first")
+        print(_candidates_table(bundle, answers[-1]))
+    work = workdir.WorkDir(workdir.user_path(_OUTPUT_DIR.value))
+    rows = [[candidate.to_json() for candidate in answer] for answer in answers]
+    workdir.write_json(work.candidates, rows)
+    print(f"\n{time.monotonic() - start:.1f} s to the candidates; written to {work.candidates}")
+    if _STOP_AFTER.value == "candidates":
+        return 0
+    sys.stdout.flush()
+    kept = [_deliver(bundle, answer, work) for answer in answers]
+    print(f"\n{time.monotonic() - start:.0f} s in all")
+    return 0 if all(kept) else errors.ContractMissedError.exit_code
+
+
+def run() -> None:
+    """The console script."""
+    program.run(main)
+
+
+def _deliver(
+    bundle: bundles.Bundle, candidates: Sequence[Candidate], work: workdir.WorkDir
+) -> bool:
+    """Trains candidates in order until one keeps the contract; whether one did."""
+    from tfgen.training import datasets
+
+    dataset = datasets.load(bundle.dataset, _DATA_DIR.value)
+    if dataset.fingerprint != bundle.dataset_fingerprint:
+        _say(
+            f"note: this {dataset.name} is not the data that bundle {bundle.name!r} was fitted to "
+            f"({dataset.fingerprint}, {bundle.dataset_fingerprint}); predictions may be off"
+        )
+    attempts = list(candidates[: _MAX_TRAININGS.value])
+    for number_, candidate in enumerate(attempts, start=1):
+        print(f"\ntraining {candidate.architecture.fingerprint} ({number_} of {len(attempts)})")
+        agreed = pipeline.deliver(
+            bundle,
+            candidate,
+            work,
+            dataset,
+            seed=_SEED.value,
+            io=_IO.value,
+            threads=_THREADS.value,
+            progress=_progress(bundle.recipe.steps),
+        )
+        print(_contract_text(agreed, candidate, work))
+        if agreed.holds:
+            return True
+    return False
+
+
+def _candidates_table(bundle: bundles.Bundle, candidates: Sequence[Candidate]) -> str:
+    metric = bundle.task.metric
+    headers = [
+        "#", "network", "architecture (units:bits)", metric, "interval", "storage_kb",
+        "energy_uj", "macs", "distance",
+    ]  # fmt: skip
+    rows = [
+        [
+            str(rank),
+            c.architecture.fingerprint,
+            describe(bundle.space, c),
+            f"{c.metric:.4f}",
+            f"{c.low:.4f}..{c.high:.4f}",
+            number(c.cost["storage_kb"]),
+            number(c.cost["energy_uj"]),
+            number(c.cost["macs"]),
+            "-" if c.distance is None else f"{c.distance:.3f}",
+        ]
+        for rank, c in enumerate(candidates, start=1)
+    ]
+    return table(headers, rows)
+
+
+def describe(space: SearchSpace, candidate: Candidate) -> str:
+    """A network in one line: units and weight bits of each layer."""
+    from tfgen.space.layers import lower
+
+    layers = lower(space, candidate.architecture)
+    return " ".join(f"{layer.out_channels}:{layer.weight_bits}" for layer in layers)
+
+
+def _contract_text(agreed: contract.Contract, candidate: Candidate, work: workdir.WorkDir) -> str:
+    rows = [
+        [
+            term.metric,
+            number(term.asked),
+            number(term.predicted),
+            number(term.measured),
+            "" if term.asked is None else "pass" if term.holds else "FAIL",
+        ]
+        for term in agreed.terms
+    ]
+    folder = work.deployment(agreed.fingerprint)
+    return "\n".join(
+        [
+            table(["metric", "asked", "predicted", "measured", ""], rows),
+            f"contract {'kept' if agreed.holds else 'MISSED'}: {folder / pipeline.MODEL}, "
+            f"{agreed.file_bytes:,} bytes, sha256 {agreed.file_sha256[:16]}..., "
+            f"{agreed.runtime} on {agreed.device}",
+            f"predicted interval {candidate.low:.4f}..{candidate.high:.4f}",
+        ]
+    )
+
+
+def _progress(steps: int) -> pipeline.Progress:
+    """Prints a line at every quarter of a training."""
+    marks = [steps * quarter // 4 for quarter in (1, 2, 3, 4)]
+
+    def report(done: int, loss: float) -> None:
+        while marks and done >= marks[0]:
+            marks.pop(0)
+            print(f"  step {done:,} of {steps:,}, loss {loss:.4f}", flush=True)
+
+    return report
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,96 @@
+"""What every method is: Generator and Method, and the Evidence that a method is fitted to."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from tfgen import errors
+from tfgen.cost.budget import Budget
+from tfgen.cost.cost_model import CostModel
+from tfgen.evidence.record import Record
+from tfgen.evidence.surrogate import Surrogate
+from tfgen.space.architecture import Architecture
+from tfgen.space.search_space import Choices, SearchSpace
+
+Evaluate = Callable[[Sequence[Architecture], int], Sequence[Record]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Evidence:
+    """What a method may learn from; a part that is not there is None.
+
+    Attributes:
+      space: what is generated.
+      cost_model: what networks cost.
+      records: trainings that were made.
+      surrogate: the encoder fitted to them.
+      evaluate: trains architectures, stores and returns the records, and counts them.
+    """
+
+    space: SearchSpace
+    cost_model: CostModel
+    records: Sequence[Record] | None = None
+    surrogate: Surrogate | None = None
+    evaluate: Evaluate | None = None
+
+    def check(self, method: str, needs: frozenset[str]) -> None:
+        """Raises UsageError where a part that the method needs is missing."""
+        missing = sorted(name for name in needs if getattr(self, name) is None)
+        if missing:
+            raise errors.UsageError(f"method {method!r} needs {', '.join(missing)} in its evidence")
+
+
+@dataclasses.dataclass(frozen=True)
+class Proposals:
+    """What a generator drew for one budget.
+
+    Attributes:
+      choices: canonical [draws, decisions].
+      conditions: the normalised performance that each draw was asked for [draws]; None for a
+        generator that takes no such condition.
+    """
+
+    choices: Choices
+    conditions: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if self.conditions is not None and len(self.conditions) != len(self.choices):
+            raise ValueError("each draw needs its condition")
+
+
+class Generator(Protocol):
+    """A trained map from budgets to architectures; runs without TensorFlow."""
+
+    def propose(self, budgets: Sequence[Budget], count: int, seed: int) -> list[Proposals]:
+        """Draws `count` architectures a budget; an answer depends on its own budget alone."""
+        ...
+
+    def state(self) -> Mapping[str, np.ndarray]:
+        """Everything that `Method.restore` needs, as plain arrays."""
+        ...
+
+
+class Method(Protocol):
+    """How one paper obtains a Generator. Stateless; one per module.
+
+    Attributes:
+      name: the folder's name and the flag's value.
+      needs: which fields of Evidence it uses, checked before any work.
+      config: the class of its configuration; its defaults are the method's own.
+    """
+
+    name: str
+    needs: frozenset[str]
+    config: type[Any]
+
+    def fit(self, evidence: Evidence, config: Any, seed: int) -> Generator:
+        """Learns from the evidence; raises UsageError where a part is missing."""
+        ...
+
+    def restore(self, space: SearchSpace, state: Mapping[str, np.ndarray]) -> Generator:
+        """The generator whose `state()` this is."""
+        ...

@@ -1,0 +1,323 @@
+"""NAGAN: a conditional GAN whose condition is the performance that is asked for.
+
+Kao, Ramamurthy, Williams, Krishna, "Conditional Neural Architecture Search", 2020.
+
+A generator G(c, z) maps a condition c in 0..1 (normalised performance) and Gaussian noise z to an
+architecture x with its bit-widths. A discriminator D has two tasks: D1(x) tells generated from real
+architectures, D2(x) reconstructs the condition. A frozen, pre-trained encoder E teaches G
+(section 3.2, algorithm 1; the value functions are those of AC-GAN, Odena et al. 2017):
+
+  V(D) = log D1(x) + log(1 - D1(G(c, z))) - w_c [(D2(x) - c)^2 + (D2(G(c, z)) - c)^2]
+  V(G) = -log D1(G(c, z)) + w_c (D2(G(c, z)) - c)^2
+  V(E) = w_e sqrt((E_mean(G(c, z)) - c)^2 + E_std(G(c, z))^2)
+
+An iteration lets D ascend V(D), then G descend V(G), then G descend V(E). D's first layers start as
+the encoder's.
+
+Where the paper is silent or we depart from it:
+  * Architectures are discrete and the paper does not say how gradients pass. G gives each decision
+    a categorical distribution; training draws by straight-through Gumbel-softmax (Jang et al.
+    2017), inference by one uniform number a decision.
+  * V(E) has the encoder's standard deviation beside its error: of two networks with the same
+    expected performance, G prefers the one whose training keeps to it. `scatter_weight=0` is the
+    paper's.
+  * Records crowd where random networks perform alike. Positive examples are drawn so that their
+    conditions are uniform on 0..1, as the generator's are; otherwise D1 could tell the two apart
+    by the condition alone.
+  * The draws for a budget spread over a ladder of conditions, from the highest down to the budget's
+    lower limit, which the paper's workflow visits one after the other (section 4.1).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tfgen import seeds
+from tfgen.cost.budget import Budget
+from tfgen.cost.metrics import PerformanceScale
+from tfgen.evidence import surrogate
+from tfgen.generators.base import Evidence, Proposals
+from tfgen.space.encoding import Encoding
+from tfgen.space.search_space import Choices, SearchSpace
+
+NOISE = 10  # dimensions of z, section 3.2
+_LAYERS = 3
+_CONDITION_LEVELS = 11
+_CONDITION_BINS = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class NaganConfig:
+    """How NAGAN is trained.
+
+    Attributes:
+      units: of each of the generator's hidden layers.
+      steps: iterations of algorithm 1.
+      batch_size: m of algorithm 1.
+      generator_rate: Adam's learning rate of G.
+      discriminator_rate: Adam's learning rate of D.
+      condition_weight: w_c.
+      encoder_weight: w_e.
+      scatter_weight: factor on E_std in V(E); 0 gives the paper's V(E).
+      temperature: of the Gumbel-softmax.
+    """
+
+    units: int = 128
+    steps: int = 12_000
+    batch_size: int = 128
+    generator_rate: float = 5e-4
+    discriminator_rate: float = 2e-4
+    condition_weight: float = 1.0
+    encoder_weight: float = 10.0
+    scatter_weight: float = 1.0
+    temperature: float = 0.7
+
+    def __post_init__(self) -> None:
+        if min(self.units, self.steps, self.batch_size) < 1 or self.temperature <= 0:
+            raise ValueError(f"NAGAN needs positive sizes and temperature: {self}")
+
+
+# --- networks -----------------------------------------------------------------------------------
+
+
+def generator_logits(
+    xp: Any, encoding: Encoding, state: Mapping[str, Any], conditions: Any, noise: Any
+) -> Any:
+    """G: scores of every choice [draws, decisions, choices].
+
+    Args:
+      xp: NumPy or TensorFlow.
+      encoding: of the space.
+      state: G's kernels and biases.
+      conditions: c in 0..1 [draws].
+      noise: z [draws, NOISE].
+    """
+    kernel = state["generator_kernel_0"]
+    hidden = xp.einsum("ni,io->no", noise, kernel[:NOISE])
+    # The condition is centred, so that its share of the first layer is like the noise's.
+    hidden = hidden + (2.0 * conditions[:, None] - 1.0) * kernel[NOISE] + state["generator_bias_0"]
+    for layer in range(1, _LAYERS):
+        hidden = xp.maximum(hidden, 0.0)
+        hidden = xp.einsum("ni,io->no", hidden, state[f"generator_kernel_{layer}"])
+        hidden = hidden + state[f"generator_bias_{layer}"]
+    decisions, _, knots = encoding.basis.shape
+    return encoding.logits(xp, xp.reshape(hidden, (-1, decisions, knots)))
+
+
+def draw(
+    xp: Any, encoding: Encoding, state: Mapping[str, Any], conditions: Any, noise: Any, uniform: Any
+) -> Any:
+    """One choice for each decision by its distribution under G, int [draws, decisions].
+
+    Inactive decisions are not yet set to 0.
+
+    Args:
+      xp: NumPy or TensorFlow's NumPy.
+      encoding: of the space.
+      state: G's kernels and biases.
+      conditions: c in 0..1 [draws].
+      noise: z [draws, NOISE].
+      uniform: in 0..1 [draws, decisions].
+    """
+    logits = generator_logits(xp, encoding, state, conditions, noise)
+    weights = xp.exp(logits - xp.max(logits, axis=2, keepdims=True))
+    cumulated = xp.cumsum(weights, axis=2)
+    # Never past the last choice that exists: its cumulated weight is the total.
+    passed = cumulated < uniform[:, :, None] * cumulated[:, :, -1:]
+    return xp.sum(xp.astype(passed, xp.int64), axis=2)
+
+
+class NaganGenerator:
+    """G as NumPy arrays."""
+
+    def __init__(self, space: SearchSpace, state: Mapping[str, np.ndarray]):
+        self._space = space
+        self._encoding = Encoding(space)
+        self._state = dict(state)
+        low, high = (float(v) for v in state["scale"])
+        self._scale = PerformanceScale(low, high)
+
+    def propose(self, budgets: Sequence[Budget], count: int, seed: int) -> list[Proposals]:
+        return [self._propose(budget, count, seed) for budget in budgets]
+
+    def _propose(self, budget: Budget, count: int, seed: int) -> Proposals:
+        # From the highest condition down to the budget's own limit, never below it.
+        least = float(self._scale.normalise(budget.quality[1])) if budget.quality else 0.0
+        ladder = np.linspace(1.0, least, _CONDITION_LEVELS)
+        conditions = ladder[np.arange(count) % _CONDITION_LEVELS]
+        return Proposals(self.draw(conditions, seed), conditions)
+
+    def draw(self, conditions: np.ndarray, seed: int) -> Choices:
+        """Architectures at these conditions [draws] -> canonical [draws, decisions]."""
+        rows = np.arange(len(conditions), dtype=np.uint32)
+        noise = seeds.counter_normal(np, seeds.derive(seed, "nagan", "noise"), rows, NOISE)
+        decisions = len(self._space.decisions)
+        words = seeds.counter_words(np, seeds.derive(seed, "nagan", "draw"), rows, decisions)
+        uniform = (words.astype(np.float32) + np.float32(0.5)) / np.float32(2**32)
+        c = np.asarray(conditions, np.float32)
+        return self._space.canonical(draw(np, self._encoding, self._state, c, noise, uniform))
+
+    def state(self) -> Mapping[str, np.ndarray]:
+        return dict(self._state)
+
+
+class Nagan:
+    """The method: needs records and the encoder that was fitted to them."""
+
+    name = "nagan"
+    needs = frozenset({"records", "surrogate"})
+    config = NaganConfig
+
+    def fit(self, evidence: Evidence, config: NaganConfig, seed: int) -> NaganGenerator:
+        evidence.check(self.name, self.needs)
+        assert evidence.records is not None and evidence.surrogate is not None
+        choices = evidence.space.choices([r.architecture for r in evidence.records])
+        scale = evidence.surrogate.scale
+        conditions = scale.normalise([r.metric for r in evidence.records]).astype(np.float32)
+        state = _train(evidence.surrogate, choices, conditions, config, seed)
+        state["scale"] = np.array([scale.low, scale.high])
+        return NaganGenerator(evidence.space, state)
+
+    def restore(self, space: SearchSpace, state: Mapping[str, np.ndarray]) -> NaganGenerator:
+        return NaganGenerator(space, state)
+
+
+# --- training -----------------------------------------------------------------------------------
+
+
+def _train(
+    encoder: surrogate.Surrogate,
+    choices: Choices,
+    conditions: np.ndarray,
+    config: NaganConfig,
+    seed: int,
+) -> dict[str, np.ndarray]:
+    """Algorithm 1; returns G's weights."""
+    from tfgen.nets.keras_compat import keras, tf
+
+    encoding = encoder.encoding
+    frozen = {k: tf.constant(v) for k, v in encoder.state().items() if v.dtype == np.float32}
+    generator = {
+        name: tf.Variable(value)
+        for name, value in _initial_generator(encoding, config, seed).items()
+    }
+    discriminator = {
+        name: tf.Variable(value) for name, value in _initial_discriminator(encoder, seed).items()
+    }
+    g_variables, d_variables = list(generator.values()), list(discriminator.values())
+    d_optimizer, g_optimizer, e_optimizer = (
+        keras.optimizers.Adam(
+            keras.optimizers.schedules.CosineDecay(rate, config.steps, alpha=0.05), beta_1=0.5
+        )
+        for rate in (config.discriminator_rate, config.generator_rate, config.generator_rate)
+    )
+    d_optimizer.build(d_variables)
+    g_optimizer.build(g_variables)
+    e_optimizer.build(g_variables)
+    # Straight-through draws need randomness inside the graph: stateless, from the iteration's seed.
+    normal, gumbel = tf.random.stateless_normal, tf.random.stateless_uniform
+    grid_shape = (config.batch_size, *encoding.mask.shape)
+
+    def generate(c, seed_pair):  # type: ignore[no-untyped-def]
+        noise = normal((config.batch_size, NOISE), seed_pair)
+        logits = generator_logits(tf, encoding, generator, c, noise)
+        uniform = gumbel(grid_shape, seed_pair + 1, minval=1e-7, maxval=1.0 - 1e-7)
+        scores = logits - tf.math.log(-tf.math.log(uniform))
+        soft = tf.nn.softmax(scores / config.temperature, axis=2)
+        hard = tf.one_hot(tf.argmax(scores, axis=2), grid_shape[2])
+        grid = soft + tf.stop_gradient(hard - soft)
+        return encoding.features(tf, grid * encoding.activity(tf, grid)[:, :, None])
+
+    def discriminate(features):  # type: ignore[no-untyped-def]
+        hidden = features
+        for layer in range(_LAYERS):
+            if layer:
+                hidden = tf.nn.leaky_relu(hidden)
+            hidden = hidden @ discriminator[f"kernel_{layer}"] + discriminator[f"bias_{layer}"]
+        return hidden[:, 0], hidden[:, 1]  # real or generated, condition
+
+    def judged(logit, real):  # type: ignore[no-untyped-def]
+        labels = tf.ones_like(logit) if real else tf.zeros_like(logit)
+        return tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(labels, logit))
+
+    @tf.function(jit_compile=True)
+    def iterate(x, c, seed_pair):  # type: ignore[no-untyped-def]
+        generated = generate(c, seed_pair)
+        with tf.GradientTape() as tape:  # V(D), ascended
+            real_logit, real_c = discriminate(x)
+            fake_logit, fake_c = discriminate(tf.stop_gradient(generated))
+            d_loss = judged(real_logit, True) + judged(fake_logit, False)
+            d_loss += config.condition_weight * tf.reduce_mean(
+                tf.square(real_c - c) + tf.square(fake_c - c)
+            )
+        gradients = tape.gradient(d_loss, d_variables)
+        d_optimizer.apply_gradients(zip(gradients, d_variables, strict=True))
+        with tf.GradientTape() as tape:  # V(G), descended
+            logit, back = discriminate(generate(c, seed_pair + 2))
+            g_loss = judged(logit, True)
+            g_loss += config.condition_weight * tf.reduce_mean(tf.square(back - c))
+        gradients = tape.gradient(g_loss, g_variables)
+        g_optimizer.apply_gradients(zip(gradients, g_variables, strict=True))
+        with tf.GradientTape() as tape:  # V(E), descended; the encoder itself is fixed
+            mean, scatter = surrogate.moments(tf, frozen, generate(c, seed_pair + 4))
+            error = tf.square(tf.clip_by_value(mean, 0.0, 1.0) - c)
+            e_loss = config.encoder_weight * tf.reduce_mean(
+                tf.sqrt(error + tf.square(config.scatter_weight * scatter) + 1e-6)
+            )
+        gradients = tape.gradient(e_loss, g_variables)
+        e_optimizer.apply_gradients(zip(gradients, g_variables, strict=True))
+        return d_loss, g_loss, e_loss
+
+    random = seeds.stream(seed, "nagan", "batches")
+    features = encoding.features_of(choices)
+    order, starts, ends = _bins(conditions)
+    base = seeds.derive(seed, "nagan", "graph") % 2**31
+    for step in range(config.steps):
+        chosen = random.integers(len(starts), size=config.batch_size)
+        rows = order[random.integers(starts[chosen], ends[chosen])]
+        pair = np.array([base, step * 8], np.int32)
+        iterate(tf.constant(features[rows]), tf.constant(conditions[rows]), tf.constant(pair))
+    return {name: variable.numpy() for name, variable in generator.items()}
+
+
+def _initial_generator(encoding: Encoding, config: NaganConfig, seed: int) -> dict[str, np.ndarray]:
+    random = seeds.stream(seed, "nagan", "generator")
+    decisions, _, knots = encoding.basis.shape
+    sizes = (NOISE + 1, config.units, config.units, decisions * knots)
+    state = {}
+    for layer, (inputs, outputs) in enumerate(itertools.pairwise(sizes)):
+        kernel = random.normal(0.0, np.sqrt(2.0 / inputs), (inputs, outputs))
+        state[f"generator_kernel_{layer}"] = kernel.astype(np.float32)
+        state[f"generator_bias_{layer}"] = np.zeros(outputs, np.float32)
+    return state
+
+
+def _initial_discriminator(encoder: surrogate.Surrogate, seed: int) -> dict[str, np.ndarray]:
+    """D's first layers are those of the encoder's first member (section 3.1)."""
+    taught = encoder.state()
+    state = {}
+    for layer in range(_LAYERS - 1):
+        state[f"kernel_{layer}"] = taught[f"kernel_{layer}"][0]
+        state[f"bias_{layer}"] = taught[f"bias_{layer}"][0]
+    inputs = state[f"kernel_{_LAYERS - 2}"].shape[1]
+    head = seeds.stream(seed, "nagan", "discriminator").normal(0.0, inputs**-0.5, (inputs, 2))
+    state[f"kernel_{_LAYERS - 1}"] = head.astype(np.float32)
+    state[f"bias_{_LAYERS - 1}"] = np.zeros(2, np.float32)
+    return state
+
+
+def _bins(conditions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Records by condition in bins of equal width.
+
+    Returns:
+      Rows of the records in the order of their bins, and where each bin that is not empty starts
+      and ends in it.
+    """
+    number = np.minimum((conditions * _CONDITION_BINS).astype(int), _CONDITION_BINS - 1)
+    _, starts = np.unique(np.sort(number), return_index=True)
+    return np.argsort(number, kind="stable"), starts, np.append(starts[1:], len(number))

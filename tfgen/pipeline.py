@@ -1,0 +1,351 @@
+"""The stages in order, each a function of what it reads and where it writes.
+
+collect -> records.db        fit -> bundle/        answer -> candidates
+deliver -> trained/<fingerprint>/, deployments/<fingerprint>/, benchmarks.json
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import platform
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tfgen import bundle as bundles
+from tfgen import errors, generators, seeds, workdir
+from tfgen.cost.budget import Budget
+from tfgen.cost.cost_model import CostModel
+from tfgen.cost.metrics import PerformanceScale
+from tfgen.deployment import benchmark, contract, delivered
+from tfgen.evidence import collect as collecting
+from tfgen.evidence import surrogate as surrogates
+from tfgen.evidence.record import Record, RecordStore
+from tfgen.generators.base import Evidence
+from tfgen.selection import Candidate, Selector
+from tfgen.space import catalog
+from tfgen.space.layers import LayerSpec, lower
+from tfgen.space.search_space import SearchSpace
+from tfgen.training import datasets
+from tfgen.training.recipe import Recipe
+
+GAP = "gap.json"
+MODEL, RECIPE, CONTRACT = "model.tflite", "recipe.json", "contract.json"
+Say = Callable[[str], None]
+Progress = Callable[[int, float], None]  # steps done, loss
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """What a config file describes: from a space and data to a bundle.
+
+    Attributes:
+      name: of the bundle.
+      space: of the catalogue.
+      dataset: of the catalogue.
+      records: how many trainings to collect.
+      gap_networks: how many records are delivered as files to measure the gap.
+      recipe: of every training.
+      surrogate: how the encoder is fitted.
+      methods: by method, its configuration.
+      seed: of everything.
+    """
+
+    name: str
+    space: str
+    dataset: str
+    records: int
+    gap_networks: int
+    recipe: Recipe
+    surrogate: surrogates.SurrogateConfig
+    methods: Mapping[str, Any]
+    seed: int
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Experiment:
+        """Reads a config's plain values; raises UsageError for what is not known."""
+        try:
+            methods = {
+                name: generators.get(name).config(**values)
+                for name, values in config["methods"].items()
+            }
+            return cls(
+                config["name"],
+                config["space"],
+                config["dataset"],
+                config["records"],
+                config["gap_networks"],
+                Recipe(**config["recipe"]),
+                surrogates.SurrogateConfig(**config["surrogate"]),
+                methods,
+                config["seed"],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise errors.UsageError(f"config: {error}") from error
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+# --- evidence -----------------------------------------------------------------------------------
+
+
+def collect(
+    experiment: Experiment, work: workdir.WorkDir, data_dir: str | None, processes: int
+) -> tuple[int, int, Iterator[Record]]:
+    """Plans the experiment's records and makes those that are not there yet.
+
+    Returns:
+      How many are planned, how many are missing, and an iterator that makes them.
+    """
+    space = catalog.get(experiment.space)
+    dataset = datasets.load(experiment.dataset, data_dir)
+    store = RecordStore(work.records, space)
+    trainings = collecting.plan(space, experiment.records, experiment.seed)
+    missing = collecting.pending(store, trainings, dataset, experiment.recipe)
+    made = collecting.collect(store, missing, dataset, experiment.recipe, processes)
+    return len(trainings), len(missing), made
+
+
+def fit(
+    experiment: Experiment, work: workdir.WorkDir, data_dir: str | None, say: Say
+) -> bundles.Bundle:
+    """Fits the encoder and every method's generator to the records; writes the bundle."""
+    space = catalog.get(experiment.space)
+    dataset = datasets.load(experiment.dataset, data_dir)
+    if not work.records.is_file():
+        raise errors.UsageError(f"{work.records}: no records; run collect first")
+    with RecordStore(work.records, space) as store:
+        records = store.read(dataset.fingerprint, experiment.recipe.fingerprint)
+    if len(records) < experiment.records:
+        raise errors.UsageError(
+            f"{work.records}: {len(records):,} records of this data and recipe, "
+            f"{experiment.records:,} wanted; run collect first"
+        )
+    scale = PerformanceScale.of([r.metric for r in records])
+    say(f"{len(records):,} records, {dataset.task.metric} {scale.low:.4f}..{scale.high:.4f}")
+    surrogate = surrogates.fit(space, records, scale, experiment.surrogate, experiment.seed)
+    say("encoder fitted")
+    if experiment.gap_networks:
+        surrogate = surrogate.with_gap(_gap(experiment, work, records, dataset, surrogate, say))
+    evidence = Evidence(space, CostModel(space), records, surrogate)
+    fitted = {}
+    for name, config in experiment.methods.items():
+        fitted[name] = generators.get(name).fit(evidence, config, experiment.seed)
+        say(f"generator {name} fitted")
+    bundle = bundles.Bundle(
+        experiment.name,
+        space,
+        dataset.task,
+        dataset.name,
+        dataset.fingerprint,
+        experiment.recipe,
+        surrogate,
+        fitted,
+    )
+    bundles.save(
+        work.bundle,
+        bundle,
+        config=experiment.to_json(),
+        seed=experiment.seed,
+        parents={work.records.name: workdir.sha256(work.records)},
+    )
+    return bundle
+
+
+def _gap(
+    experiment: Experiment,
+    work: workdir.WorkDir,
+    records: Sequence[Record],
+    dataset: datasets.Dataset,
+    surrogate: surrogates.Surrogate,
+    say: Say,
+) -> np.ndarray:
+    """Delivers some of the records' networks as files: what the file scores less the record.
+
+    Each is trained from its record's seed, so the gap is of activation quantization, of the other
+    trainer's rounding, and of test against validation data. Kept in a file, and resumed from it.
+
+    Returns:
+      Gaps in units of the encoder's scatter for that network [networks].
+    """
+    path = work.root / GAP
+    known = workdir.read_json(path) if path.is_file() else {}
+    random = seeds.stream(experiment.seed, "gap")
+    rows = random.permutation(len(records))[: experiment.gap_networks]
+    space = catalog.get(experiment.space)
+    gaps = []
+    for number, row in enumerate(rows, start=1):
+        record = records[row]
+        key = f"{record.architecture.fingerprint}-{record.seed}-{record.recipe}-{record.dataset}"
+        if key not in known:
+            layers = lower(space, record.architecture)
+            with workdir.scratch() as folder:
+                file = make_file(space, layers, dataset, experiment.recipe, record.seed, folder)
+                known[key] = {"record": record.metric, "file": delivered.score(file, dataset)}
+            workdir.write_json(path, known)
+            say(f"gap {number}/{len(rows)}: {known[key]['file'] - record.metric:+.4f}")
+        gaps.append(known[key]["file"] - known[key]["record"])
+    scatter = surrogate.predict(
+        space.choices([records[row].architecture for row in rows])
+    ).scatter * (surrogate.scale.high - surrogate.scale.low)
+    return np.array(gaps) / scatter
+
+
+# --- answers ------------------------------------------------------------------------------------
+
+
+def answer(
+    bundle: bundles.Bundle, budget: Budget, method: str, selector: Selector, seed: int, say: Say
+) -> list[Candidate]:
+    """Candidates for one budget, best first; needs no TensorFlow.
+
+    Raises:
+      UsageError: the budget speaks of a metric that this bundle does not tell.
+      InfeasibleBudgetError: nothing fits.
+    """
+    if budget.quality is not None and budget.quality[0] != bundle.task.metric:
+        raise errors.UsageError(
+            f"bundle {bundle.name!r} is judged by {bundle.task.metric}, not by {budget.quality[0]}"
+        )
+    for remark in bundle.cost_model.check(budget):
+        say(f"note: {remark}")
+    return selector.select(
+        bundle.space,
+        bundle.generator(method),
+        bundle.surrogate,
+        bundle.cost_model,
+        budget,
+        method,
+        seed,
+    )
+
+
+# --- deliveries ---------------------------------------------------------------------------------
+
+
+def make_file(
+    space: SearchSpace,
+    layers: Sequence[LayerSpec],
+    dataset: datasets.Dataset,
+    recipe: Recipe,
+    seed: int,
+    folder: pathlib.Path,
+    *,
+    trained: pathlib.Path | None = None,
+    io: str = "float",
+    progress: Progress | None = None,
+) -> pathlib.Path:
+    """Trains a network with quantization in the loop and writes model.tflite and recipe.json.
+
+    Args:
+      space: whose bit policy the file must keep.
+      layers: the network.
+      dataset: what it is trained on.
+      recipe: how.
+      seed: of its weights and batches.
+      folder: where the file goes.
+      trained: where the Keras model is kept; None keeps it nowhere.
+      io: "float", or "int8" for integer input and output.
+      progress: told the steps done and the loss.
+
+    Returns:
+      The path of model.tflite.
+    """
+    from tfgen.deployment import export
+    from tfgen.training import trainer
+
+    result = trainer.train(layers, dataset, recipe, seed, progress=progress)
+    if trained is not None:
+        trainer.save(result, trained)
+        workdir.write_manifest(
+            trained,
+            config={"recipe": recipe.to_json(), "layers": [layer.to_json() for layer in layers]},
+            seed=seed,
+            data={dataset.name: dataset.fingerprint},
+            parents={},
+        )
+    exported = export.export(result.model, layers, dataset.test.x, space.bit_policy, io=io)
+    path = folder / MODEL
+    workdir.write_bytes(path, exported.content)
+    workdir.write_json(
+        folder / RECIPE,
+        {
+            "layers": [layer.to_json() for layer in layers],
+            "training": {**recipe.to_json(), "seed": seed, "dataset": dataset.fingerprint},
+            "preprocessing": dict(dataset.preprocessing),
+            "input_output": io,
+            "quantizer": json.loads(exported.recipe_json),
+            "checked": {
+                "examples": exported.compared,
+                "agreement": exported.agreement,
+                "max_steps": exported.max_steps,
+                "mean_steps": exported.mean_steps,
+            },
+        },
+    )
+    return path
+
+
+def deliver(
+    bundle: bundles.Bundle,
+    candidate: Candidate,
+    work: workdir.WorkDir,
+    dataset: datasets.Dataset,
+    *,
+    seed: int,
+    io: str = "float",
+    threads: int = 1,
+    progress: Progress | None = None,
+) -> contract.Contract:
+    """Trains, exports and measures one candidate; writes its deployment, the contract last."""
+    fingerprint = candidate.architecture.fingerprint
+    layers = lower(bundle.space, candidate.architecture)
+    folder = work.deployment(fingerprint)
+    training_seed = seeds.derive(seed, "delivery", fingerprint)
+    path = make_file(
+        bundle.space,
+        layers,
+        dataset,
+        bundle.recipe,
+        training_seed,
+        folder,
+        trained=work.trained(fingerprint),
+        io=io,
+        progress=progress,
+    )
+    timed = benchmark.measure(path, threads=threads)
+    bits = {layer.name: (layer.weight_bits, layer.activation_bits) for layer in layers}
+    measured = {
+        bundle.task.metric: delivered.score(path, dataset),
+        **delivered.costs(path, bits),
+        "latency_ms": timed.median_ms,
+        "file_kb": timed.file_bytes / 1000,
+    }
+    predicted = {bundle.task.metric: candidate.metric}
+    predicted |= {m: candidate.cost[m] for m in candidate.cost.quantities}
+    agreed = contract.draw_up(
+        candidate.budget,
+        fingerprint,
+        predicted,
+        measured,
+        file_sha256=timed.sha256,
+        file_bytes=timed.file_bytes,
+        device=f"host ({platform.machine()}, {threads} thread{'s' * (threads > 1)})",
+        runtime=timed.runtime,
+    )
+    workdir.write_json(folder / CONTRACT, agreed.to_json())
+    trained_manifest = work.trained(fingerprint) / workdir.MANIFEST
+    workdir.write_manifest(
+        folder,
+        config={"candidate": candidate.to_json(), "bundle": bundle.name},
+        seed=training_seed,
+        data={dataset.name: dataset.fingerprint},
+        parents={f"trained/{fingerprint}/{workdir.MANIFEST}": workdir.sha256(trained_manifest)},
+    )
+    known = workdir.read_json(work.benchmarks) if work.benchmarks.is_file() else {}
+    workdir.write_json(work.benchmarks, {**known, fingerprint: timed.to_json()})
+    return agreed

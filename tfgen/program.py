@@ -1,0 +1,62 @@
+"""What every program does around its main: flags, errors as one line, exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from absl import app, flags
+
+from tfgen import errors
+
+_INTERRUPTED = 130
+
+
+def run(main: Callable[[Sequence[str]], int | None]) -> None:
+    """Runs an absl main and exits: 0 done, 2 bad usage, and what the error raised says."""
+
+    def guarded(argv: Sequence[str]) -> int | None:
+        try:
+            if len(argv) > 1:
+                raise errors.UsageError(f"unexpected argument {argv[1]!r}; options start with --")
+            return main(argv)
+        except errors.TfgenError as error:
+            _complain(error)
+            return error.exit_code
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return _INTERRUPTED
+
+    # `bazel run` starts programs elsewhere and says where the user stood.
+    os.chdir(os.environ.get("BUILD_WORKING_DIRECTORY", "."))
+    app.run(guarded, flags_parser=_parse)
+
+
+def config(flag: flags.FlagHolder[Any]) -> dict[str, Any]:
+    """The values of a --config flag; raises UsageError where none is given."""
+    if flag.value is None:
+        raise errors.UsageError("give --config, as in --config=configs/california_housing_mlp.py")
+    values: dict[str, Any] = flag.value.to_dict()
+    return values
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+    try:
+        rest: list[str] = flags.FLAGS(list(argv))
+    except flags.Error as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(errors.UsageError.exit_code)
+    # What absl.app's own parser does; a custom one replaces it.
+    if flags.FLAGS.help or flags.FLAGS.helpshort or flags.FLAGS.helpfull:
+        app.usage(writeto_stdout=True, shorthelp=not flags.FLAGS.helpfull)
+        sys.exit(0)
+    return rest
+
+
+def _complain(error: errors.TfgenError) -> None:
+    print(f"error: {error}", file=sys.stderr)
+    nearest = getattr(error, "nearest", None)
+    if nearest is not None:
+        print(f"nearest feasible: --budget={nearest}", file=sys.stderr)

@@ -1,0 +1,348 @@
+"""From draws to candidates: INAG's selecting stages, as functions over a pool. Knows no method.
+
+A generator proposes; this code verifies. `select` draws, removes duplicates, counts costs, asks the
+encoder, applies the stages and ranks, in a bounded number of rounds (NAGAN paper, section 4).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from tfgen import errors, seeds
+from tfgen.cost.budget import Budget, Cost, Quantity
+from tfgen.cost.cost_model import CostModel, Costs
+from tfgen.space.architecture import Architecture
+from tfgen.space.search_space import Choices, SearchSpace
+
+Floats = npt.NDArray[np.float64]
+
+
+class Drawn(Protocol):
+    """Draws and what they were asked for; None where the generator takes no condition."""
+
+    @property
+    def choices(self) -> Choices: ...
+    @property
+    def conditions(self) -> Floats | None: ...
+
+
+class Proposer(Protocol):
+    """The part of a generator that selection uses."""
+
+    def propose(self, budgets: Sequence[Budget], count: int, seed: int) -> Sequence[Drawn]: ...
+
+
+class Predicted(Protocol):
+    """The part of a prediction that selection uses; each [architectures]."""
+
+    @property
+    def performance(self) -> Floats: ...
+    @property
+    def metric(self) -> Floats: ...
+    @property
+    def low(self) -> Floats: ...
+    @property
+    def high(self) -> Floats: ...
+
+
+class Predictor(Protocol):
+    """The part of the encoder that selection uses."""
+
+    def predict(self, choices: Choices, confidence: float) -> Predicted: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A network that is predicted to keep a budget.
+
+    Attributes:
+      architecture: what to train.
+      budget: what was asked.
+      cost: what was counted.
+      metric: the expected value of the task's metric.
+      low: lower end of its interval.
+      high: upper end of its interval.
+      distance: between the predicted performance and the condition of the draw (eq. 1); None for a
+        generator that takes no condition.
+      method: which method's generator drew it.
+      seed: the seed of the selection.
+    """
+
+    architecture: Architecture
+    budget: Budget
+    cost: Cost
+    metric: float
+    low: float
+    high: float
+    distance: float | None
+    method: str
+    seed: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "architecture": self.architecture.to_json(),
+            "fingerprint": self.architecture.fingerprint,
+            "budget": self.budget.to_json(),
+            "cost": self.cost.to_json(),
+            "metric": self.metric,
+            "low": self.low,
+            "high": self.high,
+            "distance": self.distance,
+            "method": self.method,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Candidate:
+        return cls(
+            Architecture.from_json(data["architecture"]),
+            Budget.from_json(data["budget"]),
+            Cost.from_json(data["cost"]),
+            data["metric"],
+            data["low"],
+            data["high"],
+            data["distance"],
+            data["method"],
+            data["seed"],
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Pool:
+    """Different networks under one roof, each field [architectures]."""
+
+    choices: Choices
+    costs: Costs
+    metric: Floats
+    low: Floats
+    high: Floats
+    distance: Floats | None
+
+    def __len__(self) -> int:
+        return len(self.choices)
+
+
+Stage = Callable[[Pool], npt.NDArray[np.bool_]]
+
+
+def confidence_stage(max_distance: float) -> Stage:
+    """Keeps draws whose predicted performance is near the condition they were drawn for (eq. 1)."""
+
+    def keep(pool: Pool) -> npt.NDArray[np.bool_]:
+        if pool.distance is None:
+            return np.ones(len(pool), np.bool_)
+        return np.asarray(pool.distance <= max_distance)
+
+    return keep
+
+
+def limit_stage(metric: str, limit: float) -> Stage:
+    """Keeps networks of at most this cost: storage (eq. 2), energy (eq. 3), any other."""
+    return lambda pool: np.asarray(pool.costs[metric] <= limit)
+
+
+def quality_stage(least: float) -> Stage:
+    """Keeps networks whose interval lies above the least value of the task's metric."""
+    return lambda pool: np.asarray(pool.low >= least)
+
+
+def stages_of(budget: Budget, max_distance: float) -> list[Stage]:
+    """The stages that a budget asks for."""
+    stages = [confidence_stage(max_distance)]
+    stages += [limit_stage(metric, limit) for metric, limit in budget.limits.items()]
+    if budget.quality is not None:
+        stages.append(quality_stage(budget.quality[1]))
+    return stages
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranking:
+    """The output selector: by which number candidates are ordered.
+
+    Attributes:
+      by: "quality" (the lower end of the metric, highest first), "distance" (eq. 1, least first), a
+        cost metric (least first), or "auto": quality where a cost is limited, else storage.
+    """
+
+    by: str = "auto"
+
+    def order(self, pool: Pool, budget: Budget) -> npt.NDArray[np.int64]:
+        """Rows of the pool, best first; ties go to the smaller network."""
+        by = self.by
+        if by == "auto":
+            by = "quality" if budget.limits else "storage_kb"
+        if by == "quality":
+            key = -pool.low
+        elif by == "distance":
+            key = pool.distance if pool.distance is not None else -pool.low
+        elif by in pool.costs:
+            key = pool.costs[by]
+        else:
+            known = ", ".join(("auto", "quality", "distance", *pool.costs))
+            raise errors.UsageError(f"unknown ranking {by!r}; known: {known}")
+        return np.lexsort((pool.costs["storage_kb"], key))
+
+
+@dataclasses.dataclass(frozen=True)
+class Selector:
+    """How hard to look, and how candidates are judged.
+
+    Attributes:
+      count: candidates to return, at most.
+      draws: networks drawn in a round.
+      max_rounds: rounds before giving up.
+      confidence: of each end of the predicted interval.
+      max_distance: of the confidence stage.
+      ranking: the output selector.
+    """
+
+    count: int = 10
+    draws: int = 4096
+    max_rounds: int = 8
+    confidence: float = 0.95
+    max_distance: float = 0.1
+    ranking: Ranking = dataclasses.field(default_factory=Ranking)
+
+    def __post_init__(self) -> None:
+        if min(self.count, self.draws, self.max_rounds) < 1:
+            raise errors.UsageError("count, draws and rounds must be at least 1")
+        if not 0.5 <= self.confidence < 1:
+            raise errors.UsageError(f"confidence must lie in 0.5..1, got {self.confidence:g}")
+        if not self.max_distance > 0:
+            raise errors.UsageError(f"max_distance must be above 0, got {self.max_distance:g}")
+
+    def select(
+        self,
+        space: SearchSpace,
+        proposer: Proposer,
+        predictor: Predictor,
+        cost_model: CostModel,
+        budget: Budget,
+        method: str,
+        seed: int,
+    ) -> list[Candidate]:
+        """The best candidates for one budget, best first; at least one.
+
+        Raises:
+          InfeasibleBudgetError: no draw passed every stage; carries the nearest feasible budget.
+        """
+        stages = stages_of(budget, self.max_distance)
+        seen: Pool | None = None
+        kept = np.zeros(0, np.bool_)
+        for round_ in range(self.max_rounds):
+            (drawn,) = proposer.propose([budget], self.draws, seeds.derive(seed, "round", round_))
+            seen = _merge(seen, self._pool(drawn, predictor, cost_model))
+            kept = np.logical_and.reduce([stage(seen) for stage in stages])
+            if kept.sum() >= self.count:
+                break
+        assert seen is not None
+        if not kept.any():
+            raise _infeasible(seen, budget, self.max_rounds * self.draws, self.max_distance)
+        order = [row for row in self.ranking.order(seen, budget) if kept[row]]
+        return [_candidate(space, seen, row, budget, method, seed) for row in order[: self.count]]
+
+    def _pool(self, drawn: Drawn, predictor: Predictor, cost_model: CostModel) -> Pool:
+        prediction = predictor.predict(drawn.choices, self.confidence)
+        distance = None
+        if drawn.conditions is not None:
+            performance = np.clip(prediction.performance, 0.0, 1.0)
+            distance = np.abs(performance - drawn.conditions)
+        return Pool(
+            drawn.choices,
+            cost_model.costs(drawn.choices),
+            prediction.metric,
+            prediction.low,
+            prediction.high,
+            distance,
+        )
+
+
+def _merge(old: Pool | None, new: Pool) -> Pool:
+    """Both pools with each network once, the draw nearest to its condition."""
+    if old is None:
+        both = new
+    else:
+        distance = None
+        if old.distance is not None and new.distance is not None:
+            distance = np.concatenate([old.distance, new.distance])
+        both = Pool(
+            np.concatenate([old.choices, new.choices]),
+            {m: np.concatenate([v, new.costs[m]]) for m, v in old.costs.items()},
+            np.concatenate([old.metric, new.metric]),
+            np.concatenate([old.low, new.low]),
+            np.concatenate([old.high, new.high]),
+            distance,
+        )
+    if both.distance is None:
+        nearest = np.arange(len(both))
+    else:
+        nearest = np.argsort(both.distance, kind="stable")
+    _, first = np.unique(both.choices[nearest], axis=0, return_index=True)
+    rows = nearest[first]
+    return Pool(
+        both.choices[rows],
+        {m: v[rows] for m, v in both.costs.items()},
+        both.metric[rows],
+        both.low[rows],
+        both.high[rows],
+        None if both.distance is None else both.distance[rows],
+    )
+
+
+def _candidate(
+    space: SearchSpace, pool: Pool, row: int, budget: Budget, method: str, seed: int
+) -> Candidate:
+    return Candidate(
+        space.architecture(pool.choices[row]),
+        budget,
+        Cost({m: Quantity(float(v[row]), "counted") for m, v in pool.costs.items()}),
+        float(pool.metric[row]),
+        float(pool.low[row]),
+        float(pool.high[row]),
+        None if pool.distance is None else float(pool.distance[row]),
+        method,
+        seed,
+    )
+
+
+def _infeasible(
+    pool: Pool, budget: Budget, draws: int, max_distance: float
+) -> errors.InfeasibleBudgetError:
+    """The error that names the budget which the least relaxation makes feasible.
+
+    The relaxation of a network is the largest share by which it misses a limit: a cost's relative
+    to the limit, the metric's relative to the spread of the pool's lower ends.
+    """
+    confident = confidence_stage(max_distance)(pool)
+    rows = np.flatnonzero(confident) if confident.any() else np.arange(len(pool))
+    misses = [pool.costs[m][rows] / limit - 1.0 for m, limit in budget.limits.items()]
+    if budget.quality is not None:
+        spread = max(float(np.ptp(pool.low[rows])), 1e-9)
+        misses.append((budget.quality[1] - pool.low[rows]) / spread)
+    row = rows[np.maximum.reduce(misses).argmin()]
+    limits = {m: max(limit, _up(pool.costs[m][row])) for m, limit in budget.limits.items()}
+    quality = budget.quality
+    if quality is not None:
+        quality = (quality[0], min(quality[1], max(_down(pool.low[row]), 0.0)))
+    nearest = Budget(limits, quality, budget.device)
+    return errors.InfeasibleBudgetError(
+        f"budget {budget}: none of {len(pool):,} different networks in {draws:,} draws is "
+        "predicted to keep it",
+        nearest=nearest,
+    )
+
+
+def _up(value: float) -> float:
+    """The value rounded up to four digits, so that the printed budget admits it."""
+    unit = 10.0 ** (np.floor(np.log10(value)) - 3)
+    return float(f"{np.ceil(value / unit) * unit:.4g}")
+
+
+def _down(value: float) -> float:
+    """The value rounded down to four decimals."""
+    return float(np.floor(value * 1e4) / 1e4)

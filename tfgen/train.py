@@ -1,0 +1,45 @@
+"""train: fits the encoder and the generators to collected records and writes a bundle.
+
+    train --config=configs/california_housing_mlp.py --work_dir=DIR
+
+The bundle lies in DIR/bundle afterwards; `generate --bundle=DIR/bundle` answers from it.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+
+from absl import flags
+from ml_collections import config_flags
+
+from tfgen import pipeline, program, workdir
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment; see configs/.")
+_WORK_DIR = flags.DEFINE_string("work_dir", None, "Where records.db is.", required=True)
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "TFDS directory, for data that does not ship.")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Fits everything the config names; returns the exit code."""
+    del argv
+    start = time.monotonic()
+
+    def say(text: str) -> None:
+        print(f"{time.monotonic() - start:7.1f} s  {text}", file=sys.stderr)
+
+    experiment = pipeline.Experiment.from_config(program.config(_CONFIG))
+    work = workdir.WorkDir(workdir.user_path(_WORK_DIR.value))
+    pipeline.fit(experiment, work, _DATA_DIR.value, say)
+    print(f"bundle in {work.bundle}")
+    return 0
+
+
+def run() -> None:
+    """The console script."""
+    program.run(main)
+
+
+if __name__ == "__main__":
+    run()
