@@ -127,8 +127,9 @@ def _predict(request: dict[str, Any], folder: pathlib.Path) -> dict[str, Any]:
         return {"error": f"has {len(inputs)} inputs and {len(outputs)} outputs, one each is needed"}
     taken, given = inputs[0], outputs[0]
     examples = np.load(folder / INPUTS, mmap_mode="r")
-    if tuple(taken["shape"]) != (1, *examples.shape[1:]):
-        return {"error": f"takes {tuple(taken['shape'])}, one example is {examples.shape[1:]}"}
+    shape = tuple(taken["shape"].tolist())
+    if shape != (1, *examples.shape[1:]):
+        return {"error": f"takes {shape}, one example is {examples.shape[1:]}"}
     results = np.empty((len(examples), *given["shape"][1:]), np.float32)
     for row, example in enumerate(examples):
         model.set_tensor(taken["index"], _to_tensor(example[np.newaxis], taken))

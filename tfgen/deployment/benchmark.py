@@ -19,6 +19,7 @@ from tfgen.deployment import _litert_child
 
 WARMUP = 50
 RUNS = 1000
+MAX_RUNS = 10_000_000
 TIMEOUT_SECONDS = 120.0
 MEMORY_BYTES = 8 << 30  # address space, most of which libraries reserve and never touch
 _WRITTEN_BYTES = 1 << 30
@@ -80,9 +81,10 @@ def measure(
       CorruptFileError: the file is missing, the runtime refuses it or crashes on it.
       TfgenError: it took longer than the time-out, or LiteRT itself does not start.
     """
-    if threads < 1 or runs < 1 or warmup < 0:
+    if threads < 1 or not 1 <= runs <= MAX_RUNS or warmup < 0:
         raise errors.UsageError(
-            f"need threads >= 1, runs >= 1, warmup >= 0; got {threads}, {runs}, {warmup}"
+            f"need threads >= 1, runs in 1 .. {MAX_RUNS}, warmup >= 0; "
+            f"got {threads}, {runs}, {warmup}"
         )
     request = {"task": "measure", "threads": threads, "warmup": warmup, "runs": runs}
     path = _existing(path)
@@ -116,6 +118,7 @@ def predict(
       memory_bytes: address space that the process may take.
 
     Raises:
+      UsageError: the file takes other inputs.
       CorruptFileError: the file is missing, the runtime refuses it or crashes on it.
       TfgenError: it took longer than the time-out, or LiteRT itself does not start.
     """
@@ -180,7 +183,7 @@ def _run(
         raise errors.CorruptFileError(f"{path}: the runtime refuses it ({words})")
     answer = json.loads(result.read_text())
     if "error" in answer:
-        raise errors.CorruptFileError(f"{path}: {answer['error']}")
+        raise errors.UsageError(f"{path}: {answer['error']}")
     return answer
 
 

@@ -117,7 +117,10 @@ def op_name(model: Any, op: Any) -> str:
     code = model.operatorCodes[op.opcodeIndex]
     # Codes above 127 stand in the second field only, old files use the first only.
     number = max(code.builtinCode, code.deprecatedBuiltinCode)
-    return next(name for name, value in vars(schema.BuiltinOperator).items() if value == number)
+    names = {value: name for name, value in vars(schema.BuiltinOperator).items()}
+    if number not in names:
+        raise ValueError(f"no operator has the code {number}")
+    return names[number]
 
 
 def _weighted_ops(model: Any) -> list[WeightedOp]:

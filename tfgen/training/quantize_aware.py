@@ -159,17 +159,20 @@ def activation_step(model: keras.Model, layer_name: str) -> np.float32:
     return np.float32((high - low) / (2**config.activation_bits - 1))
 
 
-def snap_biases(model: keras.Model, layers: Sequence[LayerSpec]) -> None:
-    """Puts every bias where the file will: int32 multiples of input step * weight scale.
+def settle(model: keras.Model, layers: Sequence[LayerSpec]) -> None:
+    """Ends training: makes the network one that integers compute; its metric is the file's then.
 
-    With 2-bit weights that grid is about as coarse as the layer's outputs. Done once, when training
-    ends, so that the metric is the file's.
+    Every bias becomes an int32 multiple of input step * weight scale, a grid that 2-bit weights
+    make about as coarse as the layer's outputs. The output range of a layer that (almost) never
+    fires becomes at least one such step: the runtime takes no output step below 1/256 of it.
     """
     source = network.INPUT
     for layer in layers:
         found = variables(model, layer.name)
         levels, scales = weight_levels(found["kernel"].numpy(), layer.weight_bits)
-        grid = activation_step(model, source) * scales
+        grid = activation_step(model, source) * scales  # [out]
+        low, high = found["output_min"].numpy(), found["output_max"].numpy()
+        found["output_max"].assign(max(high, low + grid.max()))
         bias = found["bias"].numpy()
         integers = np.clip(np.rint(bias / grid), -_INT32_MAX, _INT32_MAX)
         # Export picks the scale of a channel of zeros by its bias.

@@ -71,7 +71,7 @@ def train(
         loss = float(steps(tf.constant(first), tf.constant(last)))
         if progress is not None:
             progress(last, loss)
-    quantize_aware.snap_biases(model, layers)
+    quantize_aware.settle(model, layers)
     metric = dataset.task.score(dataset.validation.y, predict(model, dataset.validation.x))
     seconds = time.monotonic() - start
     return Trained(model, tuple(layers), dataset.task.metric, metric, loss, seconds)

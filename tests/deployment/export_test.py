@@ -1,0 +1,247 @@
+"""Exported files against the networks they were made from, on California Housing."""
+
+import pathlib
+from collections.abc import Sequence
+from unittest import mock
+
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from tfgen import errors
+from tfgen.deployment import benchmark, export, tflite_file
+from tfgen.space import bits
+from tfgen.space.layers import LayerSpec
+from tfgen.training import datasets, quantize_aware, trainer
+from tfgen.training.recipe import Recipe
+
+ANY_BITS = bits.BitPolicy("any bits", frozenset(("dense", b, 8) for b in (2, 3, 4, 6, 8)))
+RECIPE = Recipe(steps=100, warmup_steps=10)
+
+
+def mlp(widths: Sequence[int], weight_bits: Sequence[int], inputs: int = 8) -> list[LayerSpec]:
+    """A network whose last width is the output's."""
+    layers = []
+    for i, (units, width) in enumerate(zip(widths, weight_bits, strict=True), 1):
+        last = i == len(widths)
+        name, activation = ("output", "linear") if last else (f"hidden_{i}", "relu")
+        shape = (1, 1, inputs, units, (1, 1), (1, 1), width, 8)
+        layers.append(LayerSpec(name, "dense", *shape, activation))
+        inputs = units
+    return layers
+
+
+MIXED = mlp((12, 9, 8, 6, 1), (8, 6, 4, 3, 2))
+
+
+def stored(content: bytes) -> dict[str, tflite_file.WeightedOp]:
+    return {op.name: op for op in tflite_file.read(content).ops}
+
+
+class ExportTest(parameterized.TestCase):
+    @classmethod
+    def setUpClass(cls) -> None:
+        super().setUpClass()
+        cls.data = datasets.california_housing()
+        cls.trained = trainer.train(MIXED, cls.data, RECIPE, 1)
+        cls.exported = cls.export(cls.trained.model, MIXED)
+
+    @classmethod
+    def export(cls, model: object, layers: Sequence[LayerSpec], **options: str) -> export.Exported:
+        return export.export(model, layers, cls.data.test.x, ANY_BITS, **options)
+
+    def file(self, content: bytes) -> pathlib.Path:
+        return pathlib.Path(self.create_tempfile(content=content, mode="wb").full_path)
+
+    def test_every_level_is_the_trained_one(self) -> None:
+        ops = stored(self.exported.content)
+        for layer in MIXED:
+            kernel = quantize_aware.variables(self.trained.model, layer.name)["kernel"].numpy()
+            levels, scale = quantize_aware.weight_levels(kernel, layer.weight_bits)
+            np.testing.assert_array_equal(ops[layer.name].levels, levels.T)
+            np.testing.assert_allclose(ops[layer.name].scales, scale, rtol=1e-6)
+        containers = [ops[layer.name].container_bits for layer in MIXED]
+        self.assertEqual(containers, [8, 8, 4, 4, 2])
+
+    def test_agrees_with_the_network(self) -> None:
+        self.assertEqual(self.exported.compared, 1000)
+        self.assertIsNone(self.exported.agreement)
+        # hidden_3 reads 9 units in INT4: a builtin kernel, which rounds up, runs it.
+        self.assertLessEqual(self.exported.max_steps, 5.01)
+        path = self.file(self.exported.content)
+        metric = self.data.task.score(
+            self.data.validation.y, benchmark.predict(path, self.data.validation.x)
+        )
+        self.assertAlmostEqual(metric, self.trained.metric, delta=0.01)
+
+    def test_xnnpack_computes_what_was_trained(self) -> None:
+        # Even widths for INT4, multiples of 4 for INT2.
+        layers = mlp((12, 16, 1), (8, 4, 2))
+        trained = trainer.train(layers, self.data, RECIPE, 2)
+        exported = self.export(trained.model, layers)
+        # 1,000 outputs; XNNPACK differed on 0.02 % of them at most: 4 or more fail 1 run in 10**4.
+        self.assertLessEqual(exported.mean_steps, 3 / 1000)
+        self.assertLessEqual(exported.max_steps, 1.01)
+        measured = benchmark.measure(self.file(exported.content), runs=20, warmup=2)
+        self.assertTrue(measured.fully_accelerated)
+        self.assertEqual(measured.file_bytes, len(exported.content))
+
+    def test_equal_networks_give_equal_bytes(self) -> None:
+        self.assertEqual(self.export(self.trained.model, MIXED), self.exported)
+        again = trainer.train(MIXED, self.data, RECIPE, 1)
+        self.assertEqual(self.export(again.model, MIXED).content, self.exported.content)
+
+    def test_saved_network_exports_the_same_bytes(self) -> None:
+        folder = pathlib.Path(self.create_tempdir().full_path)
+        trainer.save(self.trained, folder)
+        loaded = trainer.load(folder)
+        exported = self.export(loaded.model, loaded.layers)
+        self.assertEqual(exported.content, self.exported.content)
+
+    def test_int8_file_answers_the_same(self) -> None:
+        exported = self.export(self.trained.model, MIXED, io="int8")
+        x = self.data.test.x[:300]
+        np.testing.assert_allclose(
+            benchmark.predict(self.file(exported.content), x),
+            benchmark.predict(self.file(self.exported.content), x),
+            atol=1e-5,
+        )
+        self.assertLess(len(exported.content), len(self.exported.content))
+
+    def test_prediction_equals_the_runtimes(self) -> None:
+        from ai_edge_litert.interpreter import Interpreter
+
+        runtime = Interpreter(model_content=self.exported.content)
+        runtime.allocate_tensors()
+        wanted = []
+        for example in self.data.test.x[:50]:
+            runtime.set_tensor(runtime.get_input_details()[0]["index"], example[np.newaxis])
+            runtime.invoke()
+            wanted.append(runtime.get_tensor(runtime.get_output_details()[0]["index"])[0])
+        path = self.file(self.exported.content)
+        np.testing.assert_array_equal(benchmark.predict(path, self.data.test.x[:50]), wanted)
+
+    def test_storage_by_hand(self) -> None:
+        # (kernel + bias + outputs) * bits of 8-12-9-8-6-1:
+        # (96 + 12 + 12) * 8 + (108 + 9 + 9) * 6 + (72 + 8 + 8) * 4 + (48 + 6 + 6) * 3
+        # + (6 + 1 + 1) * 2 = 960 + 756 + 352 + 180 + 16
+        weight_bits = {layer.name: layer.weight_bits for layer in MIXED}
+        file = tflite_file.read(self.exported.content)
+        self.assertEqual(tflite_file.storage_bits(file, weight_bits), 2264)
+        # Containers of 8, 8, 4, 4 and 2 bits: 96 * 8 + 108 * 8 + 72 * 4 + 48 * 4 + 6 * 2.
+        self.assertEqual(file.payload_bits, 2124)
+        with self.assertRaisesRegex(errors.UsageError, "hidden_1"):
+            tflite_file.storage_bits(file, {"output": 2})
+
+    @parameterized.parameters(
+        ((1, 1, 1), (2, 2, 2)),
+        ((1, 1), (8, 8)),
+        ((1, 1, 1, 1), (4, 2, 8, 4)),
+    )
+    def test_single_units(self, widths: tuple[int, ...], weight_bits: tuple[int, ...]) -> None:
+        # Units that never fire keep a bias of 0, which the converter would drop.
+        layers = mlp(widths, weight_bits)
+        trained = trainer.train(layers, self.data, Recipe(steps=20, warmup_steps=5), 5)
+        ops = stored(self.export(trained.model, layers).content)
+        self.assertEqual([op.bias_elements for op in ops.values()], list(widths))
+
+    def test_classes(self) -> None:
+        # Quintiles of the value as classes.
+        layers = mlp((16, 8, 5), (8, 4, 4))
+        model = quantize_aware.build(layers, (8,))
+        x = self.data.train.x[:512]
+        model(x, training=True)
+        exported = self.export(model, layers)
+        self.assertGreaterEqual(exported.agreement, 0.99)
+
+
+class DegenerateTest(absltest.TestCase):
+    """Networks that training may leave behind; equal weights of two layers share one constant."""
+
+    def check(self, kernels: float, hidden_bias: float) -> None:
+        layers = mlp((4, 4, 4, 1), (2, 2, 2, 2), inputs=4)
+        model = quantize_aware.build(layers, (4,))
+        for layer in layers:
+            found = quantize_aware.variables(model, layer.name)
+            found["kernel"].assign(np.full(found["kernel"].shape, kernels))
+            found["bias"].assign(np.full(found["bias"].shape, hidden_bias))
+        quantize_aware.variables(model, "output")["bias"].assign([0.7])
+        x = np.random.default_rng(0).normal(size=(200, 4)).astype(np.float32)
+        model(x, training=True)
+        quantize_aware.settle(model, layers)
+        exported = export.export(model, layers, x, ANY_BITS)
+        file = tflite_file.read(exported.content)
+        self.assertEqual([op.bias_elements for op in file.ops], [4, 4, 4, 1])
+        self.assertLessEqual(exported.max_steps, 1.01)
+
+    def test_zeros_everywhere(self) -> None:
+        self.check(0.0, 0.0)
+
+    def test_zero_weights_with_biases(self) -> None:
+        self.check(0.0, 0.25)
+
+    def test_dead_layers(self) -> None:
+        self.check(0.5, -100.0)
+
+    def test_equal_layers(self) -> None:
+        self.check(0.5, 0.25)
+
+
+class RefusalTest(absltest.TestCase):
+    @classmethod
+    def setUpClass(cls) -> None:
+        super().setUpClass()
+        cls.layers = mlp((4, 1), (4, 4), inputs=4)
+        cls.model = quantize_aware.build(cls.layers, (4,))
+        cls.x = np.random.default_rng(0).normal(size=(100, 4)).astype(np.float32)
+        cls.model(cls.x, training=True)
+
+    def export(self, **options: str) -> export.Exported:
+        return export.export(self.model, self.layers, self.x, ANY_BITS, **options)
+
+    def test_simulated_bits(self) -> None:
+        with self.assertRaisesRegex(errors.UsageError, "simulated"):
+            export.export(self.model, self.layers, self.x, bits.SIMULATED)
+
+    def test_bits_without_a_kernel(self) -> None:
+        layers = mlp((4, 1), (4, 5), inputs=4)
+        with self.assertRaisesRegex(errors.UsageError, "'output'.*5-bit.*2, 4, 8"):
+            export.export(self.model, layers, self.x, "litert-2.3")
+
+    def test_unknown_io(self) -> None:
+        with self.assertRaisesRegex(errors.UsageError, "float.*int8"):
+            self.export(io="int4")
+
+    def test_other_levels(self) -> None:
+        pack = export._quantize
+
+        def other(floats: bytes, layers: object, grids: dict, *rest: object) -> tuple[bytes, str]:
+            doubled = {
+                name: export._Grid(grid.levels, grid.scales * np.float32(2))
+                for name, grid in grids.items()
+            }
+            return pack(floats, layers, doubled, *rest)
+
+        with (
+            mock.patch.object(export, "_quantize", other),
+            self.assertRaisesRegex(errors.ExportMismatchError, "'hidden_1'.*other levels"),
+        ):
+            self.export()
+
+    def test_other_outputs(self) -> None:
+        for wrong in (1.0, np.nan):
+            outputs = np.full((len(self.x), 1), wrong, np.float32) + self.x[:, :1] * 100
+            with (
+                mock.patch.object(benchmark, "predict", return_value=outputs),
+                self.assertRaisesRegex(errors.ExportMismatchError, "steps from the network"),
+            ):
+                self.export()
+
+    def test_weights_that_are_not_finite(self) -> None:
+        model = quantize_aware.build(self.layers, (4,))
+        quantize_aware.variables(model, "output")["kernel"].assign(np.full((4, 1), np.nan))
+        with self.assertRaisesRegex(errors.ExportMismatchError, "'output'.*not finite"):
+            export.export(model, self.layers, self.x, ANY_BITS)
+
+
+if __name__ == "__main__":
+    absltest.main()

@@ -1,0 +1,147 @@
+"""Quantizers on hand-computed numbers, and the trainer that uses them."""
+
+import pathlib
+
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from tfgen import errors
+from tfgen.nets.keras_compat import tf
+from tfgen.space.layers import LayerSpec
+from tfgen.training import datasets, quantize_aware, trainer
+from tfgen.training.recipe import Recipe, initial_weights
+
+
+def dense(name: str, inputs: int, units: int, bits: int, activation: str = "relu") -> LayerSpec:
+    return LayerSpec(name, "dense", 1, 1, inputs, units, (1, 1), (1, 1), bits, 8, activation)
+
+
+LAYERS = (dense("hidden_1", 8, 6, 4), dense("output", 6, 1, 2, "linear"))
+
+
+def quantized(kernel: np.ndarray, bits: int) -> np.ndarray:
+    return quantize_aware.WeightQuantizer(bits)(tf.constant(kernel), True, {}).numpy()
+
+
+class WeightsTest(parameterized.TestCase):
+    def test_levels_by_hand(self) -> None:
+        # 3 bits: levels -3 .. 3, scale = the column's largest / 3.
+        kernel = np.array([[0.9, -0.02], [-0.4, 0.06], [0.14, 0.0]], np.float32)
+        levels, scale = quantize_aware.weight_levels(kernel, 3)
+        np.testing.assert_allclose(scale, [0.3, 0.02], rtol=1e-6)
+        np.testing.assert_array_equal(levels, [[3, -1], [-1, 3], [0, 0]])
+
+    @parameterized.parameters(2, 3, 4, 6, 8)
+    def test_graph_computes_the_same_levels(self, bits: int) -> None:
+        kernel = np.random.default_rng(bits).normal(size=(100, 7)).astype(np.float32)
+        levels, scale = quantize_aware.weight_levels(kernel, bits)
+        self.assertEqual(np.abs(levels).max(), 2 ** (bits - 1) - 1)
+        np.testing.assert_allclose(quantized(kernel, bits), levels * scale, rtol=0, atol=1e-6)
+        np.testing.assert_array_equal(np.rint(quantized(kernel, bits) / scale), levels)
+
+    def test_zeros_stay_zeros(self) -> None:
+        np.testing.assert_array_equal(quantized(np.zeros((3, 2), np.float32), 2), np.zeros((3, 2)))
+
+    def test_gradient_is_straight_through(self) -> None:
+        kernel = tf.constant([[0.9, -0.02], [-0.4, 0.06]])
+        with tf.GradientTape() as tape:
+            tape.watch(kernel)
+            total = tf.reduce_sum(quantize_aware.WeightQuantizer(2)(kernel, True, {}))
+        np.testing.assert_array_equal(tape.gradient(total, kernel), np.ones((2, 2)))
+
+
+class RangesTest(absltest.TestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.ends = {"min": tf.Variable(0.0), "max": tf.Variable(0.0)}
+        self.quantizer = quantize_aware.RangeQuantizer(8)
+
+    def call(self, values: list[float], training: bool) -> np.ndarray:
+        return self.quantizer(tf.constant(values), training, self.ends).numpy()
+
+    def range(self) -> tuple[float, float]:
+        return float(self.ends["min"]), float(self.ends["max"])
+
+    def test_starts_from_the_first_batch_and_averages(self) -> None:
+        self.call([-1.0, 3.0], training=True)
+        self.assertEqual(self.range(), (-1.0, 3.0))
+        self.call([1.0, 5.0], training=True)  # the range always holds 0
+        np.testing.assert_allclose(self.range(), (-0.99, 0.99 * 3 + 0.01 * 5), rtol=1e-6)
+
+    def test_does_not_learn_outside_training(self) -> None:
+        self.call([0.0, 2.55], training=True)
+        given = self.call([0.004, 0.006, 9.0], training=False)  # steps of 0.01
+        np.testing.assert_allclose(given, [0.0, 0.01, 2.55], atol=1e-6)
+        np.testing.assert_allclose(self.range(), (0.0, 2.55))
+
+    def test_dead_layer_has_a_range(self) -> None:
+        np.testing.assert_array_equal(self.call([0.0, 0.0], training=True), [0.0, 0.0])
+        np.testing.assert_allclose(self.call([1.0], training=False), [1e-3], rtol=1e-5)
+        self.call([0.0, 4.0], training=True)  # alive: starts from this batch
+        self.assertEqual(self.range(), (0.0, 4.0))
+
+
+class TrainerTest(absltest.TestCase):
+    @classmethod
+    def setUpClass(cls) -> None:
+        super().setUpClass()
+        cls.data = datasets.california_housing()
+        cls.seen: list[int] = []
+        recipe = Recipe(steps=120, warmup_steps=10)
+        cls.trained = trainer.train(
+            LAYERS, cls.data, recipe, 7, progress=lambda step, loss: cls.seen.append(step)
+        )
+
+    def weights(self, trained: trainer.Trained) -> list[np.ndarray]:
+        return [v.numpy() for v in trained.model.variables]
+
+    def test_learns_and_reports(self) -> None:
+        # Well above 0, the mean's score, after half an epoch.
+        self.assertGreater(self.trained.metric, 0.2)
+        self.assertEqual(self.trained.metric_name, "r2")
+        self.assertEqual(self.seen, [50, 100, 120])
+
+    def test_starts_from_the_recipes_weights(self) -> None:
+        # A learning rate that float32 weights cannot see.
+        recipe = Recipe(steps=1, learning_rate=1e-30, warmup_steps=0)
+        trained = trainer.train(LAYERS, self.data, recipe, 7)
+        for layer, (kernel, _) in zip(LAYERS, initial_weights(LAYERS, 7), strict=True):
+            found = quantize_aware.variables(trained.model, layer.name)["kernel"].numpy()
+            np.testing.assert_array_equal(found, kernel)
+
+    def test_equal_seeds_give_equal_networks(self) -> None:
+        recipe = Recipe(steps=60, warmup_steps=10)
+        first, second = (trainer.train(LAYERS, self.data, recipe, 3) for _ in range(2))
+        for a, b in zip(self.weights(first), self.weights(second), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+    def test_biases_lie_on_the_files_grid(self) -> None:
+        model = self.trained.model
+        for layer, source in zip(LAYERS, ("input", "hidden_1"), strict=True):
+            found = quantize_aware.variables(model, layer.name)
+            _, scale = quantize_aware.weight_levels(found["kernel"].numpy(), layer.weight_bits)
+            low, high = quantize_aware.activation_range(model, source)
+            integers = found["bias"].numpy() / (scale * (high - low) / 255)
+            np.testing.assert_allclose(integers, np.rint(integers), rtol=1e-5, atol=1e-3)
+
+    def test_saved_model_loads_bit_identically(self) -> None:
+        folder = pathlib.Path(self.create_tempdir().full_path)
+        trainer.save(self.trained, folder)
+        loaded = trainer.load(folder)
+        self.assertEqual(loaded.layers, LAYERS)
+        self.assertEqual(loaded.metric, self.trained.metric)
+        x = self.data.validation.x
+        given = trainer.predict(loaded.model, x)
+        np.testing.assert_array_equal(given, trainer.predict(self.trained.model, x))
+
+    def test_broken_model_is_named(self) -> None:
+        folder = pathlib.Path(self.create_tempdir().full_path)
+        trainer.save(self.trained, folder)
+        path = folder / trainer.MODEL
+        path.write_bytes(path.read_bytes()[:1000])
+        with self.assertRaisesRegex(errors.CorruptFileError, str(path)):
+            trainer.load(folder)
+
+
+if __name__ == "__main__":
+    absltest.main()
