@@ -101,6 +101,11 @@ class TrainerTest(absltest.TestCase):
         self.assertEqual(self.trained.metric_name, "r2")
         self.assertEqual(self.seen, [50, 100, 120])
 
+    def test_layers_that_do_not_fit_the_data(self) -> None:
+        layers = (dense("hidden_1", 8, 6, 4), dense("output", 6, 2, 2, "linear"))
+        with self.assertRaises(errors.UsageError):
+            trainer.train(layers, self.data, Recipe(steps=1, warmup_steps=0), 0)
+
     def test_starts_from_the_recipes_weights(self) -> None:
         # A learning rate that float32 weights cannot see.
         recipe = Recipe(steps=1, learning_rate=1e-30, warmup_steps=0)

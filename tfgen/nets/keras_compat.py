@@ -49,4 +49,8 @@ with quiet():
 
     tf.config.list_logical_devices()  # looks for GPUs, which has its own chatter
 
+if not _level_is_set:
+    # Python's half: that several networks are traced in one process is no news here.
+    tf.get_logger().setLevel("ERROR")
+
 __all__ = ["keras", "quiet", "tf", "tfmot"]

@@ -12,7 +12,7 @@ import numpy as np
 from tfgen import errors, workdir
 from tfgen.nets.keras_compat import keras, tf
 from tfgen.space.layers import LayerSpec
-from tfgen.training import quantize_aware
+from tfgen.training import population, quantize_aware
 from tfgen.training.datasets import Dataset
 from tfgen.training.recipe import Recipe, initial_weights
 
@@ -58,6 +58,7 @@ def train(
     Raises:
       UsageError: the layers do not fit the data set.
     """
+    population.check(population.Member(tuple(layers), seed), dataset, "the network")
     start = time.monotonic()
     model = quantize_aware.build(layers, dataset.train.x.shape[1:])
     for layer, (kernel, bias) in zip(layers, initial_weights(layers, seed), strict=True):
