@@ -19,6 +19,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("tfgen.errors",),
     ("tfgen.seeds",),
     ("tfgen.workdir",),
+    ("tfgen.tables",),
+    # What every program does around its main; programs below the top use it too.
+    ("tfgen.program",),
     ("tfgen.space",),
     ("tfgen.cost",),
     # Importing the record imports its package, so the package's __init__.py is as low.
@@ -29,6 +32,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("tfgen.generators",),
     ("tfgen.selection",),
     ("tfgen.deployment",),
+    ("tfgen.bundle",),
     ("tfgen.pipeline",),
     # The programs.
     ("tfgen.collect", "tfgen.export", "tfgen.fit", "tfgen.generate", "tfgen.serve", "tfgen.train"),
@@ -45,6 +49,8 @@ WITHOUT_TENSORFLOW = (
     "tfgen.evidence.__init__",
     "tfgen.evidence.record",
     "tfgen.selection",
+    "tfgen.tables",
+    "tfgen.program",
 )
 TENSORFLOW = frozenset(
     {

@@ -107,16 +107,20 @@ def _deliver(
     attempts = list(candidates[: _MAX_TRAININGS.value])
     for number_, candidate in enumerate(attempts, start=1):
         print(f"\ntraining {candidate.architecture.fingerprint} ({number_} of {len(attempts)})")
-        agreed = pipeline.deliver(
-            bundle,
-            candidate,
-            work,
-            dataset,
-            seed=_SEED.value,
-            io=_IO.value,
-            threads=_THREADS.value,
-            progress=_progress(bundle.recipe.steps),
-        )
+        try:
+            agreed = pipeline.deliver(
+                bundle,
+                candidate,
+                work,
+                dataset,
+                seed=_SEED.value,
+                io=_IO.value,
+                threads=_THREADS.value,
+                progress=_progress(bundle.recipe.steps),
+            )
+        except errors.ExportMismatchError as error:
+            _say(f"not delivered: {error}")
+            continue
         print(_contract_text(agreed, candidate, work))
         if agreed.holds:
             return True

@@ -1,9 +1,10 @@
-"""What every program does around its main: flags, errors as one line, exit codes."""
+"""What every program does around its main: flags, help, errors as one line, exit codes."""
 
 from __future__ import annotations
 
 import os
 import sys
+import types
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,10 +13,24 @@ from absl import app, flags
 from tfgen import errors
 
 _INTERRUPTED = 130
+_HELP = frozenset({"-h", "-help", "--help", "--helpshort", "--helpfull"})
 
 
 def run(main: Callable[[Sequence[str]], int | None]) -> None:
     """Runs an absl main and exits: 0 done, 2 bad usage, and what the error raised says."""
+    module = sys.modules[main.__module__]
+
+    def parse(argv: Sequence[str]) -> list[str]:
+        try:
+            if _HELP.intersection(argv):
+                _help(module, everything="--helpfull" in argv)
+                sys.exit(0)
+            rest: list[str] = flags.FLAGS(list(argv))
+        except flags.Error as error:
+            # Some of absl's messages have several lines; what helps stands in the first.
+            print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
+            sys.exit(errors.UsageError.exit_code)
+        return rest
 
     def guarded(argv: Sequence[str]) -> int | None:
         try:
@@ -31,7 +46,16 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
 
     # `bazel run` starts programs elsewhere and says where the user stood.
     os.chdir(os.environ.get("BUILD_WORKING_DIRECTORY", "."))
-    app.run(guarded, flags_parser=_parse)
+    app.run(guarded, flags_parser=parse)
+
+
+def _help(module: types.ModuleType, everything: bool) -> None:
+    """Prints a program's flags.
+
+    absl's own help looks for them in the script that was started, which may be a wrapper.
+    """
+    print(module.__doc__)
+    print(str(flags.FLAGS) if everything else flags.FLAGS.module_help(module))
 
 
 def config(flag: flags.FlagHolder[Any]) -> dict[str, Any]:
@@ -40,19 +64,6 @@ def config(flag: flags.FlagHolder[Any]) -> dict[str, Any]:
         raise errors.UsageError("give --config, as in --config=configs/california_housing_mlp.py")
     values: dict[str, Any] = flag.value.to_dict()
     return values
-
-
-def _parse(argv: Sequence[str]) -> list[str]:
-    try:
-        rest: list[str] = flags.FLAGS(list(argv))
-    except flags.Error as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(errors.UsageError.exit_code)
-    # What absl.app's own parser does; a custom one replaces it.
-    if flags.FLAGS.help or flags.FLAGS.helpshort or flags.FLAGS.helpfull:
-        app.usage(writeto_stdout=True, shorthelp=not flags.FLAGS.helpfull)
-        sys.exit(0)
-    return rest
 
 
 def _complain(error: errors.TfgenError) -> None:

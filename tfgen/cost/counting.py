@@ -17,7 +17,7 @@ _INT8_MULTIPLY_PJ = 0.2
 _INT32_MULTIPLY_PJ = 3.1
 _INT32_ADD_PJ = 0.1
 # Horowitz gives 8x8 and 32x32 bit products. A multiplier's partial products grow with the product
-# of its operands' widths; the power law through the two points has this exponent (0.9886).
+# of its operands' widths; the power law through the two points has this exponent (0.98855).
 _MULTIPLY_EXPONENT = math.log(_INT32_MULTIPLY_PJ / _INT8_MULTIPLY_PJ) / math.log(32 * 32 / (8 * 8))
 
 

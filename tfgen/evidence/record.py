@@ -130,7 +130,7 @@ class RecordStore:
         rows = [(*r.key, r.metric, r.seconds, _cost_text(r), _checksum(r)) for r in records]
         with self._naming_the_file(), self._transaction():
             self._connection.executemany(
-                "INSERT OR IGNORE INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows
+                "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", rows
             )
 
     def keys(self) -> set[Key]:
@@ -200,7 +200,7 @@ class RecordStore:
         """Turns SQLite's errors, which never say which file, into ours."""
         try:
             yield
-        except sqlite3.OperationalError as error:
+        except (sqlite3.OperationalError, sqlite3.IntegrityError) as error:
             raise errors.TfgenError(f"{self.path}: record store: {error}") from error
         except sqlite3.DatabaseError as error:
             raise errors.CorruptFileError(f"{self.path}: record store: {error}") from error

@@ -1,0 +1,240 @@
+"""The program `generate` as a user runs it: bad input, fast answers, a whole delivery."""
+
+import functools
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from tfgen import bundle as bundles
+from tfgen import workdir
+from tfgen.cost.budget import Budget
+from tfgen.deployment import benchmark, contract
+from tfgen.space.architecture import Architecture
+from tfgen.space.layers import lower
+from tfgen.training import datasets
+
+BUNDLE = "california_housing_mlp"
+QUICK = ["--stop_after=candidates"]
+# The promise is 2 s; a loaded machine that runs tests side by side gets as much again.
+SECONDS_TO_CANDIDATES = 4.0
+
+
+@functools.cache
+def environment() -> dict[str, str]:
+    """What a child process needs to import what this one imports."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+
+
+def run(*arguments: str, cwd: str | None = None) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "tfgen.generate", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+        cwd=cwd,
+        env=environment(),
+    )
+
+
+class Temporary(parameterized.TestCase):
+    def setUp(self):
+        super().setUp()
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.root = pathlib.Path(folder.name)
+
+
+class BadInputTest(Temporary):
+    @parameterized.parameters(
+        (["--budget=storage=3"], "unknown metric 'storage'; known: params, macs"),
+        (["--budget=latency_ms=3@pixel9"], "unknown device 'pixel9'; known:"),
+        (["--budget=macs=9", "--method=gan"], "unknown method 'gan'; known: nagan, random"),
+        (
+            ["--budget=macs=9", "--bundle=mars"],
+            "unknown bundle 'mars'; known: california_housing_mlp",
+        ),
+        (["--budget=storage_kb=-1"], "finite number above 0"),
+        (["--budget=storage_kb=nan"], "finite number above 0"),
+        (["--budget=storage_kb=1,storage_kb=2"], "storage_kb twice"),
+        (["--budget=storage_kb>=1"], "an upper limit"),
+        (["--budget=accuracy=0.9"], "is judged by r2, not by accuracy"),
+        (["--budget=file_kb=9"], "may limit: params, macs, storage_kb"),
+        (["--budget=macs=900", "--rank_by=size"], "unknown ranking 'size'; known: auto"),
+        (["--budget=macs=900", "--count=0"], "must be at least 1"),
+        (["--budget=macs=900", "--confidence=2"], "confidence must lie in 0.5..1"),
+        (["--bugdet=macs=9"], "Unknown command line flag 'bugdet'"),
+        (["--budget=macs=9", "--seed=x"], "seed"),
+        (["storage_kb=3"], "unexpected argument 'storage_kb=3'"),
+        ([], "at least one --budget"),
+    )
+    def test_one_line_and_exit_2(self, arguments, message):
+        out = self.root / "out"
+        start = time.monotonic()
+        done = run(*arguments, f"--output_dir={out}")
+        seconds = time.monotonic() - start
+        self.assertEqual(done.returncode, 2, done.stderr)
+        self.assertIn(message, done.stderr)
+        self.assertLen(done.stderr.strip().splitlines(), 1, done.stderr)
+        self.assertLess(seconds, SECONDS_TO_CANDIDATES)
+        self.assertFalse(out.exists())
+
+    def test_help_is_instant_and_lists_the_budget(self):
+        start = time.monotonic()
+        done = run("--help")
+        self.assertEqual(done.returncode, 0)
+        self.assertIn("--budget", done.stdout)
+        self.assertIn("--bundle", done.stdout)
+        self.assertLess(time.monotonic() - start, SECONDS_TO_CANDIDATES / 2)
+
+
+class InfeasibleTest(Temporary):
+    @parameterized.parameters("storage_kb=0.001", "storage_kb=0.01,r2=0.75", "r2=0.99")
+    def test_exit_3_and_the_nearest_budget_is_feasible(self, budget):
+        out = f"--output_dir={self.root}"
+        done = run(f"--budget={budget}", out, *QUICK)
+        self.assertEqual(done.returncode, 3, done.stderr)
+        nearest = done.stderr.strip().splitlines()[-1]
+        self.assertStartsWith(nearest, "nearest feasible: --budget=")
+        again = run(nearest.removeprefix("nearest feasible: "), out, *QUICK)
+        self.assertEqual(again.returncode, 0, again.stderr)
+
+
+class DamagedBundleTest(Temporary):
+    def copy(self) -> pathlib.Path:
+        return pathlib.Path(shutil.copytree(bundles.find(BUNDLE), self.root / "bundle"))
+
+    @parameterized.parameters("space.json", "surrogate.npz", "generators/nagan.npz")
+    def test_flipped_truncated_and_missing_files_are_named(self, name):
+        for damage in ("flip", "truncate", "remove"):
+            folder = self.copy()
+            path = folder / name
+            content = path.read_bytes()
+            path.chmod(0o644)
+            if damage == "flip":
+                middle = len(content) // 2
+                flipped = bytes([content[middle] ^ 1])
+                path.write_bytes(content[:middle] + flipped + content[middle + 1 :])
+            elif damage == "truncate":
+                path.write_bytes(content[: len(content) // 2])
+            else:
+                path.unlink()
+            done = run("--budget=macs=900", f"--bundle={folder}", f"--output_dir={self.root}/out")
+            self.assertEqual(done.returncode, 1, done.stderr)
+            self.assertIn(str(path), done.stderr)
+            self.assertLen(done.stderr.strip().splitlines(), 1)
+            self.assertFalse((self.root / "out").exists())
+            shutil.rmtree(folder)
+
+    def test_a_manifest_that_lists_no_generator_is_refused(self):
+        folder = self.copy()
+        manifest = json.loads((folder / "manifest.json").read_text())
+        del manifest["files"]["generators/nagan.npz"]
+        (folder / "manifest.json").chmod(0o644)
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+        done = run("--budget=macs=900", f"--bundle={folder}", f"--output_dir={self.root}/out")
+        self.assertEqual(done.returncode, 1, done.stderr)
+        self.assertIn("manifest.json: does not describe a bundle", done.stderr)
+
+
+class AnswerTest(Temporary):
+    def test_candidates_come_fast_keep_the_budget_and_repeat(self):
+        budget = "storage_kb=0.5,r2=0.72"
+        texts = []
+        for name in ("one", "two"):
+            start = time.monotonic()
+            done = run(f"--budget={budget}", f"--output_dir={self.root / name}", *QUICK)
+            self.assertLess(time.monotonic() - start, SECONDS_TO_CANDIDATES)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            texts.append((self.root / name / "candidates.json").read_text())
+        self.assertEqual(*texts)
+        (candidates,) = json.loads(texts[0])
+        self.assertLen(candidates, 10)
+        space = bundles.load(bundles.find(BUNDLE)).space
+        for candidate in candidates:
+            self.assertLessEqual(candidate["cost"]["storage_kb"]["value"], 0.5)
+            self.assertGreaterEqual(candidate["low"], 0.72)
+            architecture = Architecture.from_json(candidate["architecture"])
+            # Eq. 2 once more, from the layers alone.
+            bits = sum(
+                (layer.in_channels * layer.out_channels + 2 * layer.out_channels)
+                * layer.weight_bits
+                for layer in lower(space, architecture)
+            )
+            self.assertEqual(candidate["cost"]["storage_kb"]["value"], bits / 8000)
+
+    def test_several_budgets_in_one_pass(self):
+        done = run("--budget=macs=300", "--budget=r2=0.6", f"--output_dir={self.root}", *QUICK)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        answers = json.loads((self.root / "candidates.json").read_text())
+        self.assertLen(answers, 2)
+        self.assertTrue(all(c["cost"]["macs"]["value"] <= 300 for c in answers[0]))
+        self.assertTrue(all(c["low"] >= 0.6 for c in answers[1]))
+
+    def test_the_way_to_candidates_imports_no_tensorflow(self):
+        code = (
+            "import sys\n"
+            "from absl import app\n"
+            "from tfgen import generate, program\n"
+            "sys.argv[1:] = ['--budget=macs=300', '--stop_after=candidates', "
+            f"'--output_dir={self.root}']\n"
+            "try:\n"
+            "    program.run(generate.main)\n"
+            "except SystemExit as stop:\n"
+            "    assert not stop.code, stop.code\n"
+            "assert 'tensorflow' not in sys.modules and 'tf_keras' not in sys.modules\n"
+            "print('none')\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True, text=True, timeout=60, check=False, env=environment(),
+        )  # fmt: skip
+        self.assertEqual(done.stdout.strip().splitlines()[-1:], ["none"], done.stderr)
+
+
+class DeliveryTest(Temporary):
+    def test_the_whole_way_and_every_number_measured_again(self):
+        budget = Budget.parse("storage_kb=0.5,r2=0.7")
+        done = run(f"--budget={budget}", "--output_dir=out", cwd=str(self.root))
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.assertIn("contract kept", done.stdout)
+        work = workdir.WorkDir(self.root / "out")
+        (folder,) = [
+            f for f in (work.root / "deployments").iterdir()
+            if json.loads((f / "contract.json").read_text())["holds"]
+        ]  # fmt: skip
+        workdir.read_manifest(folder)
+        agreed = contract.Contract.from_json(json.loads((folder / "contract.json").read_text()))
+        terms = {term.metric: term for term in agreed.terms}
+        self.assertEqual(terms["storage_kb"].asked, 0.5)
+        self.assertEqual(terms["r2"].asked, 0.7)
+        # Storage and quality once more, by other code than the contract's.
+        recipe = json.loads((folder / "recipe.json").read_text())
+        bits = sum(
+            (layer["in_channels"] * layer["out_channels"] + 2 * layer["out_channels"])
+            * layer["weight_bits"]
+            for layer in recipe["layers"]
+        )
+        self.assertEqual(terms["storage_kb"].measured, bits / 8000)
+        test = datasets.load("california_housing").test
+        outputs = benchmark.predict(folder / "model.tflite", test.x)
+        residual = np.mean((test.y - outputs) ** 2) / np.var(test.y)
+        self.assertAlmostEqual(terms["r2"].measured, 1 - residual, places=4)
+        path = folder / "model.tflite"
+        self.assertEqual(agreed.file_sha256, workdir.sha256(path))
+        self.assertEqual(agreed.file_bytes, path.stat().st_size)
+        trained = work.trained(agreed.fingerprint)
+        self.assertTrue((trained / "model.keras").is_file())
+        self.assertIn(agreed.fingerprint, json.loads(work.benchmarks.read_text()))
+
+
+if __name__ == "__main__":
+    absltest.main()

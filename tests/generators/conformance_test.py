@@ -1,0 +1,204 @@
+"""What every method must do, and what NAGAN must do beside; the encoder that teaches it."""
+
+import functools
+import io
+
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from tests.space.small import small_space
+from tfgen import errors, generators, seeds
+from tfgen.cost.budget import Budget
+from tfgen.cost.cost_model import CostModel
+from tfgen.cost.metrics import PerformanceScale
+from tfgen.evidence import surrogate
+from tfgen.evidence.record import Record
+from tfgen.generators import nagan
+from tfgen.generators.base import Evidence
+
+SPACE = small_space()
+NOISE = 0.02
+# Small enough for a test; a method without an entry runs with its defaults.
+CONFIGS = {"nagan": nagan.NaganConfig(units=32, steps=1500, batch_size=64)}
+ENCODER = surrogate.SurrogateConfig(members=2, units=32, steps=1500, batch_size=64)
+BUDGETS = [Budget.parse("storage_kb=0.02"), Budget.parse("r2=0.3"), Budget.parse("r2=0.3,macs=9")]
+
+
+def true_metric(choices: np.ndarray) -> np.ndarray:
+    """A made-up truth: wider and deeper is better, from 0.1 to 0.6."""
+    widths = choices[:, 1] + np.where(choices[:, 0] == 1, choices[:, 3] + 1, 0)
+    return 0.1 + 0.1 * widths
+
+
+def records(count: int, seed: int) -> list[Record]:
+    random = seeds.stream(seed, "records")
+    choices = SPACE.sample(count, random)
+    metrics = true_metric(choices) + NOISE * random.normal(size=count)
+    return [
+        Record(SPACE.architecture(row), "data", "recipe", number, float(metric), 0.0)
+        for number, (row, metric) in enumerate(zip(choices, metrics, strict=True))
+    ]
+
+
+@functools.cache
+def evidence() -> Evidence:
+    made = records(800, seed=1)
+    scale = PerformanceScale.of([r.metric for r in made])
+    encoder = surrogate.fit(SPACE, made, scale, ENCODER, seed=2)
+    return Evidence(SPACE, CostModel(SPACE), made, encoder)
+
+
+@functools.cache
+def fitted(method: str, seed: int = 3):
+    chosen = generators.get(method)
+    return chosen.fit(evidence(), CONFIGS.get(method, chosen.config()), seed)
+
+
+class ConformanceTest(parameterized.TestCase):
+    @parameterized.parameters(*generators.METHODS)
+    def test_name_and_configuration(self, name):
+        method = generators.get(name)
+        self.assertEqual(method.name, name)
+        method.config()  # has defaults for everything
+
+    @parameterized.parameters(*generators.METHODS)
+    def test_missing_evidence_is_named_before_any_work(self, name):
+        method = generators.get(name)
+        if method.needs:
+            with self.assertRaisesRegex(errors.UsageError, f"{name}.*{min(method.needs)}"):
+                method.fit(Evidence(SPACE, CostModel(SPACE)), method.config(), 0)
+
+    @parameterized.parameters(*generators.METHODS)
+    def test_proposals_are_canonical_points_as_many_as_asked(self, name):
+        for count in (1, 7, 300):
+            answers = fitted(name).propose(BUDGETS, count, seed=5)
+            self.assertLen(answers, len(BUDGETS))
+            for answer in answers:
+                self.assertEqual(answer.choices.shape, (count, len(SPACE.decisions)))
+                np.testing.assert_array_equal(SPACE.canonical(answer.choices), answer.choices)
+
+    @parameterized.parameters(*generators.METHODS)
+    def test_equal_seeds_give_equal_proposals_and_other_seeds_others(self, name):
+        first = fitted(name).propose(BUDGETS[:1], 50, seed=5)[0].choices
+        again = fitted(name).propose(BUDGETS[:1], 50, seed=5)[0].choices
+        other = fitted(name).propose(BUDGETS[:1], 50, seed=6)[0].choices
+        np.testing.assert_array_equal(first, again)
+        self.assertFalse(np.array_equal(first, other))
+
+    @parameterized.parameters(*generators.METHODS)
+    def test_an_answer_does_not_depend_on_its_neighbours(self, name):
+        together = fitted(name).propose(BUDGETS, 40, seed=5)
+        for budget, answer in zip(BUDGETS, together, strict=True):
+            alone = fitted(name).propose([budget], 40, seed=5)[0]
+            np.testing.assert_array_equal(alone.choices, answer.choices)
+
+    @parameterized.parameters(*generators.METHODS)
+    def test_a_restored_generator_proposes_the_same(self, name):
+        buffer = io.BytesIO()
+        np.savez(buffer, **fitted(name).state())
+        buffer.seek(0)
+        with np.load(buffer) as archive:
+            state = {key: archive[key] for key in archive.files}
+        restored = generators.get(name).restore(SPACE, state)
+        for before, after in zip(
+            fitted(name).propose(BUDGETS, 64, seed=9),
+            restored.propose(BUDGETS, 64, seed=9),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(before.choices, after.choices)
+
+    @parameterized.parameters(*generators.METHODS)
+    def test_equal_seeds_fit_equal_generators(self, name):
+        method = generators.get(name)
+        config = nagan.NaganConfig(units=8, steps=20) if name == "nagan" else method.config()
+        states = [method.fit(evidence(), config, 4).state() for _ in range(2)]
+        self.assertEqual(states[0].keys(), states[1].keys())
+        for key, value in states[0].items():
+            np.testing.assert_array_equal(value, states[1][key], key)
+
+    def test_an_unknown_method_names_the_known(self):
+        with self.assertRaisesRegex(errors.UsageError, "unknown method 'ngan'; known: nagan, ran"):
+            generators.get("ngan")
+
+
+class NaganTest(absltest.TestCase):
+    def test_networks_perform_as_conditioned(self):
+        # The truth takes six values over 0.1..0.6: steps of 0.2 in normalised performance, so a
+        # perfect generator of single networks is off by 0.05 on average over conditions on a grid
+        # of 0.1; random draws are off by about 0.35.
+        conditions = np.repeat(np.arange(1, 11) / 10, 100)
+        choices = fitted("nagan").draw(conditions, seed=7)
+        scale = evidence().surrogate.scale
+        distance = np.abs(scale.normalise(true_metric(choices)) - conditions)
+        random = SPACE.sample(1000, seeds.stream(8, "s"))
+        random_distance = np.abs(scale.normalise(true_metric(random)) - conditions)
+        self.assertLess(distance.mean(), 0.12)
+        self.assertGreater(random_distance.mean(), 0.25)
+
+    def test_networks_differ_at_one_condition(self):
+        choices = fitted("nagan").draw(np.full(200, 0.5), seed=7)
+        self.assertGreater(len(np.unique(choices, axis=0)), 10)
+
+    def test_conditions_fall_to_the_users_limit_and_never_below(self):
+        scale = evidence().surrogate.scale
+        for text, least in (("r2=0.4", scale.normalise(0.4)), ("storage_kb=1", 0.0)):
+            (answer,) = fitted("nagan").propose([Budget.parse(text)], 110, seed=1)
+            self.assertAlmostEqual(answer.conditions.max(), 1.0)
+            self.assertAlmostEqual(answer.conditions.min(), float(least))
+
+    def test_no_uniform_number_draws_a_choice_that_does_not_exist(self):
+        encoding = evidence().surrogate.encoding
+        state = fitted("nagan").state()
+        for u in (0.0, 0.5, 1.0 - 2**-24, 1.0):
+            uniform = np.full((64, len(SPACE.decisions)), u, np.float32)
+            noise = seeds.counter_normal(np, 1, np.arange(64, dtype=np.uint32), nagan.NOISE)
+            c = np.full(64, 0.5, np.float32)
+            choices = nagan.draw(np, encoding, state, c, noise, uniform)
+            SPACE.canonical(choices)  # refuses an index out of range
+
+
+class SurrogateTest(absltest.TestCase):
+    def test_predicts_the_truth(self):
+        choices = SPACE.choices(list(SPACE.enumerate()))
+        prediction = evidence().surrogate.predict(choices)
+        # All 84 networks from 800 noisy records: most are seen about ten times, some never.
+        self.assertLess(np.abs(prediction.metric - true_metric(choices)).mean(), 0.02)
+
+    def test_intervals_cover_new_records_as_often_as_they_say(self):
+        # 2,000 new records; calibrated on 160, a 95 % end covers 0.95 with standard deviation
+        # sqrt(0.95 * 0.05 * (1/160 + 1/2000)) = 0.018: below 0.88 once in 10,000 seeds.
+        fresh = records(2000, seed=99)
+        choices = SPACE.choices([r.architecture for r in fresh])
+        metrics = np.array([r.metric for r in fresh])
+        prediction = evidence().surrogate.predict(choices, confidence=0.95)
+        self.assertGreater((metrics >= prediction.low).mean(), 0.88)
+        self.assertGreater((metrics <= prediction.high).mean(), 0.88)
+        # And they are not trivially wide: 90 % of normal noise lies within 3.3 deviations.
+        width = np.median(prediction.high - prediction.low)
+        self.assertBetween(width, 2 * NOISE, 8 * NOISE)
+
+    def test_the_gap_widens_intervals_in_units_of_scatter(self):
+        encoder = evidence().surrogate
+        choices = SPACE.choices(list(SPACE.enumerate()))[:5]
+        before = encoder.predict(choices)
+        after = encoder.with_gap(np.array([-2.0, -2.0, 1.0, 1.0])).predict(choices)
+        spread = before.scatter * (encoder.scale.high - encoder.scale.low)
+        np.testing.assert_allclose(before.low - after.low, 2 * spread, rtol=1e-6)
+        np.testing.assert_allclose(after.high - before.high, 1 * spread, rtol=1e-6)
+
+    def test_numpy_and_tensorflow_agree(self):
+        from tfgen.nets.keras_compat import tf
+
+        encoder = evidence().surrogate
+        features = encoder.encoding.features_of(SPACE.sample(100, seeds.stream(3, "s")))
+        state = {k: v for k, v in encoder.state().items() if v.dtype == np.float32}
+        for ours, theirs in zip(
+            surrogate.moments(np, state, features),
+            surrogate.moments(tf, state, tf.constant(features)),
+            strict=True,
+        ):
+            np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-5)
+
+
+if __name__ == "__main__":
+    absltest.main()

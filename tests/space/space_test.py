@@ -1,0 +1,247 @@
+"""Spaces as data: sizes, canonical points, sampling, the one walk, the encoding."""
+
+import dataclasses
+import math
+
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from tests.space.small import small_space
+from tfgen import errors, seeds
+from tfgen.space import bits, catalog, layers
+from tfgen.space.architecture import Architecture
+from tfgen.space.encoding import Encoding
+from tfgen.space.search_space import Chosen, Decision, SearchSpace, Stage, When
+
+
+class SizeTest(absltest.TestCase):
+    def test_mlp_space_has_the_size_that_its_docstring_says(self):
+        # Each hidden layer: 128 widths * 3 bits = 384. Depth d has 384**d; the output 3 bits.
+        by_hand = 3 * (384 + 384**2 + 384**3 + 384**4)
+        self.assertEqual(by_hand, 65_400_128_640)
+        self.assertEqual(catalog.get("california_housing_mlp").size(), by_hand)
+        self.assertEqual(catalog.get("mnist_mlp").size(), by_hand)
+
+    def test_enumeration_agrees_with_the_size(self):
+        space = small_space()
+        points = list(space.enumerate())
+        self.assertLen(points, 84)
+        self.assertLen(set(points), 84)
+        self.assertEqual(space.size(), 84)
+        for point in points:
+            self.assertEqual(space.architecture(point.choices), point)
+
+    def test_a_large_space_is_not_enumerated(self):
+        with self.assertRaisesRegex(errors.UsageError, "65,400,128,640 points"):
+            next(catalog.get("mnist_mlp").enumerate())
+
+
+class PointTest(parameterized.TestCase):
+    def test_inactive_decisions_are_zero_and_do_not_distinguish(self):
+        space = small_space()
+        one = space.architecture([0, 1, 1, 2, 1, 0])  # depth 1: width_2 and bits_2 are inactive
+        other = space.architecture([0, 1, 1, 0, 0, 0])
+        self.assertEqual(one, other)
+        self.assertEqual(one.choices, (0, 1, 1, 0, 0, 0))
+        self.assertEqual(one.fingerprint, other.fingerprint)
+        self.assertEqual(
+            space.values(one), {"depth": 1, "width_1": 2, "bits_1": 8, "bits_output": 2}
+        )
+
+    def test_fingerprints_differ_between_networks_and_last(self):
+        space = small_space()
+        prints = {point.fingerprint for point in space.enumerate()}
+        self.assertLen(prints, 84)
+        # sha256 of {"choices":[0,0],"space":"s"} begins so; folders are named by it.
+        self.assertEqual(Architecture("s", (0, 0)).fingerprint, "785fa88d5cac")
+
+    @parameterized.parameters(
+        ([0, 0, 0, 0, 0], "has 6 decisions, got 5"),
+        ([2, 0, 0, 0, 0, 0], "'depth' of space 'small': index 2 is not in 0..1"),
+        ([0, -1, 0, 0, 0, 0], "'width_1' of space 'small': index -1"),
+    )
+    def test_wrong_choices_are_refused(self, choices, message):
+        with self.assertRaisesRegex(errors.UsageError, message):
+            small_space().architecture(choices)
+
+    def test_points_of_another_space_are_refused(self):
+        with self.assertRaisesRegex(errors.UsageError, "'other' given to 'small'"):
+            small_space().choices([Architecture("other", (0, 0, 0, 0, 0, 0))])
+
+    def test_json_both_ways(self):
+        space = catalog.get("california_housing_mlp")
+        self.assertEqual(SearchSpace.from_json(space.to_json()), space)
+        point = space.architecture([3, 100, 1, 5, 0, 17, 2, 3, 1, 2])
+        self.assertEqual(Architecture.from_json(point.to_json()), point)
+
+    def test_a_space_checks_itself(self):
+        space = small_space()
+        later = (Decision("a", (1, 2), When("b", (1,))), Decision("b", (1, 2)))
+        with self.assertRaisesRegex(ValueError, "not an earlier decision"):
+            dataclasses.replace(space, decisions=later, stages=())
+        with self.assertRaisesRegex(ValueError, "occurs twice"):
+            dataclasses.replace(space, decisions=space.decisions[:1] * 2, stages=())
+        with self.assertRaisesRegex(ValueError, "unknown decision 'nothing'"):
+            stage = Stage("s", "dense", {"units": Chosen("nothing")})
+            dataclasses.replace(space, stages=(stage,))
+        with self.assertRaisesRegex(ValueError, "distinct"):
+            Decision("d", (1, 1))
+
+    def test_an_unknown_space_names_the_known(self):
+        with self.assertRaisesRegex(errors.UsageError, "california_housing_mlp, mnist_mlp"):
+            catalog.get("mnst")
+
+
+class SamplingTest(absltest.TestCase):
+    def test_equal_seeds_give_equal_points(self):
+        space = small_space()
+        first = space.sample(50, seeds.stream(7, "s"))
+        second = space.sample(50, seeds.stream(7, "s"))
+        np.testing.assert_array_equal(first, second)
+
+    def test_monte_carlo_weighs_widths_by_their_inverse(self):
+        # P(width 1, 2, 3) = (1, 1/2, 1/3) / (11/6) = 6/11, 3/11, 2/11. With 20,000 draws a share's
+        # standard deviation is below 0.0036; 5 of them fail once in 1.7 million runs of a new seed.
+        drawn = small_space().sample(20_000, seeds.stream(1, "s"))
+        shares = np.bincount(drawn[:, 1], minlength=3) / len(drawn)
+        np.testing.assert_allclose(shares, [6 / 11, 3 / 11, 2 / 11], atol=5 * 0.0036)
+
+    def test_sample_points_draws_every_network_alike(self):
+        # 84 networks, 84,000 draws: 1,000 each, standard deviation 31.4; all within 6 of them (the
+        # largest of 84 normal deviates is beyond 6 once in 6 million).
+        drawn = small_space().sample_points(84_000, seeds.stream(2, "s"))
+        _, counts = np.unique(drawn, axis=0, return_counts=True)
+        self.assertLen(counts, 84)
+        self.assertLess(np.abs(counts - 1000).max(), 6 * math.sqrt(1000 * 83 / 84))
+
+    def test_a_mutation_redraws_active_decisions_and_stays_canonical(self):
+        space = small_space()
+        parents = space.sample(2000, seeds.stream(3, "s"))
+        children = space.mutate(parents, seeds.stream(4, "s"))
+        np.testing.assert_array_equal(space.canonical(children), children)
+        same = (children == parents).all(axis=1).mean()
+        # A redraw may hit the old value, so some children equal their parents; most do not.
+        self.assertBetween(same, 0.05, 0.7)
+
+
+class LowerTest(absltest.TestCase):
+    def test_layers_of_one_network(self):
+        space = small_space()
+        found = layers.lower(space, space.architecture([1, 2, 0, 1, 1, 1]))
+        shape = [(l.name, l.in_channels, l.out_channels, l.weight_bits) for l in found]
+        self.assertEqual(shape, [("hidden_1", 4, 3, 2), ("hidden_2", 3, 2, 8), ("output", 2, 1, 8)])
+        self.assertEqual([l.activation for l in found], ["relu", "relu", "linear"])
+        self.assertEqual(layers.LayerSpec.from_json(found[0].to_json()), found[0])
+
+    def test_an_absent_layer_passes_the_signal_on(self):
+        space = small_space()
+        found = layers.lower(space, space.architecture([0, 2, 0, 0, 0, 1]))
+        self.assertEqual([(l.in_channels, l.out_channels) for l in found], [(4, 3), (3, 1)])
+
+    def test_one_walk_for_one_and_for_many(self):
+        space = catalog.get("mnist_mlp")
+        choices = space.sample(200, seeds.stream(5, "s"))
+        slots = layers.lower_batch(space, choices)
+        for row in range(0, 200, 17):
+            single = layers.lower(space, space.architecture(choices[row]))
+            self.assertEqual(single, tuple(s.row(row) for s in slots if s.present[row]))
+
+    def test_slots_of_layers_give_the_layers_back(self):
+        space = small_space()
+        found = layers.lower(space, space.architecture([1, 2, 0, 1, 1, 1]))
+        self.assertEqual(tuple(s.row(0) for s in layers.slots_of(found)), found)
+
+    def test_an_unknown_block_names_the_known(self):
+        space = dataclasses.replace(small_space(), stages=(Stage("x", "dnese", {}),))
+        with self.assertRaisesRegex(ValueError, "one of \\['dense'\\], got 'dnese'"):
+            layers.lower_batch(space, np.zeros((1, 6), np.int64))
+
+
+class EncodingTest(absltest.TestCase):
+    def test_decode_inverts_one_hot(self):
+        for space in (small_space(), catalog.get("california_housing_mlp")):
+            encoding = Encoding(space)
+            choices = space.sample(300, seeds.stream(6, "s"))
+            np.testing.assert_array_equal(encoding.decode(encoding.one_hot(choices)), choices)
+
+    def test_activity_of_a_one_hot_grid_is_the_spaces(self):
+        space = catalog.get("california_housing_mlp")
+        encoding = Encoding(space)
+        choices = space.sample(300, seeds.stream(7, "s"))
+        # Rows of inactive decisions are 0 in the grid; activity must not need them.
+        activity = encoding.activity(np, encoding.one_hot(choices))
+        np.testing.assert_array_equal(activity, space.active(choices).astype(np.float32))
+
+    def test_features_are_linear_between_octaves(self):
+        # width_1 = 3 lies between the knots 2 and 4: log2(3) = 1.58496.
+        space = catalog.get("california_housing_mlp")
+        encoding = Encoding(space)
+        choices = space.canonical([[0, 2, 0, 0, 0, 0, 0, 0, 0, 0]])
+        features = encoding.features_of(choices).reshape(10, 8)
+        np.testing.assert_allclose(
+            features[1], [0, 0.41504, 0.58496, 0, 0, 0, 0, 0], rtol=0, atol=1e-5
+        )
+        np.testing.assert_array_equal(features[0], [1, 0, 0, 0, 0, 0, 0, 0])  # depth 1
+        np.testing.assert_array_equal(features[3], np.zeros(8))  # width_2 is inactive
+        np.testing.assert_allclose(
+            encoding.features(np, encoding.one_hot(choices))[0], features.ravel(), atol=1e-6
+        )
+
+    def test_zero_coefficients_give_the_monte_carlo_prior(self):
+        space = small_space()
+        encoding = Encoding(space)
+        logits = encoding.logits(np, np.zeros((1, *encoding.basis.shape[::2]), np.float32))
+        np.testing.assert_allclose(np.exp(logits[0, 1]), [6 / 11, 3 / 11, 2 / 11], rtol=1e-5)
+        np.testing.assert_allclose(np.exp(logits[0, 0]), [0.5, 0.5, 0.0], rtol=1e-5)
+
+
+class BitsTest(absltest.TestCase):
+    def test_the_menu_of_dense_layers(self):
+        policy = bits.load("litert-2.3")
+        self.assertEqual(policy.weight_bits("dense"), (2, 4, 8))
+        self.assertTrue(policy.executes("dense", 4, 8))
+        self.assertFalse(policy.executes("dense", 3, 8))
+
+    def test_an_unknown_runtime_names_the_known(self):
+        with self.assertRaisesRegex(errors.UsageError, "'tflm'; known: litert-2.3"):
+            bits.load("tflm")
+
+
+class SeedsTest(absltest.TestCase):
+    def test_threefry_gives_the_published_words(self):
+        # Known answers of Random123's kat_vectors for threefry2x32 with 20 rounds.
+        known = [
+            ((0, 0), (0, 0), (0x6B200159, 0x99BA4EFE)),
+            ((0xFFFFFFFF,) * 2, (0xFFFFFFFF,) * 2, (0x1CB996FC, 0xBB002BE7)),
+            ((0x13198A2E, 0x03707344), (0x243F6A88, 0x85A308D3), (0xC4923A9C, 0x483DF7A0)),
+        ]
+        for key, counter, words in known:
+            arrays = [np.array([v], np.uint32) for v in (*key, *counter)]
+            found = seeds.threefry2x32(np, tuple(arrays[:2]), tuple(arrays[2:]))
+            self.assertEqual(tuple(int(w[0]) for w in found), words)
+
+    def test_a_row_of_noise_depends_on_its_number_alone(self):
+        rows = np.arange(1000, dtype=np.uint32)
+        whole = seeds.counter_normal(np, 9, rows, 10)
+        np.testing.assert_array_equal(
+            seeds.counter_normal(np, 9, rows[500:510], 10), whole[500:510]
+        )
+        self.assertFalse(np.array_equal(seeds.counter_normal(np, 10, rows, 10), whole))
+
+    def test_noise_is_standard_normal(self):
+        # 1e6 numbers: the mean's standard deviation is 0.001, the variance's 0.0014, kurtosis'
+        # 0.005 around the -0.1 of twelve uniforms; 5 of each fail less than once in a million.
+        noise = seeds.counter_normal(np, 3, np.arange(100_000, dtype=np.uint32), 10).astype(float)
+        self.assertLess(abs(noise.mean()), 0.005)
+        self.assertLess(abs(noise.var() - 1), 0.007)
+        kurtosis = (noise**4).mean() / noise.var() ** 2 - 3
+        self.assertLess(abs(kurtosis + 0.1), 0.025)
+
+    def test_streams_of_different_names_differ(self):
+        drawn = {seeds.stream(1, *name).integers(2**60) for name in (("a",), ("b",), ("a", "b"))}
+        self.assertLen(drawn, 3)
+        self.assertNotEqual(seeds.derive(1, "ab"), seeds.derive(1, "a", "b"))
+
+
+if __name__ == "__main__":
+    absltest.main()

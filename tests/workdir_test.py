@@ -1,0 +1,76 @@
+"""Atomic writes and manifests that find what was changed."""
+
+import json
+import os
+import pathlib
+import tempfile
+
+import numpy as np
+from absl.testing import absltest
+
+from tfgen import errors, workdir
+
+
+class WorkdirTest(absltest.TestCase):
+    def setUp(self):
+        super().setUp()
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.root = pathlib.Path(folder.name)
+
+    def test_a_failed_write_leaves_the_old_file_and_no_other(self):
+        path = self.root / "a.json"
+        workdir.write_json(path, {"old": 1})
+        with self.assertRaises(ValueError):
+            workdir.write_json(path, {"new": float("nan")})
+        with self.assertRaisesRegex(RuntimeError, "stopped"), workdir.writing(path) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError("stopped")
+        self.assertEqual(workdir.read_json(path), {"old": 1})
+        self.assertEqual(os.listdir(self.root), ["a.json"])
+
+    def test_arrays_both_ways_and_equal_bytes(self):
+        arrays = {"b": np.arange(6.0).reshape(2, 3), "a": np.array([1], np.int32)}
+        workdir.write_arrays(self.root / "one.npz", arrays)
+        workdir.write_arrays(self.root / "two.npz", dict(reversed(arrays.items())))
+        self.assertEqual((self.root / "one.npz").read_bytes(), (self.root / "two.npz").read_bytes())
+        found = workdir.read_arrays(self.root / "one.npz")
+        np.testing.assert_array_equal(found["b"], arrays["b"])
+        self.assertEqual(found["a"].dtype, np.int32)
+
+    def test_objects_are_neither_written_nor_read(self):
+        with self.assertRaises(ValueError):
+            workdir.write_arrays(self.root / "o.npz", {"o": np.array([{}], object)})
+        np.savez(self.root / "o.npz", o=np.array([{}], object))
+        with self.assertRaisesRegex(errors.CorruptFileError, "o.npz"):
+            workdir.read_arrays(self.root / "o.npz")
+
+    def test_a_manifest_finds_changed_and_missing_files(self):
+        folder = self.root / "artefact"
+        workdir.write_json(folder / "a.json", 1)
+        workdir.write_json(folder / "deep" / "b.json", 2)
+        written = workdir.write_manifest(
+            folder, config={"x": 1}, seed=3, data={"d": "f"}, parents={"p": "0"}
+        )
+        self.assertEqual(sorted(written["files"]), ["a.json", "deep/b.json"])
+        self.assertEqual(workdir.read_manifest(folder)["seed"], 3)
+        (folder / "deep" / "b.json").write_text("3\n")
+        with self.assertRaisesRegex(errors.CorruptFileError, "b.json: sha256 differs"):
+            workdir.read_manifest(folder)
+        (folder / "deep" / "b.json").unlink()
+        with self.assertRaisesRegex(errors.CorruptFileError, "b.json: file is missing"):
+            workdir.read_manifest(folder)
+
+    def test_damaged_json_and_arrays_are_named(self):
+        path = self.root / "manifest.json"
+        for content in (b"", b"{", b"\xff\xfe", b"[1, 2]", json.dumps({"files": 3}).encode()):
+            path.write_bytes(content)
+            with self.assertRaisesRegex(errors.CorruptFileError, "manifest.json"):
+                workdir.read_manifest(self.root)
+        (self.root / "x.npz").write_bytes(b"PK\x03\x04 no archive")
+        with self.assertRaisesRegex(errors.CorruptFileError, "x.npz"):
+            workdir.read_arrays(self.root / "x.npz")
+
+
+if __name__ == "__main__":
+    absltest.main()
