@@ -23,6 +23,7 @@ def get_config() -> ml_collections.ConfigDict:
                 "batch_size": 128,
                 "learning_rate": 1e-2,
                 "warmup_steps": 500,
+                "starts": 2,
             },
             "surrogate": {},
             "methods": {"nagan": {}, "random": {}},

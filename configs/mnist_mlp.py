@@ -23,6 +23,7 @@ def get_config() -> ml_collections.ConfigDict:
                 "batch_size": 128,
                 "learning_rate": 5e-3,
                 "warmup_steps": 250,
+                "starts": 2,
             },
             "surrogate": {},
             "methods": {"nagan": {}, "random": {}},

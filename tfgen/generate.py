@@ -116,7 +116,7 @@ def _deliver(
                 seed=_SEED.value,
                 io=_IO.value,
                 threads=_THREADS.value,
-                progress=_progress(bundle.recipe.steps),
+                progress=_progress(bundle.recipe.steps * bundle.recipe.starts),
             )
         except errors.ExportMismatchError as error:
             _say(f"not delivered: {error}")

@@ -7,7 +7,9 @@ of the same round.
     bazel run -c opt //tools:bench_population -- --sampling=points --output=/tmp/population.json
 
 Keras's times are what a user pays for a network: build, compile, trace and fit, with TensorFlow's
-own threads; `fit` alone is that of a second fit of the same model, which is traced already.
+own threads; `fit` alone is that of a second fit of the same model, which is traced already. On a
+busy machine look at the ratio of CPU times, which is what the ratio would be if Keras kept all
+cores busy: the least that an idle machine shows.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import resource
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -132,12 +135,12 @@ def keras_twin(member: population.Member, task_loss: str, recipe: Recipe, settin
 
 def time_keras(
     member: population.Member, dataset: datasets.Dataset, recipe: Recipe, setting: Setting
-) -> tuple[float, float]:
-    """Seconds of one network from build to fitted, and of a second fit alone."""
+) -> tuple[float, float, float]:
+    """Seconds from build to fitted, seconds of a second fit alone, CPU seconds of the first."""
     from tfgen.nets.keras_compat import keras, tf
 
     keras.backend.clear_session()
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     rows = recipe.batches(len(dataset.train), member.seed)  # [steps, batch]
     x, y = dataset.train.x[rows], dataset.train.y[rows]
     model = keras_twin(member, dataset.task.loss, recipe, setting)
@@ -149,9 +152,9 @@ def time_keras(
         options = {k: v.reshape(-1, *v.shape[2:]) for k, v in flat.items()}
         options |= {"batch_size": rows.shape[1], "shuffle": False}
     model.fit(**options, epochs=1, verbose=0)
-    fitted = time.perf_counter()
+    fitted, cpu = time.perf_counter(), time.process_time() - cpu
     model.fit(**options, epochs=1, verbose=0)
-    return fitted - start, time.perf_counter() - fitted
+    return fitted - start, time.perf_counter() - fitted, cpu
 
 
 def _sample_members(count: int) -> list[population.Member]:
@@ -164,6 +167,12 @@ def _sample_members(count: int) -> list[population.Member]:
         )
         for i, row in enumerate(draw(count, random))
     ]
+
+
+def _children_cpu() -> float:
+    """CPU seconds of all child processes that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def _interval(ratios: Sequence[float]) -> str:
@@ -187,38 +196,42 @@ def main(argv: Sequence[str]) -> None:
 
     rounds = [list(part) for part in np.array_split(np.arange(len(members)), _ROUNDS.value)]
     ours: list[float] = []  # seconds a network, by round
-    theirs: dict[str, list[list[tuple[float, float]]]] = {s.name: [] for s in SETTINGS}
+    ours_cpu: list[float] = []
+    theirs: dict[str, list[list[tuple[float, float, float]]]] = {s.name: [] for s in SETTINGS}
     for number, part in enumerate(rounds):
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), _children_cpu()
         chosen = [members[i] for i in part]
         outcomes = list(population.train(chosen, dataset, recipe, processes=_PROCESSES.value))
         ours.append((time.perf_counter() - start) / len(outcomes))
+        ours_cpu.append((_children_cpu() - cpu) / len(outcomes))
         for setting in SETTINGS:
             theirs[setting.name].append(
                 [time_keras(m, dataset, recipe, setting) for m in chosen[: _KERAS_NETWORKS.value]]
             )
-        print(f"round {number + 1} of {len(rounds)} done", flush=True)
+        keras_seconds = [np.mean(times[-1], axis=0)[0] for times in theirs.values()]
+        print(
+            f"round {number + 1} of {len(rounds)}: {1 / ours[-1]:.2f} networks/s; Keras "
+            + ", ".join(f"{1 / seconds:.2f}" for seconds in keras_seconds),
+            flush=True,
+        )
 
-    table = {
-        name: {
-            "networks_per_second": 1 / float(np.mean(times, axis=(0, 1))[0]),
-            "second_fit_seconds": float(np.mean(times, axis=(0, 1))[1]),
-            "ratios": [float(np.mean(t, axis=0)[0] / o) for t, o in zip(times, ours, strict=True)],
-            "fit_only_ratios": [
-                float(np.mean(t, axis=0)[1] / o) for t, o in zip(times, ours, strict=True)
-            ],
+    table = {}
+    for name, times in theirs.items():
+        mean = np.mean(times, axis=1)  # [rounds, 3]
+        table[name] = {
+            "networks_per_second": float(1 / mean[:, 0].mean()),
+            "second_fit_seconds": float(mean[:, 1].mean()),
+            "ratios": (mean[:, 0] / ours).tolist(),
+            "fit_only_ratios": (mean[:, 1] / ours).tolist(),
+            "cpu_ratios": (mean[:, 2] / ours_cpu).tolist(),
             "seconds": times,
         }
-        for name, times in theirs.items()
-    }
     print(f"population, {_PROCESSES.value} processes: {1 / np.mean(ours):.2f} networks/s\n")
     print("ratio: median (min .. max) of the rounds")
-    print(f"{'Keras, one at a time':45}{'networks/s':>10}   {'ratio':24}ratio to fit alone")
+    print(f"{'Keras, one at a time':43}{'networks/s':>10}   {'ratio':25}{'of CPU time':25}to fit")
     for name, row in table.items():
-        print(
-            f"{name:45}{row['networks_per_second']:10.3f}{_interval(row['ratios']):27}"
-            f"{_interval(row['fit_only_ratios'])}"
-        )
+        ratios = [_interval(row[key]) for key in ("ratios", "cpu_ratios", "fit_only_ratios")]
+        print(f"{name:43}{row['networks_per_second']:10.3f}{''.join(f'{r:25}' for r in ratios)}")
     best = max(table, key=lambda name: table[name]["networks_per_second"])
     print(f"best of Keras: {best}")
     if _OUTPUT.value:
@@ -226,6 +239,7 @@ def main(argv: Sequence[str]) -> None:
             "flags": {f.name: f.value for f in flags.FLAGS.get_key_flags_for_module(argv[0])},
             "average_weights": float(weights),
             "population_seconds_per_network": ours,
+            "population_cpu_seconds_per_network": ours_cpu,
             "keras": table,
             "best_of_keras": best,
         }

@@ -35,7 +35,7 @@ from tfgen import errors
 from tfgen.space.layers import LayerSpec
 from tfgen.training import tasks
 from tfgen.training.datasets import Dataset
-from tfgen.training.recipe import Recipe, initial_weights
+from tfgen.training.recipe import FIT_EXAMPLES, Recipe, initial_weights
 
 SPLITS = ("train", "validation", "test")
 
@@ -342,11 +342,28 @@ def _train_one(
     recipe: Recipe,
     keep_losses: bool,
 ) -> Outcome:
-    """Trains and scores one member in this process."""
+    """Trains one member from each of the recipe's starts and scores the one that fits best."""
     start = time.perf_counter()
-    rows = recipe.batches(len(arrays.x), member.seed)  # [steps, batch]
-    network = _Network(member.layers, rows.shape[1])
-    network.load(initial_weights(member.layers, member.seed))
+    kept: tuple[float, float, list[float]] | None = None
+    for seed in recipe.start_seeds(member.seed):
+        network, losses = _train_from(member.layers, seed, arrays, recipe, keep_losses)
+        with np.errstate(all="ignore"):
+            fit = _score(network, arrays.task, arrays.x[:FIT_EXAMPLES], arrays.y[:FIT_EXAMPLES])
+            if kept is None or fit > kept[0]:
+                metric = _score(network, arrays.task, arrays.score_x, arrays.score_y)
+                kept = (fit, metric, losses)
+    assert kept is not None  # a recipe has a start
+    seconds = time.perf_counter() - start
+    return Outcome(index, kept[1], seconds, tuple(kept[2]) if keep_losses else None)
+
+
+def _train_from(
+    layers: Sequence[LayerSpec], seed: int, arrays: _Arrays, recipe: Recipe, keep_losses: bool
+) -> tuple[_Network, list[float]]:
+    """The network trained from the weights and batches of this seed, and its losses if wanted."""
+    rows = recipe.batches(len(arrays.x), seed)  # [steps, batch]
+    network = _Network(layers, rows.shape[1])
+    network.load(initial_weights(layers, seed))
     gradient = _LOSSES[arrays.task.loss]
     step_sizes = _step_sizes(recipe)
     epsilon = np.float32(_EPSILON / np.sqrt(1 - _BETA_2))
@@ -368,9 +385,11 @@ def _train_one(
             network.backward()
             network.adam(step_sizes[step], epsilon)
         network.round()
-        metric = arrays.task.score(arrays.score_y, _predict(network, arrays.score_x))
-    seconds = time.perf_counter() - start
-    return Outcome(index, metric, seconds, tuple(losses) if keep_losses else None)
+    return network, losses
+
+
+def _score(network: _Network, task: tasks.Task, x: np.ndarray, y: np.ndarray) -> float:
+    return task.score(y, _predict(network, x))
 
 
 def _predict(network: _Network, x: np.ndarray) -> np.ndarray:

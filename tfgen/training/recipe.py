@@ -19,6 +19,7 @@ from tfgen import seeds
 from tfgen.space.layers import LayerSpec
 
 _RELU_BIAS = 0.1
+FIT_EXAMPLES = 4096  # of the training split, by which starts are compared
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,16 +31,23 @@ class Recipe:
       batch_size: examples a step.
       learning_rate: the peak.
       warmup_steps: steps of the linear rise.
+      starts: trainings from different weights and batches, of which the one that fits the training
+        split best is kept. Small networks often stop at a poor place; a second start halves what
+        two trainings of one network differ by.
     """
 
     steps: int = 2000
     batch_size: int = 128
     learning_rate: float = 1e-2
     warmup_steps: int = 500
+    starts: int = 1
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch_size < 1 or not 0 <= self.warmup_steps <= self.steps:
-            raise ValueError(f"recipe needs positive steps and batch size: {self}")
+        if (
+            min(self.steps, self.batch_size, self.starts) < 1
+            or not 0 <= self.warmup_steps <= self.steps
+        ):
+            raise ValueError(f"recipe needs positive steps, batch size and starts: {self}")
         if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
             raise ValueError(f"recipe needs a positive learning rate: {self}")
 
@@ -67,6 +75,10 @@ class Recipe:
             for _ in range(math.ceil(self.steps / per_epoch))
         ]
         return np.concatenate(epochs)[: self.steps].astype(np.int32)
+
+    def start_seeds(self, seed: int) -> list[int]:
+        """The seed of every start; the first is the training's own."""
+        return [seed, *(seeds.derive(seed, "start", number) for number in range(1, self.starts))]
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

@@ -14,7 +14,7 @@ from tfgen.nets.keras_compat import keras, tf
 from tfgen.space.layers import LayerSpec
 from tfgen.training import population, quantize_aware
 from tfgen.training.datasets import Dataset
-from tfgen.training.recipe import Recipe, initial_weights
+from tfgen.training.recipe import FIT_EXAMPLES, Recipe, initial_weights
 
 MODEL = "model.keras"
 METRICS = "metrics.json"
@@ -60,6 +60,31 @@ def train(
     """
     population.check(population.Member(tuple(layers), seed), dataset, "the network")
     start = time.monotonic()
+    kept: tuple[float, keras.Model, float] | None = None
+    for number, start_seed in enumerate(recipe.start_seeds(seed)):
+        model, loss = _train_from(
+            layers, dataset, recipe, start_seed, number * recipe.steps, progress
+        )
+        outputs = predict(model, dataset.train.x[:FIT_EXAMPLES])
+        fit = dataset.task.score(dataset.train.y[:FIT_EXAMPLES], outputs)
+        if kept is None or fit > kept[0]:
+            kept = (fit, model, loss)
+    assert kept is not None  # a recipe has a start
+    _, model, loss = kept
+    metric = dataset.task.score(dataset.validation.y, predict(model, dataset.validation.x))
+    seconds = time.monotonic() - start
+    return Trained(model, tuple(layers), dataset.task.metric, metric, loss, seconds)
+
+
+def _train_from(
+    layers: Sequence[LayerSpec],
+    dataset: Dataset,
+    recipe: Recipe,
+    seed: int,
+    done: int,
+    progress: Progress | None,
+) -> tuple[keras.Model, float]:
+    """The model trained from the weights and batches of this seed, and its last loss."""
     model = quantize_aware.build(layers, dataset.train.x.shape[1:])
     for layer, (kernel, bias) in zip(layers, initial_weights(layers, seed), strict=True):
         variables = quantize_aware.variables(model, layer.name)
@@ -71,11 +96,9 @@ def train(
         last = min(first + _STEPS_PER_CALL, recipe.steps)
         loss = float(steps(tf.constant(first), tf.constant(last)))
         if progress is not None:
-            progress(last, loss)
+            progress(done + last, loss)
     quantize_aware.settle(model, layers)
-    metric = dataset.task.score(dataset.validation.y, predict(model, dataset.validation.x))
-    seconds = time.monotonic() - start
-    return Trained(model, tuple(layers), dataset.task.metric, metric, loss, seconds)
+    return model, loss
 
 
 def _steps(
