@@ -9,7 +9,7 @@ of the same round.
 Keras's times are what a user pays for a network: build, compile, trace and fit, with TensorFlow's
 own threads; `fit` alone is that of a second fit of the same model, which is traced already. On a
 busy machine look at the ratio of CPU times, which is what the ratio would be if Keras kept all
-cores busy: the least that an idle machine shows.
+cores busy: about the least that an idle machine shows.
 """
 
 from __future__ import annotations

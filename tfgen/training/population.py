@@ -9,7 +9,12 @@ more multiplications than the stacking saves. What makes it fast:
   matrix product then gives both gradients, and every elementwise pass is over contiguous memory.
 - BLAS runs one thread, and the processes import NumPy but not TensorFlow.
 
-Measured by tools/bench_population.py; the arithmetic is that of `quantize_aware`, less the rounding
+A step of batch 128 takes 0.21 ms of one core for 12,000 weights, 60 % of it in matrix products, and
+0.05 ms for 200 weights, which is Python's share. tools/bench_population.py compares with Keras: on
+two idle cores 6.5 networks of 13,000 weights and 1,000 steps a second, 24 times a plain tf_keras
+`fit` and 16 times the best of its settings; half that ratio where other work shares the cores.
+
+The arithmetic is that of `quantize_aware`, less the rounding
 of activations, and a test compares the two.
 """
 
