@@ -130,6 +130,11 @@ class Pool:
 Stage = Callable[[Pool], npt.NDArray[np.bool_]]
 
 
+def confidence_distance(performance: Floats, conditions: Floats) -> Floats:
+    """Dist_f of eq. 1: between predicted performance and the condition of the draw."""
+    return np.asarray(np.abs(np.clip(performance, 0.0, 1.0) - conditions))
+
+
 def confidence_stage(max_distance: float) -> Stage:
     """Keeps draws whose predicted performance is near the condition they were drawn for (eq. 1)."""
 
@@ -250,8 +255,7 @@ class Selector:
         prediction = predictor.predict(drawn.choices, self.confidence)
         distance = None
         if drawn.conditions is not None:
-            performance = np.clip(prediction.performance, 0.0, 1.0)
-            distance = np.abs(performance - drawn.conditions)
+            distance = confidence_distance(prediction.performance, drawn.conditions)
         return Pool(
             drawn.choices,
             cost_model.costs(drawn.choices),

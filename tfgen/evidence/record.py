@@ -130,7 +130,8 @@ class RecordStore:
         rows = [(*r.key, r.metric, r.seconds, _cost_text(r), _checksum(r)) for r in records]
         with self._naming_the_file(), self._transaction():
             self._connection.executemany(
-                "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", rows
+                "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                rows,
             )
 
     def keys(self) -> set[Key]:

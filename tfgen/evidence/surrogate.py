@@ -133,20 +133,21 @@ def moments(xp: Any, state: Mapping[str, Any], features: Any) -> tuple[Any, Any]
       features: [architectures, features].
     """
     means, log_scales = heads(xp, state, features)
-    members = int(means.shape[1])
-    mean = xp.einsum("ne->n", means) / members
-    spread = xp.einsum("ne->n", xp.square(means - mean[:, None])) / members
-    noise = xp.einsum("ne->n", xp.exp(2.0 * log_scales)) / members
+    members = int(means.shape[0])
+    mean = xp.einsum("en->n", means) / members
+    spread = xp.einsum("en->n", xp.square(means - mean)) / members
+    noise = xp.einsum("en->n", xp.exp(2.0 * log_scales)) / members
     return mean, xp.sqrt(spread + noise)
 
 
 def heads(xp: Any, state: Mapping[str, Any], features: Any) -> tuple[Any, Any]:
-    """Each member's mean and log scale, both [architectures, members]."""
-    hidden = xp.einsum("ni,eio->neo", features, state["kernel_0"]) + state["bias_0"]
-    for layer in range(1, _LAYERS):
-        hidden = xp.maximum(hidden, 0.0)
-        hidden = xp.einsum("nei,eio->neo", hidden, state[f"kernel_{layer}"])
-        hidden = hidden + state[f"bias_{layer}"]
+    """Each member's mean and log scale, both [members, architectures]."""
+    hidden = features
+    for layer in range(_LAYERS):
+        if layer:
+            hidden = xp.maximum(hidden, 0.0)
+        # A kernel is [members, in, out], a bias [members, 1, out].
+        hidden = xp.matmul(hidden, state[f"kernel_{layer}"]) + state[f"bias_{layer}"]
     # Bounded smoothly: a hard bound has no gradient and would hold a member where it started.
     return hidden[:, :, 0], _LOG_SCALE_CENTRE + _LOG_SCALE_REACH * xp.tanh(hidden[:, :, 1])
 
@@ -199,7 +200,7 @@ def _train(
         shape = (config.members, inputs, outputs)
         kernel = random.normal(0.0, np.sqrt(2.0 / inputs), shape).astype(np.float32)
         weights[f"kernel_{layer}"] = tf.Variable(kernel)
-        weights[f"bias_{layer}"] = tf.Variable(np.zeros((config.members, outputs), np.float32))
+        weights[f"bias_{layer}"] = tf.Variable(np.zeros((config.members, 1, outputs), np.float32))
     variables = list(weights.values())
     schedule = keras.optimizers.schedules.CosineDecay(config.learning_rate, config.steps)
     optimizer = keras.optimizers.Adam(schedule)
@@ -209,12 +210,12 @@ def _train(
         len(targets), size=(config.steps, config.batch_size), dtype=np.int32
     )
 
-    @tf.function(jit_compile=True)
+    @tf.function
     def step(rows):  # type: ignore[no-untyped-def]
         with tf.GradientTape() as tape:
             means, log_scales = heads(tf, weights, tf.gather(x, rows))
-            error = (tf.gather(y, rows)[:, None] - means) * tf.exp(-log_scales)
-            loss = tf.reduce_mean(tf.reduce_sum(log_scales + 0.5 * error * error, axis=1))
+            error = (tf.gather(y, rows) - means) * tf.exp(-log_scales)
+            loss = tf.reduce_mean(tf.reduce_sum(log_scales + 0.5 * error * error, axis=0))
         optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
         decay = 1.0 - config.weight_decay * tf.cast(optimizer.learning_rate, tf.float32)
         for name, variable in weights.items():

@@ -16,8 +16,8 @@ the encoder's.
 
 Where the paper is silent or we depart from it:
   * Architectures are discrete and the paper does not say how gradients pass. G gives each decision
-    a categorical distribution; training draws by straight-through Gumbel-softmax (Jang et al.
-    2017), inference by one uniform number a decision.
+    a categorical distribution and draws from it by one uniform number a decision, in training as
+    in inference; gradients pass straight through to the probabilities (Bengio et al. 2013).
   * V(E) has the encoder's standard deviation beside its error: of two networks with the same
     expected performance, G prefers the one whose training keeps to it. `scatter_weight=0` is the
     paper's.
@@ -49,6 +49,7 @@ NOISE = 10  # dimensions of z, section 3.2
 _LAYERS = 3
 _CONDITION_LEVELS = 11
 _CONDITION_BINS = 20
+_BELOW_ONE = np.float32(1 - 1e-5)  # probabilities may sum to a little less than 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +65,6 @@ class NaganConfig:
       condition_weight: w_c.
       encoder_weight: w_e.
       scatter_weight: factor on E_std in V(E); 0 gives the paper's V(E).
-      temperature: of the Gumbel-softmax.
     """
 
     units: int = 128
@@ -75,11 +75,10 @@ class NaganConfig:
     condition_weight: float = 1.0
     encoder_weight: float = 10.0
     scatter_weight: float = 1.0
-    temperature: float = 0.7
 
     def __post_init__(self) -> None:
-        if min(self.units, self.steps, self.batch_size) < 1 or self.temperature <= 0:
-            raise ValueError(f"NAGAN needs positive sizes and temperature: {self}")
+        if min(self.units, self.steps, self.batch_size) < 1:
+            raise ValueError(f"NAGAN needs positive sizes: {self}")
 
 
 # --- networks -----------------------------------------------------------------------------------
@@ -219,17 +218,14 @@ def _train(
     d_optimizer.build(d_variables)
     g_optimizer.build(g_variables)
     e_optimizer.build(g_variables)
-    # Straight-through draws need randomness inside the graph: stateless, from the iteration's seed.
-    normal, gumbel = tf.random.stateless_normal, tf.random.stateless_uniform
-    grid_shape = (config.batch_size, *encoding.mask.shape)
+    decisions, width = encoding.mask.shape
+    summing = tf.constant(np.triu(np.ones((width, width), np.float32)))  # x @ summing cumulates x
 
-    def generate(c, seed_pair):  # type: ignore[no-untyped-def]
-        noise = normal((config.batch_size, NOISE), seed_pair)
+    def generate(c, noise, uniform):  # type: ignore[no-untyped-def]
         logits = generator_logits(tf, encoding, generator, c, noise)
-        uniform = gumbel(grid_shape, seed_pair + 1, minval=1e-7, maxval=1.0 - 1e-7)
-        scores = logits - tf.math.log(-tf.math.log(uniform))
-        soft = tf.nn.softmax(scores / config.temperature, axis=2)
-        hard = tf.one_hot(tf.argmax(scores, axis=2), grid_shape[2])
+        soft = tf.nn.softmax(logits, axis=2)
+        passed = tf.stop_gradient(soft) @ summing < uniform[:, :, None] * _BELOW_ONE
+        hard = tf.one_hot(tf.reduce_sum(tf.cast(passed, tf.int32), axis=2), width)
         grid = soft + tf.stop_gradient(hard - soft)
         return encoding.features(tf, grid * encoding.activity(tf, grid)[:, :, None])
 
@@ -246,8 +242,8 @@ def _train(
         return tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(labels, logit))
 
     @tf.function(jit_compile=True)
-    def iterate(x, c, seed_pair):  # type: ignore[no-untyped-def]
-        generated = generate(c, seed_pair)
+    def iterate(x, c, noise, uniform):  # type: ignore[no-untyped-def]
+        generated = generate(c, noise[0], uniform[0])
         with tf.GradientTape() as tape:  # V(D), ascended
             real_logit, real_c = discriminate(x)
             fake_logit, fake_c = discriminate(tf.stop_gradient(generated))
@@ -258,13 +254,13 @@ def _train(
         gradients = tape.gradient(d_loss, d_variables)
         d_optimizer.apply_gradients(zip(gradients, d_variables, strict=True))
         with tf.GradientTape() as tape:  # V(G), descended
-            logit, back = discriminate(generate(c, seed_pair + 2))
+            logit, back = discriminate(generate(c, noise[1], uniform[1]))
             g_loss = judged(logit, True)
             g_loss += config.condition_weight * tf.reduce_mean(tf.square(back - c))
         gradients = tape.gradient(g_loss, g_variables)
         g_optimizer.apply_gradients(zip(gradients, g_variables, strict=True))
         with tf.GradientTape() as tape:  # V(E), descended; the encoder itself is fixed
-            mean, scatter = surrogate.moments(tf, frozen, generate(c, seed_pair + 4))
+            mean, scatter = surrogate.moments(tf, frozen, generate(c, noise[2], uniform[2]))
             error = tf.square(tf.clip_by_value(mean, 0.0, 1.0) - c)
             e_loss = config.encoder_weight * tf.reduce_mean(
                 tf.sqrt(error + tf.square(config.scatter_weight * scatter) + 1e-6)
@@ -273,15 +269,16 @@ def _train(
         e_optimizer.apply_gradients(zip(gradients, g_variables, strict=True))
         return d_loss, g_loss, e_loss
 
-    random = seeds.stream(seed, "nagan", "batches")
+    random = seeds.stream(seed, "nagan", "training")
     features = encoding.features_of(choices)
     order, starts, ends = _bins(conditions)
-    base = seeds.derive(seed, "nagan", "graph") % 2**31
-    for step in range(config.steps):
+    size = (3, config.batch_size)  # fresh noise for each of the three updates
+    for _ in range(config.steps):
         chosen = random.integers(len(starts), size=config.batch_size)
         rows = order[random.integers(starts[chosen], ends[chosen])]
-        pair = np.array([base, step * 8], np.int32)
-        iterate(tf.constant(features[rows]), tf.constant(conditions[rows]), tf.constant(pair))
+        noise = random.standard_normal((*size, NOISE), np.float32)
+        uniform = random.random((*size, decisions), np.float32)
+        iterate(*map(tf.constant, (features[rows], conditions[rows], noise, uniform)))
     return {name: variable.numpy() for name, variable in generator.items()}
 
 
@@ -303,7 +300,7 @@ def _initial_discriminator(encoder: surrogate.Surrogate, seed: int) -> dict[str,
     state = {}
     for layer in range(_LAYERS - 1):
         state[f"kernel_{layer}"] = taught[f"kernel_{layer}"][0]
-        state[f"bias_{layer}"] = taught[f"bias_{layer}"][0]
+        state[f"bias_{layer}"] = taught[f"bias_{layer}"][0, 0]
     inputs = state[f"kernel_{_LAYERS - 2}"].shape[1]
     head = seeds.stream(seed, "nagan", "discriminator").normal(0.0, inputs**-0.5, (inputs, 2))
     state[f"kernel_{_LAYERS - 1}"] = head.astype(np.float32)
