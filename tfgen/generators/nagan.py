@@ -9,18 +9,22 @@ architectures, D2(x) reconstructs the condition. A frozen, pre-trained encoder E
 
   V(D) = log D1(x) + log(1 - D1(G(c, z))) - w_c [(D2(x) - c)^2 + (D2(G(c, z)) - c)^2]
   V(G) = -log D1(G(c, z)) + w_c (D2(G(c, z)) - c)^2
-  V(E) = w_e sqrt((E_mean(G(c, z)) - c)^2 + E_std(G(c, z))^2)
+  V(E) = expected |P - c| where P ~ Normal(E_mean(G(c, z)), (w_s E_std(G(c, z)))^2)
 
 An iteration lets D ascend V(D), then G descend V(G), then G descend V(E). D's first layers start as
 the encoder's.
 
 Where the paper is silent or we depart from it:
-  * Architectures are discrete and the paper does not say how gradients pass. G gives each decision
-    a categorical distribution and draws from it by one uniform number a decision, in training as
-    in inference; gradients pass straight through to the probabilities (Bengio et al. 2013).
-  * V(E) has the encoder's standard deviation beside its error: of two networks with the same
-    expected performance, G prefers the one whose training keeps to it. `scatter_weight=0` is the
-    paper's.
+  * Architectures are discrete and the paper does not say how gradients pass. G writes a width as a
+    position between the first and the last, which is rounded to the nearest width; other decisions
+    are drawn from a categorical distribution. Gradients pass straight through the rounding, and
+    through the draw by the Gumbel-softmax (Jang et al. 2017).
+  * G is asked twice: for the decisions that switch others, such as the depth, and then, given
+    these, for the others. One pass could not fit the widths to a depth that it does not know.
+  * V(E) is the distance that is expected of a real training, not of the encoder's mean: of two
+    networks with the same mean, G prefers the one whose training keeps to it. `scatter_weight=0` is
+    the paper's. The default is below 1 because trainings have heavier tails than a normal
+    distribution of the same deviation, so that most land nearer.
   * Records crowd where random networks perform alike. Positive examples are drawn so that their
     conditions are uniform on 0..1, as the generator's are; otherwise D1 could tell the two apart
     by the condition alone.
@@ -49,7 +53,6 @@ NOISE = 10  # dimensions of z, section 3.2
 _LAYERS = 3
 _CONDITION_LEVELS = 11
 _CONDITION_BINS = 20
-_BELOW_ONE = np.float32(1 - 1e-5)  # probabilities may sum to a little less than 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,34 +63,44 @@ class NaganConfig:
       units: of each of the generator's hidden layers.
       steps: iterations of algorithm 1.
       batch_size: m of algorithm 1.
-      generator_rate: Adam's learning rate of G.
       discriminator_rate: Adam's learning rate of D.
+      generator_rate: Adam's learning rate of G under V(G).
+      encoder_rate: Adam's learning rate of G under V(E); its ratio to the one above is what weighs
+        keeping to the condition against looking like the records.
       condition_weight: w_c.
-      encoder_weight: w_e.
-      scatter_weight: factor on E_std in V(E); 0 gives the paper's V(E).
+      scatter_weight: w_s.
+      temperature: of the Gumbel-softmax.
     """
 
     units: int = 128
-    steps: int = 12_000
+    steps: int = 10_000
     batch_size: int = 128
-    generator_rate: float = 5e-4
     discriminator_rate: float = 2e-4
+    generator_rate: float = 1e-4
+    encoder_rate: float = 1e-3
     condition_weight: float = 1.0
-    encoder_weight: float = 10.0
-    scatter_weight: float = 1.0
+    scatter_weight: float = 0.5
+    temperature: float = 0.5
 
     def __post_init__(self) -> None:
-        if min(self.units, self.steps, self.batch_size) < 1:
-            raise ValueError(f"NAGAN needs positive sizes: {self}")
+        if min(self.units, self.steps, self.batch_size) < 1 or self.temperature <= 0:
+            raise ValueError(f"NAGAN needs positive sizes and temperature: {self}")
 
 
 # --- networks -----------------------------------------------------------------------------------
 
 
-def generator_logits(
-    xp: Any, encoding: Encoding, state: Mapping[str, Any], conditions: Any, noise: Any
+def generator_scores(
+    xp: Any,
+    encoding: Encoding,
+    state: Mapping[str, Any],
+    conditions: Any,
+    noise: Any,
+    switches: Any,
 ) -> Any:
-    """G: scores of every choice [draws, decisions, choices].
+    """G: a row of scores for each decision [draws, decisions, knots].
+
+    A long decision's first score is its position before the sigmoid; a short one's are logits.
 
     Args:
       xp: NumPy or TensorFlow.
@@ -95,25 +108,26 @@ def generator_logits(
       state: G's kernels and biases.
       conditions: c in 0..1 [draws].
       noise: z [draws, NOISE].
+      switches: one-hot rows of the decisions that switch others, once they are drawn, else 0
+        [draws, decisions, knots].
     """
     kernel = state["generator_kernel_0"]
-    hidden = xp.einsum("ni,io->no", noise, kernel[:NOISE])
     # The condition is centred, so that its share of the first layer is like the noise's.
-    hidden = hidden + (2.0 * conditions[:, None] - 1.0) * kernel[NOISE] + state["generator_bias_0"]
+    hidden = (2.0 * conditions[:, None] - 1.0) * kernel[NOISE] + state["generator_bias_0"]
+    hidden = hidden + xp.matmul(noise, kernel[:NOISE])
+    rows = xp.reshape(switches, (-1, encoding.features_count))
+    hidden = hidden + xp.matmul(rows, kernel[NOISE + 1 :])
     for layer in range(1, _LAYERS):
         hidden = xp.maximum(hidden, 0.0)
-        hidden = xp.einsum("ni,io->no", hidden, state[f"generator_kernel_{layer}"])
+        hidden = xp.matmul(hidden, state[f"generator_kernel_{layer}"])
         hidden = hidden + state[f"generator_bias_{layer}"]
-    decisions, _, knots = encoding.basis.shape
-    return encoding.logits(xp, xp.reshape(hidden, (-1, decisions, knots)))
+    return xp.reshape(hidden, (-1, len(encoding.long), encoding.knots))
 
 
 def draw(
     xp: Any, encoding: Encoding, state: Mapping[str, Any], conditions: Any, noise: Any, uniform: Any
 ) -> Any:
-    """One choice for each decision by its distribution under G, int [draws, decisions].
-
-    Inactive decisions are not yet set to 0.
+    """One choice for each decision, int [draws, decisions]; inactive ones are not yet set to 0.
 
     Args:
       xp: NumPy or TensorFlow's NumPy.
@@ -121,14 +135,29 @@ def draw(
       state: G's kernels and biases.
       conditions: c in 0..1 [draws].
       noise: z [draws, NOISE].
-      uniform: in 0..1 [draws, decisions].
+      uniform: in 0..1 [draws, decisions]; settles the short decisions.
     """
-    logits = generator_logits(xp, encoding, state, conditions, noise)
-    weights = xp.exp(logits - xp.max(logits, axis=2, keepdims=True))
-    cumulated = xp.cumsum(weights, axis=2)
-    # Never past the last choice that exists: its cumulated weight is the total.
-    passed = cumulated < uniform[:, :, None] * cumulated[:, :, -1:]
-    return xp.sum(xp.astype(passed, xp.int64), axis=2)
+
+    def drawn(switches: Any) -> tuple[Any, Any]:
+        scores = generator_scores(xp, encoding, state, conditions, noise, switches)
+        logits = encoding.logits(scores)
+        weights = xp.exp(logits - xp.max(logits, axis=2, keepdims=True))
+        cumulated = xp.cumsum(weights, axis=2)
+        # Never past the last choice that exists: its cumulated weight is the total.
+        passed = cumulated < uniform[:, :, None] * cumulated[:, :, -1:]
+        return scores, xp.sum(xp.astype(passed, xp.int64), axis=2)
+
+    _, first = drawn(xp.zeros((len(encoding.long), encoding.knots), dtype=xp.float32))
+    one_hot = first[:, :, None] == xp.asarray(np.arange(encoding.knots))
+    rows = xp.astype(one_hot, xp.float32) * encoding.switches[:, None]
+    scores, second = drawn(rows)
+    nearest = xp.sum(xp.astype(encoding.passed(_sigmoid(xp, scores[:, :, 0])), xp.int64), axis=2)
+    rest = xp.where(encoding.long > 0, nearest, second)
+    return xp.where(encoding.switches > 0, first, rest)
+
+
+def _sigmoid(xp: Any, x: Any) -> Any:
+    return 0.5 + 0.5 * xp.tanh(0.5 * x)
 
 
 class NaganGenerator:
@@ -213,21 +242,31 @@ def _train(
         keras.optimizers.Adam(
             keras.optimizers.schedules.CosineDecay(rate, config.steps, alpha=0.05), beta_1=0.5
         )
-        for rate in (config.discriminator_rate, config.generator_rate, config.generator_rate)
+        for rate in (config.discriminator_rate, config.generator_rate, config.encoder_rate)
     )
     d_optimizer.build(d_variables)
     g_optimizer.build(g_variables)
     e_optimizer.build(g_variables)
-    decisions, width = encoding.mask.shape
-    summing = tf.constant(np.triu(np.ones((width, width), np.float32)))  # x @ summing cumulates x
 
-    def generate(c, noise, uniform):  # type: ignore[no-untyped-def]
-        logits = generator_logits(tf, encoding, generator, c, noise)
-        soft = tf.nn.softmax(logits, axis=2)
-        passed = tf.stop_gradient(soft) @ summing < uniform[:, :, None] * _BELOW_ONE
-        hard = tf.one_hot(tf.reduce_sum(tf.cast(passed, tf.int32), axis=2), width)
-        grid = soft + tf.stop_gradient(hard - soft)
-        return encoding.features(tf, grid * encoding.activity(tf, grid)[:, :, None])
+    def draw_rows(scores, gumbel):  # type: ignore[no-untyped-def]
+        logits = encoding.logits(scores) + gumbel
+        soft = tf.nn.softmax(logits / config.temperature, axis=2)
+        hard = tf.one_hot(tf.argmax(logits, axis=2), encoding.knots)
+        return soft + tf.stop_gradient(hard - soft)
+
+    def generate(c, noise, gumbel):  # type: ignore[no-untyped-def]
+        nothing = tf.zeros_like(gumbel)
+        switches = encoding.switches[:, None]
+        scores = generator_scores(tf, encoding, generator, c, noise, nothing)
+        switched = draw_rows(scores, gumbel) * switches
+        scores = generator_scores(tf, encoding, generator, c, noise, switched)
+        position = _sigmoid(tf, scores[:, :, 0])
+        soft_hats = encoding.hats(tf, position)
+        hats = encoding.hats(tf, encoding.snapped(tf, position))
+        hats = soft_hats + tf.stop_gradient(hats - soft_hats)
+        long = encoding.long[:, None]
+        rest = long * hats + (1.0 - long) * draw_rows(scores, gumbel)
+        return encoding.features(tf, switched + (1.0 - switches) * rest)
 
     def discriminate(features):  # type: ignore[no-untyped-def]
         hidden = features
@@ -237,13 +276,19 @@ def _train(
             hidden = hidden @ discriminator[f"kernel_{layer}"] + discriminator[f"bias_{layer}"]
         return hidden[:, 0], hidden[:, 1]  # real or generated, condition
 
+    def expected_distance(error, deviation):  # type: ignore[no-untyped-def]
+        """Mean of a folded normal distribution."""
+        share = error / (deviation + 1e-3)
+        folded = np.sqrt(2.0 / np.pi) * tf.exp(-0.5 * tf.square(share))
+        return deviation * folded + error * tf.math.erf(share / np.sqrt(2.0))
+
     def judged(logit, real):  # type: ignore[no-untyped-def]
         labels = tf.ones_like(logit) if real else tf.zeros_like(logit)
         return tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(labels, logit))
 
     @tf.function(jit_compile=True)
-    def iterate(x, c, noise, uniform):  # type: ignore[no-untyped-def]
-        generated = generate(c, noise[0], uniform[0])
+    def iterate(x, c, noise, gumbel):  # type: ignore[no-untyped-def]
+        generated = generate(c, noise[0], gumbel[0])
         with tf.GradientTape() as tape:  # V(D), ascended
             real_logit, real_c = discriminate(x)
             fake_logit, fake_c = discriminate(tf.stop_gradient(generated))
@@ -254,17 +299,15 @@ def _train(
         gradients = tape.gradient(d_loss, d_variables)
         d_optimizer.apply_gradients(zip(gradients, d_variables, strict=True))
         with tf.GradientTape() as tape:  # V(G), descended
-            logit, back = discriminate(generate(c, noise[1], uniform[1]))
+            logit, back = discriminate(generate(c, noise[1], gumbel[1]))
             g_loss = judged(logit, True)
             g_loss += config.condition_weight * tf.reduce_mean(tf.square(back - c))
         gradients = tape.gradient(g_loss, g_variables)
         g_optimizer.apply_gradients(zip(gradients, g_variables, strict=True))
         with tf.GradientTape() as tape:  # V(E), descended; the encoder itself is fixed
-            mean, scatter = surrogate.moments(tf, frozen, generate(c, noise[2], uniform[2]))
-            error = tf.square(tf.clip_by_value(mean, 0.0, 1.0) - c)
-            e_loss = config.encoder_weight * tf.reduce_mean(
-                tf.sqrt(error + tf.square(config.scatter_weight * scatter) + 1e-6)
-            )
+            mean, scatter = surrogate.moments(tf, frozen, generate(c, noise[2], gumbel[2]))
+            error = tf.clip_by_value(mean, 0.0, 1.0) - c
+            e_loss = tf.reduce_mean(expected_distance(error, config.scatter_weight * scatter))
         gradients = tape.gradient(e_loss, g_variables)
         e_optimizer.apply_gradients(zip(gradients, g_variables, strict=True))
         return d_loss, g_loss, e_loss
@@ -277,18 +320,21 @@ def _train(
         chosen = random.integers(len(starts), size=config.batch_size)
         rows = order[random.integers(starts[chosen], ends[chosen])]
         noise = random.standard_normal((*size, NOISE), np.float32)
-        uniform = random.random((*size, decisions), np.float32)
-        iterate(*map(tf.constant, (features[rows], conditions[rows], noise, uniform)))
+        gumbel = random.gumbel(size=(*size, len(encoding.long), encoding.knots))
+        batch = (features[rows], conditions[rows], noise, gumbel.astype(np.float32))
+        iterate(*map(tf.constant, batch))
     return {name: variable.numpy() for name, variable in generator.items()}
 
 
 def _initial_generator(encoding: Encoding, config: NaganConfig, seed: int) -> dict[str, np.ndarray]:
     random = seeds.stream(seed, "nagan", "generator")
-    decisions, _, knots = encoding.basis.shape
-    sizes = (NOISE + 1, config.units, config.units, decisions * knots)
+    inputs = NOISE + 1 + encoding.features_count
+    sizes = (inputs, config.units, config.units, encoding.features_count)
     state = {}
     for layer, (inputs, outputs) in enumerate(itertools.pairwise(sizes)):
-        kernel = random.normal(0.0, np.sqrt(2.0 / inputs), (inputs, outputs))
+        # Of the switches' rows, a few entries are 1 and the others 0.
+        fan_in = NOISE + 1 + int(encoding.switches.sum()) if layer == 0 else inputs
+        kernel = random.normal(0.0, np.sqrt(2.0 / fan_in), (inputs, outputs))
         state[f"generator_kernel_{layer}"] = kernel.astype(np.float32)
         state[f"generator_bias_{layer}"] = np.zeros(outputs, np.float32)
     return state

@@ -1,8 +1,9 @@
-"""Architecture <-> one-hot grid [decisions, choices]; masks for inactive decisions; batched.
+"""Architecture <-> arrays that networks read and write; masks for inactive decisions; batched.
 
-Networks read a grid through a fixed basis: a decision of few or unordered values keeps its one-hot
-row; a long ordered one (a width of 1 to 128) is read by overlapping hats over the logarithm of its
-values, so that neighbours look alike and a few thousand records teach all 128 widths.
+A decision of few or unordered values is a one-hot row. A long ordered one, such as a width of 1 to
+128, is a position between its first and last value on a logarithmic scale, read by overlapping
+hats: neighbours look alike, a few thousand records teach all widths, and a network that writes a
+position gets a gradient that says which way to go.
 
 Functions that training needs as well take the array module `xp`, NumPy or TensorFlow, and use only
 what both spell alike.
@@ -10,7 +11,6 @@ what both spell alike.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -19,49 +19,66 @@ import numpy.typing as npt
 from tfgen.space.search_space import Choices, Decision, SearchSpace
 
 _KNOTS = 8  # for widths up to 128: one an octave
+_NEVER = -1e9  # a logit that no softmax gives a share
 Float = npt.NDArray[np.float32]
 
 
 class Encoding:
-    """The grid of one space.
+    """How the architectures of one space are read and written.
 
     Attributes:
       space: whose architectures are encoded.
-      mask: 1 where a decision has that choice [decisions, choices].
-      basis: how a row of the grid is read [decisions, choices, knots].
-      log_prior: logarithm of the Monte-Carlo probability; -1e9 where there is no such choice
-        [decisions, choices].
+      knots: length of a decision's row.
+      long: 1 for decisions that are positions, 0 for those that are one-hot [decisions].
+      switches: 1 for decisions on which others depend [decisions].
     """
 
     def __init__(self, space: SearchSpace):
         self.space = space
         decisions = space.decisions
-        shape = (len(decisions), max(len(d.values) for d in decisions))
-        self.mask: Float = np.zeros(shape, np.float32)
-        self.log_prior: Float = np.full(shape, -1e9, np.float32)
-        bases = [_basis(decision) for decision in decisions]
-        knots = max(b.shape[1] for b in bases)
-        self.basis: Float = np.zeros((*shape, knots), np.float32)
-        # The parent's choices that switch a decision on [decisions, choices]; all 0 for roots.
-        self._allowed: Float = np.zeros(shape, np.float32)
+        counts = [len(d.values) for d in decisions]
+        is_long = [d.ordinal and n > _KNOTS for d, n in zip(decisions, counts, strict=True)]
+        self.long: Float = np.array(is_long, np.float32)
+        short = [n for n, long in zip(counts, is_long, strict=True) if not long]
+        self.knots = max([_KNOTS, *short])
+        rows, columns = len(decisions), max(counts)
+        self.mask: Float = np.zeros((rows, columns), np.float32)
+        # Position of each choice in 0..1 [decisions, choices]; 0 for short decisions.
+        self._positions: Float = np.zeros((rows, columns), np.float32)
+        # Halfway to the next choice [decisions, choices - 1]; 2 where there is none.
+        self._midpoints: Float = np.full((rows, columns - 1), 2.0, np.float32)
+        # 0 where a one-hot row has that knot [decisions, knots].
+        self._absent: Float = np.full((rows, self.knots), _NEVER, np.float32)
+        # The parent's choices that switch a decision on [decisions, knots].
+        self._allowed: Float = np.zeros((rows, self.knots), np.float32)
         self._parents: list[int | None] = []
-        for row, (decision, basis) in enumerate(zip(decisions, bases, strict=True)):
-            count = len(decision.values)
+        self.switches: Float = np.zeros(rows, np.float32)
+        for row, decision in enumerate(decisions):
+            count = counts[row]
             self.mask[row, :count] = 1.0
-            self.log_prior[row, :count] = np.log(decision.probabilities)
-            self.basis[row, :count, : basis.shape[1]] = basis
-            if decision.when is None:
-                self._parents.append(None)
-                continue
-            parent = space.index[decision.when.decision]
+            if is_long[row]:
+                positions = _positions(decision)
+                self._positions[row, :count] = positions
+                self._midpoints[row, : count - 1] = (positions[1:] + positions[:-1]) / 2
+            else:
+                self._absent[row, :count] = 0.0
+            parent = None
+            if decision.when is not None:
+                parent = space.index[decision.when.decision]
+                self.switches[parent] = 1.0
+                if is_long[parent]:
+                    raise ValueError(
+                        f"decision {decision.name!r} depends on {decision.when.decision!r}, which "
+                        "has too many values to switch anything"
+                    )
+                for choice, value in enumerate(decisions[parent].values):
+                    self._allowed[row, choice] = float(value in decision.when.values)
             self._parents.append(parent)
-            for choice, value in enumerate(decisions[parent].values):
-                self._allowed[row, choice] = float(value in decision.when.values)
 
     @property
     def features_count(self) -> int:
         """Length of a feature vector."""
-        return int(self.basis.shape[0] * self.basis.shape[2])
+        return len(self.long) * self.knots
 
     def one_hot(self, choices: Choices) -> Float:
         """The grid of canonical choices: rows of inactive decisions are 0.
@@ -78,53 +95,68 @@ class Encoding:
         scores = np.where(self.mask > 0, np.asarray(grid, np.float32), -np.inf)
         return self.space.canonical(scores.argmax(axis=2))
 
-    def activity(self, xp: Any, grid: Any) -> Any:
-        """How active each decision is, from rows that each sum to 1 [architectures, decisions].
+    def features_of(self, choices: Choices) -> Float:
+        """What networks read of canonical choices [architectures, decisions * knots]."""
+        rows = np.arange(len(self.long))
+        hats = self.hats(np, self._positions[rows, choices])
+        one_hot = choices[:, :, None] == np.arange(self.knots)
+        read = np.where(self.long[:, None] > 0, hats, one_hot)
+        active = self.space.active(choices)[:, :, None]
+        return np.asarray((read * active).reshape(len(choices), -1), np.float32)
 
-        1 or 0 for a one-hot grid; differentiable, so that a generator learns what its depth does.
+    def features(self, xp: Any, rows: Any) -> Any:
+        """What networks read of rows, those of inactive decisions set to 0.
+
+        Args:
+          xp: NumPy or TensorFlow.
+          rows: each decision's row: one-hot, or hats [architectures, decisions, knots].
+        """
+        active = self._activity(xp, rows)
+        return xp.reshape(rows * active[:, :, None], (-1, self.features_count))
+
+    def hats(self, xp: Any, positions: Any) -> Any:
+        """Rows of positions in 0..1 [architectures, decisions, knots]; each sums to 1."""
+        knots = np.arange(_KNOTS, dtype=np.float32)
+        hats = xp.maximum(1.0 - xp.abs(positions[:, :, None] * (_KNOTS - 1.0) - knots), 0.0)
+        if self.knots == _KNOTS:
+            return hats
+        # Knots beyond the hats belong to longer one-hot rows.
+        return xp.pad(hats, [[0, 0], [0, 0], [0, self.knots - _KNOTS]])
+
+    def logits(self, scores: Any) -> Any:
+        """Scores of one-hot rows with knots that do not exist ruled out; the shape of `scores`."""
+        return scores + self._absent
+
+    def passed(self, positions: Any) -> Any:
+        """Which midpoints between choices lie below each position [.., decisions, choices - 1].
+
+        Their number is the index of the nearest choice.
+        """
+        return positions[:, :, None] > self._midpoints
+
+    def snapped(self, xp: Any, positions: Any) -> Any:
+        """The position of the choice nearest to each position, the shape of `positions`."""
+        passed = xp.where(self.passed(positions), 1.0, 0.0)
+        steps = self._positions[:, 1:] - self._positions[:, :-1]
+        return xp.einsum("ndc,dc->nd", passed, np.maximum(steps, 0.0))
+
+    def _activity(self, xp: Any, rows: Any) -> Any:
+        """How active each decision is [architectures, decisions].
+
+        1 or 0 for one-hot rows; differentiable, so that a generator learns what its depth does.
         """
         columns: list[Any] = []
         for row, parent in enumerate(self._parents):
             if parent is None:
-                columns.append(xp.ones_like(grid[:, row, 0]))
+                columns.append(xp.ones_like(rows[:, row, 0]))
             else:
-                allowed = xp.einsum("nc,c->n", grid[:, parent], self._allowed[row])
+                allowed = xp.einsum("nk,k->n", rows[:, parent], self._allowed[row])
                 columns.append(columns[parent] * allowed)
         return xp.stack(columns, axis=1)
 
-    def features(self, xp: Any, grid: Any) -> Any:
-        """What networks read of a grid with inactive rows 0 [architectures, decisions * knots]."""
-        read = xp.einsum("ndc,dck->ndk", grid, self.basis)
-        return xp.reshape(read, (-1, self.features_count))
 
-    def features_of(self, choices: Choices) -> Float:
-        """`features(one_hot(choices))` without making the grid."""
-        rows = np.arange(self.basis.shape[0])
-        read = self.basis[rows, choices] * self.space.active(choices)[:, :, None]
-        return np.asarray(read.reshape(len(choices), -1), np.float32)
-
-    def logits(self, xp: Any, coefficients: Any) -> Any:
-        """Scores of every choice from coefficients of the basis, on top of the Monte-Carlo prior.
-
-        Args:
-          xp: NumPy or TensorFlow.
-          coefficients: [architectures, decisions, knots].
-
-        Returns:
-          [architectures, decisions, choices]; -1e9 where there is no such choice.
-        """
-        return xp.einsum("ndk,dck->ndc", coefficients, self.basis) + self.log_prior
-
-
-def _basis(decision: Decision) -> npt.NDArray[np.float64]:
-    """One decision's basis [choices, knots]; each row sums to 1."""
-    count = len(decision.values)
-    if count <= _KNOTS or not decision.ordinal:
-        return np.eye(count)
+def _positions(decision: Decision) -> npt.NDArray[np.float64]:
+    """Where the values of a long decision lie in 0..1, by logarithm where all are above 0."""
     values = np.array(decision.values, np.float64)
-    position = np.log(values) if values[0] > 0 else values
-    knots = np.linspace(position[0], position[-1], _KNOTS)
-    spacing = (position[-1] - position[0]) / (_KNOTS - 1)
-    assert math.isfinite(spacing) and spacing > 0
-    hats = 1.0 - np.abs(position[:, None] - knots) / spacing
-    return np.asarray(np.maximum(hats, 0.0))
+    scale = np.log(values) if values[0] > 0 else values
+    return np.asarray((scale - scale[0]) / (scale[-1] - scale[0]))
