@@ -164,35 +164,51 @@ class EncodingTest(absltest.TestCase):
             choices = space.sample(300, seeds.stream(6, "s"))
             np.testing.assert_array_equal(encoding.decode(encoding.one_hot(choices)), choices)
 
-    def test_activity_of_a_one_hot_grid_is_the_spaces(self):
-        space = catalog.get("california_housing_mlp")
-        encoding = Encoding(space)
-        choices = space.sample(300, seeds.stream(7, "s"))
-        # Rows of inactive decisions are 0 in the grid; activity must not need them.
-        activity = encoding.activity(np, encoding.one_hot(choices))
-        np.testing.assert_array_equal(activity, space.active(choices).astype(np.float32))
-
     def test_features_are_linear_between_octaves(self):
         # width_1 = 3 lies between the knots 2 and 4: log2(3) = 1.58496.
-        space = catalog.get("california_housing_mlp")
-        encoding = Encoding(space)
-        choices = space.canonical([[0, 2, 0, 0, 0, 0, 0, 0, 0, 0]])
+        encoding = Encoding(catalog.get("california_housing_mlp"))
+        choices = encoding.space.canonical([[0, 2, 0, 0, 0, 0, 0, 0, 0, 0]])
         features = encoding.features_of(choices).reshape(10, 8)
         np.testing.assert_allclose(
             features[1], [0, 0.41504, 0.58496, 0, 0, 0, 0, 0], rtol=0, atol=1e-5
         )
         np.testing.assert_array_equal(features[0], [1, 0, 0, 0, 0, 0, 0, 0])  # depth 1
         np.testing.assert_array_equal(features[3], np.zeros(8))  # width_2 is inactive
+
+    def test_what_a_generator_writes_reads_like_the_architecture(self):
+        # Rows written with all decisions filled in: inactive ones must vanish by the depth alone.
+        encoding = Encoding(catalog.get("california_housing_mlp"))
+        choices = encoding.space.sample(300, seeds.stream(7, "s"))
+        filled = np.where(encoding.space.active(choices), choices, 1)
+        knots = np.eye(8, dtype=np.float32)
+        rows = np.stack(
+            [
+                encoding.hats(np, np.log(filled + 1.0) / np.log(128.0))[:, d]
+                if encoding.long[d]
+                else knots[filled[:, d]]
+                for d in range(len(encoding.long))
+            ],
+            axis=1,
+        )
         np.testing.assert_allclose(
-            encoding.features(np, encoding.one_hot(choices))[0], features.ravel(), atol=1e-6
+            encoding.features(np, rows), encoding.features_of(choices), atol=1e-5
         )
 
-    def test_zero_coefficients_give_the_monte_carlo_prior(self):
-        space = small_space()
-        encoding = Encoding(space)
-        logits = encoding.logits(np, np.zeros((1, *encoding.basis.shape[::2]), np.float32))
-        np.testing.assert_allclose(np.exp(logits[0, 1]), [6 / 11, 3 / 11, 2 / 11], rtol=1e-5)
-        np.testing.assert_allclose(np.exp(logits[0, 0]), [0.5, 0.5, 0.0], rtol=1e-5)
+    def test_a_position_snaps_to_the_nearest_width(self):
+        # 5 choices of width 1..128: positions log(w) / log(128). Between 2 and 3 the middle is
+        # sqrt(6) = 2.449 on the logarithmic scale.
+        encoding = Encoding(catalog.get("california_housing_mlp"))
+        for width, nearest in ((1.0, 1), (2.44, 2), (2.46, 3), (100.2, 100), (128.0, 128)):
+            position = np.full((1, 10), np.log(width) / np.log(128.0), np.float32)
+            self.assertEqual(encoding.passed(position)[0, 1].sum() + 1, nearest)
+            snapped = encoding.snapped(np, position)[0, 1]
+            self.assertAlmostEqual(float(snapped), np.log(nearest) / np.log(128.0), places=5)
+
+    def test_scores_of_choices_that_do_not_exist_are_ruled_out(self):
+        encoding = Encoding(small_space())
+        logits = encoding.logits(np.zeros((1, 6, 8), np.float32))
+        np.testing.assert_array_equal((logits > -1).sum(axis=2), [[2, 3, 2, 3, 2, 2]])
+        np.testing.assert_array_equal(encoding.switches, [1, 0, 0, 0, 0, 0])
 
 
 class BitsTest(absltest.TestCase):
