@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import gzip
 import hashlib
 import io
@@ -62,7 +63,7 @@ class Dataset:
     test: Split
     preprocessing: Mapping[str, Any]
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
         """sha256 over every array of every split, 16 hex digits."""
         digest = hashlib.sha256()
@@ -139,7 +140,10 @@ def _load_tfds(name: str, split: str, data_dir: str | None) -> tuple[np.ndarray,
     The order in which TFDS stores examples depends on how a directory was made; this one does not.
     """
     import tensorflow_datasets as tfds
+    from absl import logging
 
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.WARNING)  # TFDS tells at length what it reads
     try:
         data = tfds.load(
             name, split=split, data_dir=data_dir, as_supervised=True, batch_size=-1,
@@ -153,6 +157,8 @@ def _load_tfds(name: str, split: str, data_dir: str | None) -> tuple[np.ndarray,
             f"({type(error).__name__}: {str(error).splitlines()[0]}); give --data_dir, a directory "
             "that holds it, or a network connection"
         ) from error
+    finally:
+        logging.set_verbosity(verbosity)
     digests = [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in x]
     order = sorted(range(len(x)), key=digests.__getitem__)
     return np.asarray(x)[order], np.asarray(y)[order].astype(np.int64)
