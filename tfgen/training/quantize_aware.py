@@ -4,7 +4,9 @@ Weights: per output channel, symmetric, 2**bits - 1 levels, scale = max|w| / (2*
 the weights as they are, gradient straight through; the same arithmetic as the population trainer's.
 tfmot's own LastValueQuantizer keeps the range of the step before in a variable, so that the last
 step's weights and their grid disagree; here the grid is a function of the kernel.
-Activations: one range per tensor, a moving average that starts from the first batch.
+Activations: one range per tensor, a moving average that starts from the first batch. Training
+watches it before it rounds: a range that lags behind cuts off what exceeds it, gradient and all,
+and networks that pass through one or two units stopped there for good.
 """
 
 from __future__ import annotations
@@ -60,7 +62,10 @@ class WeightQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
 
 
 class RangeQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
-    """Rounds activations to 2**bits levels over a moving average of the batches' ranges."""
+    """Rounds activations to 2**bits levels over a moving average of the batches' ranges.
+
+    In training it rounds only while its variable `rounding` is 1; until then it watches.
+    """
 
     def __init__(self, bits: int):
         self.bits = bits
@@ -69,7 +74,7 @@ class RangeQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
         del tensor_shape
         return {
             end: layer.add_weight(name=f"{name}_{end}", initializer="zeros", trainable=False)
-            for end in ("min", "max")
+            for end in ("min", "max", "rounding")
         }
 
     def __call__(self, inputs: Any, training: bool, weights: Any, **kwargs: Any) -> tf.Tensor:
@@ -83,7 +88,8 @@ class RangeQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
             low = low.assign(decay * low + (1 - decay) * batch_low)
             high = high.assign(decay * high + (1 - decay) * batch_high)
         high = tf.maximum(high, low + _MIN_RANGE)
-        return tf.quantization.fake_quant_with_min_max_vars(inputs, low, high, self.bits)
+        rounded = tf.quantization.fake_quant_with_min_max_vars(inputs, low, high, self.bits)
+        return tf.where(weights["rounding"] > 0, rounded, inputs) if training else rounded
 
     def get_config(self) -> dict[str, Any]:
         return {"bits": self.bits}
@@ -143,6 +149,13 @@ def variables(model: keras.Model, layer_name: str) -> Mapping[str, tf.Variable]:
     layer = model.get_layer(_PREFIX + layer_name)
     # The wrapped layer's own `kernel` is the quantized tensor of its last call.
     return {v.name.rpartition("/")[2].partition(":")[0]: v for v in layer.variables}
+
+
+def round_activations(model: keras.Model, rounding: bool) -> None:
+    """Whether training rounds activations from now on, or only watches their ranges."""
+    for variable in model.variables:
+        if variable.name.rpartition("/")[2].startswith("output_rounding"):
+            variable.assign(float(rounding))
 
 
 def activation_range(model: keras.Model, layer_name: str) -> tuple[float, float]:

@@ -19,6 +19,8 @@ from tfgen.training.recipe import FIT_EXAMPLES, Recipe, initial_weights
 MODEL = "model.keras"
 METRICS = "metrics.json"
 _STEPS_PER_CALL = 50
+# Of the steps, before activations are rounded.
+_WATCHED_SHARE = 0.5
 _EVALUATED_AT_ONCE = 2048
 
 Progress = Callable[[int, float], None]  # steps done, training loss of the last batch
@@ -94,6 +96,7 @@ def _train_from(
     steps = _steps(model, dataset, recipe, seed)
     for first in range(0, recipe.steps, _STEPS_PER_CALL):
         last = min(first + _STEPS_PER_CALL, recipe.steps)
+        quantize_aware.round_activations(model, first >= _WATCHED_SHARE * recipe.steps)
         loss = float(steps(tf.constant(first), tf.constant(last)))
         if progress is not None:
             progress(done + last, loss)
