@@ -53,7 +53,7 @@ class WeightsTest(parameterized.TestCase):
 class RangesTest(absltest.TestCase):
     def setUp(self) -> None:
         super().setUp()
-        self.ends = {"min": tf.Variable(0.0), "max": tf.Variable(0.0)}
+        self.ends = {name: tf.Variable(0.0) for name in ("min", "max", "rounding")}
         self.quantizer = quantize_aware.RangeQuantizer(8)
 
     def call(self, values: list[float], training: bool) -> np.ndarray:
@@ -73,6 +73,21 @@ class RangesTest(absltest.TestCase):
         given = self.call([0.004, 0.006, 9.0], training=False)  # steps of 0.01
         np.testing.assert_allclose(given, [0.0, 0.01, 2.55], atol=1e-6)
         np.testing.assert_allclose(self.range(), (0.0, 2.55))
+
+    def test_watches_until_it_is_told_to_round(self) -> None:
+        given = [0.004, 0.006, 2.55]
+        np.testing.assert_array_equal(self.call(given, training=True), np.float32(given))
+        self.assertAlmostEqual(self.range()[1], 2.55, places=6)
+        self.ends["rounding"].assign(1.0)
+        np.testing.assert_allclose(self.call(given, training=True), [0.0, 0.01, 2.55], atol=1e-6)
+
+    def test_rounding_is_switched_for_every_activation_of_a_model(self) -> None:
+        layers = (dense("a", 8, 3, 4), dense("b", 3, 1, 8, "linear"))
+        model = quantize_aware.build(layers, (8,))
+        for on in (True, False):
+            quantize_aware.round_activations(model, on)
+            found = [v.numpy() for v in model.variables if "rounding" in v.name]
+            self.assertEqual(found, [float(on)] * 3)  # the input and two layers
 
     def test_dead_layer_has_a_range(self) -> None:
         np.testing.assert_array_equal(self.call([0.0, 0.0], training=True), [0.0, 0.0])
