@@ -208,7 +208,7 @@ class Selector:
 
     count: int = 10
     draws: int = 4096
-    max_rounds: int = 8
+    max_rounds: int = 4
     confidence: float = 0.95
     max_distance: float = 0.1
     ranking: Ranking = dataclasses.field(default_factory=Ranking)
@@ -319,15 +319,13 @@ def _infeasible(
 ) -> errors.InfeasibleBudgetError:
     """The error that names the budget which the least relaxation makes feasible.
 
-    The relaxation of a network is the largest share by which it misses a limit: a cost's relative
-    to the limit, the metric's relative to the spread of the pool's lower ends.
+    The relaxation of a network is the largest share of a limit by which it misses one.
     """
     confident = confidence_stage(max_distance)(pool)
     rows = np.flatnonzero(confident) if confident.any() else np.arange(len(pool))
     misses = [pool.costs[m][rows] / limit - 1.0 for m, limit in budget.limits.items()]
     if budget.quality is not None:
-        spread = max(float(np.ptp(pool.low[rows])), 1e-9)
-        misses.append((budget.quality[1] - pool.low[rows]) / spread)
+        misses.append(1.0 - pool.low[rows] / max(budget.quality[1], 1e-9))
     row = rows[np.maximum.reduce(misses).argmin()]
     limits = {m: max(limit, _up(pool.costs[m][row])) for m, limit in budget.limits.items()}
     quality = budget.quality

@@ -10,6 +10,7 @@ architectures, D2(x) reconstructs the condition. A frozen, pre-trained encoder E
   V(D) = log D1(x) + log(1 - D1(G(c, z))) - w_c [(D2(x) - c)^2 + (D2(G(c, z)) - c)^2]
   V(G) = -log D1(G(c, z)) + w_c (D2(G(c, z)) - c)^2
   V(E) = expected |P - c| where P ~ Normal(E_mean(G(c, z)), (w_s E_std(G(c, z)))^2)
+         - w_h entropy of G's categorical distributions
 
 An iteration lets D ascend V(D), then G descend V(G), then G descend V(E). D's first layers start as
 the encoder's.
@@ -19,12 +20,14 @@ Where the paper is silent or we depart from it:
     position between the first and the last, which is rounded to the nearest width; other decisions
     are drawn from a categorical distribution. Gradients pass straight through the rounding, and
     through the draw by the Gumbel-softmax (Jang et al. 2017).
-  * G is asked twice: for the decisions that switch others, such as the depth, and then, given
-    these, for the others. One pass could not fit the widths to a depth that it does not know.
+  * G is asked twice: for the short decisions, such as depth and bits, and then, given these, for
+    the widths. One pass could not fit widths to a depth that it does not know.
   * V(E) is the distance that is expected of a real training, not of the encoder's mean: of two
     networks with the same mean, G prefers the one whose training keeps to it. `scatter_weight=0` is
     the paper's. The default is below 1 because trainings have heavier tails than a normal
     distribution of the same deviation, so that most land nearer.
+  * V(E) rewards entropy. Without it the encoder drives each decision to the one value that it
+    likes best early on, and the networks of a condition become one network.
   * Records crowd where random networks perform alike. Positive examples are drawn so that their
     conditions are uniform on 0..1, as the generator's are; otherwise D1 could tell the two apart
     by the condition alone.
@@ -69,17 +72,19 @@ class NaganConfig:
         keeping to the condition against looking like the records.
       condition_weight: w_c.
       scatter_weight: w_s.
+      entropy_weight: w_h; a choice that costs this much more distance is drawn e times less.
       temperature: of the Gumbel-softmax.
     """
 
     units: int = 128
-    steps: int = 10_000
+    steps: int = 8_000
     batch_size: int = 128
     discriminator_rate: float = 2e-4
     generator_rate: float = 1e-4
     encoder_rate: float = 1e-3
     condition_weight: float = 1.0
     scatter_weight: float = 0.5
+    entropy_weight: float = 0.02
     temperature: float = 0.5
 
     def __post_init__(self) -> None:
@@ -96,7 +101,7 @@ def generator_scores(
     state: Mapping[str, Any],
     conditions: Any,
     noise: Any,
-    switches: Any,
+    drawn: Any,
 ) -> Any:
     """G: a row of scores for each decision [draws, decisions, knots].
 
@@ -108,14 +113,14 @@ def generator_scores(
       state: G's kernels and biases.
       conditions: c in 0..1 [draws].
       noise: z [draws, NOISE].
-      switches: one-hot rows of the decisions that switch others, once they are drawn, else 0
+      drawn: one-hot rows of the short decisions, once they are drawn, else 0
         [draws, decisions, knots].
     """
     kernel = state["generator_kernel_0"]
     # The condition is centred, so that its share of the first layer is like the noise's.
     hidden = (2.0 * conditions[:, None] - 1.0) * kernel[NOISE] + state["generator_bias_0"]
     hidden = hidden + xp.matmul(noise, kernel[:NOISE])
-    rows = xp.reshape(switches, (-1, encoding.features_count))
+    rows = xp.reshape(drawn, (-1, encoding.features_count))
     hidden = hidden + xp.matmul(rows, kernel[NOISE + 1 :])
     for layer in range(1, _LAYERS):
         hidden = xp.maximum(hidden, 0.0)
@@ -137,23 +142,19 @@ def draw(
       noise: z [draws, NOISE].
       uniform: in 0..1 [draws, decisions]; settles the short decisions.
     """
-
-    def drawn(switches: Any) -> tuple[Any, Any]:
-        scores = generator_scores(xp, encoding, state, conditions, noise, switches)
-        logits = encoding.logits(scores)
-        weights = xp.exp(logits - xp.max(logits, axis=2, keepdims=True))
-        cumulated = xp.cumsum(weights, axis=2)
-        # Never past the last choice that exists: its cumulated weight is the total.
-        passed = cumulated < uniform[:, :, None] * cumulated[:, :, -1:]
-        return scores, xp.sum(xp.astype(passed, xp.int64), axis=2)
-
-    _, first = drawn(xp.zeros((len(encoding.long), encoding.knots), dtype=xp.float32))
-    one_hot = first[:, :, None] == xp.asarray(np.arange(encoding.knots))
-    rows = xp.astype(one_hot, xp.float32) * encoding.switches[:, None]
-    scores, second = drawn(rows)
-    nearest = xp.sum(xp.astype(encoding.passed(_sigmoid(xp, scores[:, :, 0])), xp.int64), axis=2)
-    rest = xp.where(encoding.long > 0, nearest, second)
-    return xp.where(encoding.switches > 0, first, rest)
+    nothing = xp.zeros((len(encoding.long), encoding.knots), dtype=xp.float32)
+    logits = encoding.logits(generator_scores(xp, encoding, state, conditions, noise, nothing))
+    weights = xp.exp(logits - xp.max(logits, axis=2, keepdims=True))
+    cumulated = xp.cumsum(weights, axis=2)
+    # Never past the last choice that exists: its cumulated weight is the total.
+    passed = cumulated < uniform[:, :, None] * cumulated[:, :, -1:]
+    drawn = xp.sum(xp.astype(passed, xp.int64), axis=2)
+    one_hot = drawn[:, :, None] == xp.asarray(np.arange(encoding.knots))
+    rows = xp.astype(one_hot, xp.float32) * (1.0 - encoding.long[:, None])
+    scores = generator_scores(xp, encoding, state, conditions, noise, rows)
+    passed = encoding.passed(_sigmoid(xp, scores[:, :, 0]))
+    nearest = xp.sum(xp.astype(passed, xp.int64), axis=2)
+    return xp.where(encoding.long > 0, nearest, drawn)
 
 
 def _sigmoid(xp: Any, x: Any) -> Any:
@@ -254,19 +255,24 @@ def _train(
         hard = tf.one_hot(tf.argmax(logits, axis=2), encoding.knots)
         return soft + tf.stop_gradient(hard - soft)
 
+    def entropy(scores):  # type: ignore[no-untyped-def]
+        """Of the short decisions' distributions together [draws]."""
+        logs = tf.nn.log_softmax(encoding.logits(scores), axis=2)
+        each = -tf.reduce_sum(tf.exp(logs) * logs, axis=2)  # [draws, decisions]
+        return tf.reduce_sum(each * (1.0 - encoding.long), axis=1)
+
     def generate(c, noise, gumbel):  # type: ignore[no-untyped-def]
         nothing = tf.zeros_like(gumbel)
-        switches = encoding.switches[:, None]
+        long = encoding.long[:, None]
         scores = generator_scores(tf, encoding, generator, c, noise, nothing)
-        switched = draw_rows(scores, gumbel) * switches
-        scores = generator_scores(tf, encoding, generator, c, noise, switched)
+        spread = entropy(scores)
+        drawn = draw_rows(scores, gumbel) * (1.0 - long)
+        scores = generator_scores(tf, encoding, generator, c, noise, drawn)
         position = _sigmoid(tf, scores[:, :, 0])
         soft_hats = encoding.hats(tf, position)
         hats = encoding.hats(tf, encoding.snapped(tf, position))
         hats = soft_hats + tf.stop_gradient(hats - soft_hats)
-        long = encoding.long[:, None]
-        rest = long * hats + (1.0 - long) * draw_rows(scores, gumbel)
-        return encoding.features(tf, switched + (1.0 - switches) * rest)
+        return encoding.features(tf, drawn + long * hats), spread
 
     def discriminate(features):  # type: ignore[no-untyped-def]
         hidden = features
@@ -288,7 +294,7 @@ def _train(
 
     @tf.function(jit_compile=True)
     def iterate(x, c, noise, gumbel):  # type: ignore[no-untyped-def]
-        generated = generate(c, noise[0], gumbel[0])
+        generated, _ = generate(c, noise[0], gumbel[0])
         with tf.GradientTape() as tape:  # V(D), ascended
             real_logit, real_c = discriminate(x)
             fake_logit, fake_c = discriminate(tf.stop_gradient(generated))
@@ -299,15 +305,18 @@ def _train(
         gradients = tape.gradient(d_loss, d_variables)
         d_optimizer.apply_gradients(zip(gradients, d_variables, strict=True))
         with tf.GradientTape() as tape:  # V(G), descended
-            logit, back = discriminate(generate(c, noise[1], gumbel[1]))
+            generated, _ = generate(c, noise[1], gumbel[1])
+            logit, back = discriminate(generated)
             g_loss = judged(logit, True)
             g_loss += config.condition_weight * tf.reduce_mean(tf.square(back - c))
         gradients = tape.gradient(g_loss, g_variables)
         g_optimizer.apply_gradients(zip(gradients, g_variables, strict=True))
         with tf.GradientTape() as tape:  # V(E), descended; the encoder itself is fixed
-            mean, scatter = surrogate.moments(tf, frozen, generate(c, noise[2], gumbel[2]))
+            generated, spread = generate(c, noise[2], gumbel[2])
+            mean, scatter = surrogate.moments(tf, frozen, generated)
             error = tf.clip_by_value(mean, 0.0, 1.0) - c
-            e_loss = tf.reduce_mean(expected_distance(error, config.scatter_weight * scatter))
+            distance = expected_distance(error, config.scatter_weight * scatter)
+            e_loss = tf.reduce_mean(distance - config.entropy_weight * spread)
         gradients = tape.gradient(e_loss, g_variables)
         e_optimizer.apply_gradients(zip(gradients, g_variables, strict=True))
         return d_loss, g_loss, e_loss
@@ -332,8 +341,8 @@ def _initial_generator(encoding: Encoding, config: NaganConfig, seed: int) -> di
     sizes = (inputs, config.units, config.units, encoding.features_count)
     state = {}
     for layer, (inputs, outputs) in enumerate(itertools.pairwise(sizes)):
-        # Of the switches' rows, a few entries are 1 and the others 0.
-        fan_in = NOISE + 1 + int(encoding.switches.sum()) if layer == 0 else inputs
+        # A drawn row has a single 1.
+        fan_in = NOISE + 1 + int((1 - encoding.long).sum()) if layer == 0 else inputs
         kernel = random.normal(0.0, np.sqrt(2.0 / fan_in), (inputs, outputs))
         state[f"generator_kernel_{layer}"] = kernel.astype(np.float32)
         state[f"generator_bias_{layer}"] = np.zeros(outputs, np.float32)

@@ -30,7 +30,6 @@ class Encoding:
       space: whose architectures are encoded.
       knots: length of a decision's row.
       long: 1 for decisions that are positions, 0 for those that are one-hot [decisions].
-      switches: 1 for decisions on which others depend [decisions].
     """
 
     def __init__(self, space: SearchSpace):
@@ -52,7 +51,6 @@ class Encoding:
         # The parent's choices that switch a decision on [decisions, knots].
         self._allowed: Float = np.zeros((rows, self.knots), np.float32)
         self._parents: list[int | None] = []
-        self.switches: Float = np.zeros(rows, np.float32)
         for row, decision in enumerate(decisions):
             count = counts[row]
             self.mask[row, :count] = 1.0
@@ -65,7 +63,6 @@ class Encoding:
             parent = None
             if decision.when is not None:
                 parent = space.index[decision.when.decision]
-                self.switches[parent] = 1.0
                 if is_long[parent]:
                     raise ValueError(
                         f"decision {decision.name!r} depends on {decision.when.decision!r}, which "
