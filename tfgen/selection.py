@@ -20,6 +20,7 @@ from tfgen.space.architecture import Architecture
 from tfgen.space.search_space import Choices, SearchSpace
 
 Floats = npt.NDArray[np.float64]
+_VERIFICATIONS = 3  # of the nearest feasible budget
 
 
 class Drawn(Protocol):
@@ -236,6 +237,35 @@ class Selector:
         Raises:
           InfeasibleBudgetError: no draw passed every stage; carries the nearest feasible budget.
         """
+
+        def search(asked: Budget) -> list[Candidate]:
+            return self._search(space, proposer, predictor, cost_model, asked, method, seed)
+
+        try:
+            return search(budget)
+        except errors.InfeasibleBudgetError as error:
+            # Another budget gets other draws: what is named as feasible was asked for and answered.
+            nearest = error.nearest
+            for _ in range(_VERIFICATIONS):
+                assert isinstance(nearest, Budget)
+                try:
+                    search(nearest)
+                    break
+                except errors.InfeasibleBudgetError as missed:
+                    nearest = missed.nearest
+            raise errors.InfeasibleBudgetError(str(error), nearest=nearest) from None
+
+    def _search(
+        self,
+        space: SearchSpace,
+        proposer: Proposer,
+        predictor: Predictor,
+        cost_model: CostModel,
+        budget: Budget,
+        method: str,
+        seed: int,
+    ) -> list[Candidate]:
+        """One bounded search; raises InfeasibleBudgetError with the nearest budget of its draws."""
         stages = stages_of(budget, self.max_distance)
         seen: Pool | None = None
         kept = np.zeros(0, np.bool_)
