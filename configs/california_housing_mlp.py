@@ -4,9 +4,9 @@
     tfgen-train --config=configs/california_housing_mlp.py --work_dir=DIR
 
 Expected on two cores: 7,000 records (the paper's number), each the better of two trainings, in
-about twenty minutes; fitting in about fifteen more, most of it the fifty deliveries that measure the
-gap between a record and a file. The result ships as the bundle of this name; docs/results has its
-figures.
+about twenty minutes; fitting in about six more, most of it the fifty deliveries that measure the
+gap between a record and a file. The result ships as the bundle of this name; its figures are in
+docs/results.
 """
 
 import ml_collections
