@@ -110,6 +110,28 @@ def collect(
     return len(trainings), len(missing), made
 
 
+def planned_records(
+    experiment: Experiment, work: workdir.WorkDir, dataset: datasets.Dataset
+) -> list[Record]:
+    """The experiment's own records: a store may hold others, of a longer plan or another seed.
+
+    Raises:
+      UsageError: some are still missing.
+    """
+    space = catalog.get(experiment.space)
+    plan = collecting.plan(space, experiment.records, experiment.seed)
+    wanted = {(training.architecture, training.seed) for training in plan}
+    with RecordStore(work.records, space) as store:
+        stored = store.read(dataset.fingerprint, experiment.recipe.fingerprint)
+    records = [record for record in stored if (record.architecture, record.seed) in wanted]
+    if len(records) < len(plan):
+        raise errors.UsageError(
+            f"{work.records}: {len(records):,} of the {len(plan):,} records of this config; run "
+            "collect first"
+        )
+    return records
+
+
 def fit(
     experiment: Experiment, work: workdir.WorkDir, data_dir: str | None, say: Say
 ) -> bundles.Bundle:
@@ -118,13 +140,7 @@ def fit(
     dataset = datasets.load(experiment.dataset, data_dir)
     if not work.records.is_file():
         raise errors.UsageError(f"{work.records}: no records; run collect first")
-    with RecordStore(work.records, space) as store:
-        records = store.read(dataset.fingerprint, experiment.recipe.fingerprint)
-    if len(records) < experiment.records:
-        raise errors.UsageError(
-            f"{work.records}: {len(records):,} records of this data and recipe, "
-            f"{experiment.records:,} wanted; run collect first"
-        )
+    records = planned_records(experiment, work, dataset)
     scale = PerformanceScale.of([r.metric for r in records])
     say(f"{len(records):,} records, {dataset.task.metric} {scale.low:.4f}..{scale.high:.4f}")
     surrogate = surrogates.fit(space, records, scale, experiment.surrogate, experiment.seed)

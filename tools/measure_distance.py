@@ -54,8 +54,7 @@ def main(argv: Sequence[str]) -> None:
     work = workdir.WorkDir(workdir.user_path(_WORK_DIR.value))
     bundle = bundles.load(work.bundle)
     dataset = datasets.load(experiment.dataset, _DATA_DIR.value)
-    with RecordStore(work.records, bundle.space) as store:
-        records = store.read(dataset.fingerprint, experiment.recipe.fingerprint)
+    records = pipeline.planned_records(experiment, work, dataset)
     scale = bundle.surrogate.scale
     evidence = Evidence(bundle.space, bundle.cost_model, records, bundle.surrogate)
     rows = []
