@@ -179,6 +179,14 @@ class AnswerTest(Temporary):
         self.assertTrue(all(c["cost"]["macs"]["value"] <= 300 for c in answers[0]))
         self.assertTrue(all(c["low"] >= 0.6 for c in answers[1]))
 
+    def test_an_infeasible_budget_does_not_stop_the_others(self):
+        out = f"--output_dir={self.root}"
+        done = run("--budget=storage_kb=0.01,r2=0.78", "--budget=r2=0.6", out, *QUICK)
+        self.assertEqual(done.returncode, 3, done.stderr)
+        self.assertIn("nearest feasible: --budget=storage_kb=", done.stderr)
+        (answer,) = json.loads((self.root / "candidates.json").read_text())
+        self.assertTrue(all(c["low"] >= 0.6 for c in answer))
+
     def test_the_way_to_candidates_imports_no_tensorflow(self):
         code = (
             "import sys\n"

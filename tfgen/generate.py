@@ -72,19 +72,27 @@ def main(argv: Sequence[str]) -> int:
     )
     answers = []
     for budget in budgets:
-        answers.append(pipeline.answer(bundle, budget, _METHOD.value, selector, _SEED.value, _say))
-        print(f"\nbudget {budget}: {len(answers[-1])} candidates by {_METHOD.value}, best first")
-        print(_candidates_table(bundle, answers[-1]))
+        try:
+            answer = pipeline.answer(bundle, budget, _METHOD.value, selector, _SEED.value, _say)
+        except errors.InfeasibleBudgetError as error:
+            program.complain(error)
+            continue
+        print(f"\nbudget {budget}: {len(answer)} candidates by {_METHOD.value}, best first")
+        print(_candidates_table(bundle, answer))
+        answers.append(answer)
+    exit_code = 0 if len(answers) == len(budgets) else errors.InfeasibleBudgetError.exit_code
+    if not answers:
+        return exit_code
     work = workdir.WorkDir(workdir.user_path(_OUTPUT_DIR.value))
     rows = [[candidate.to_json() for candidate in answer] for answer in answers]
     workdir.write_json(work.candidates, rows)
     print(f"\n{time.monotonic() - start:.1f} s to the candidates; written to {work.candidates}")
     if _STOP_AFTER.value == "candidates":
-        return 0
+        return exit_code
     sys.stdout.flush()
     kept = [_deliver(bundle, answer, work) for answer in answers]
     print(f"\n{time.monotonic() - start:.0f} s in all")
-    return 0 if all(kept) else errors.ContractMissedError.exit_code
+    return exit_code if all(kept) else errors.ContractMissedError.exit_code
 
 
 def run() -> None:

@@ -38,7 +38,7 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
                 raise errors.UsageError(f"unexpected argument {argv[1]!r}; options start with --")
             return main(argv)
         except errors.TfgenError as error:
-            _complain(error)
+            complain(error)
             return error.exit_code
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
@@ -66,7 +66,8 @@ def config(flag: flags.FlagHolder[Any]) -> dict[str, Any]:
     return values
 
 
-def _complain(error: errors.TfgenError) -> None:
+def complain(error: errors.TfgenError) -> None:
+    """Prints an error as a line, and the nearest feasible budget where it carries one."""
     print(f"error: {error}", file=sys.stderr)
     nearest = getattr(error, "nearest", None)
     if nearest is not None:
