@@ -146,16 +146,21 @@ def _load_tfds(name: str, split: str, data_dir: str | None) -> tuple[np.ndarray,
     logging.set_verbosity(logging.WARNING)  # TFDS tells at length what it reads
     try:
         data = tfds.load(
-            name, split=split, data_dir=data_dir, as_supervised=True, batch_size=-1,
+            name,
+            split=split,
+            data_dir=data_dir,
+            as_supervised=True,
+            batch_size=-1,
             shuffle_files=False,
-        )  # fmt: skip
+            download=False,  # a run reads what is there; it does not wait for a network
+        )
         x, y = tfds.as_numpy(data)
     except Exception as error:  # TFDS raises its own and those of what it downloads with
-        where = data_dir or "TFDS's default directory"
+        where = f", data_dir={data_dir!r}" if data_dir else ""
         raise errors.UsageError(
-            f"data set {name!r}: TFDS could not load it from {where} "
-            f"({type(error).__name__}: {str(error).splitlines()[0]}); give --data_dir, a directory "
-            "that holds it, or a network connection"
+            f"data set {name!r} is not in {data_dir or 'the default directory'} of TFDS "
+            f"({type(error).__name__}); give --data_dir, or fetch it once with python -c "
+            f'"import tensorflow_datasets as tfds; tfds.load({name!r}{where})"'
         ) from error
     finally:
         logging.set_verbosity(verbosity)
