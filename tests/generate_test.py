@@ -70,7 +70,8 @@ class BadInputTest(Temporary):
         (["--budget=file_kb=9"], "may limit: params, macs, storage_kb"),
         (["--budget=macs=900", "--rank_by=size"], "unknown ranking 'size'; known: auto"),
         (["--budget=macs=900", "--count=0"], "must be at least 1"),
-        (["--budget=macs=900", "--confidence=2"], "confidence must lie in 0.5..1"),
+        (["--budget=macs=900", "--confidence=2"], "confidence must lie in 0.5..0.99"),
+        (["--budget=macs=900", "--draws=99999999999"], "draws must be at most 200,000"),
         (["--bugdet=macs=9"], "Unknown command line flag 'bugdet'"),
         (["--budget=macs=9", "--seed=x"], "seed"),
         (["storage_kb=3"], "unexpected argument 'storage_kb=3'"),
@@ -97,7 +98,13 @@ class BadInputTest(Temporary):
 
 
 class InfeasibleTest(Temporary):
-    @parameterized.parameters("storage_kb=0.001", "storage_kb=0.01,r2=0.75", "r2=0.99")
+    @parameterized.parameters(
+        "storage_kb=0.001",
+        "storage_kb=0.01,r2=0.75",
+        "r2=0.99",
+        "energy_uj=1e-12",
+        "params=1,r2=0.75",
+    )
     def test_exit_3_and_the_nearest_budget_is_feasible(self, budget):
         out = f"--output_dir={self.root}"
         done = run(f"--budget={budget}", out, *QUICK)
@@ -134,18 +141,51 @@ class DamagedBundleTest(Temporary):
             self.assertFalse((self.root / "out").exists())
             shutil.rmtree(folder)
 
-    def test_a_manifest_that_lists_no_generator_is_refused(self):
+    def test_a_changed_manifest_is_refused(self):
         folder = self.copy()
-        manifest = json.loads((folder / "manifest.json").read_text())
-        del manifest["files"]["generators/nagan.npz"]
-        (folder / "manifest.json").chmod(0o644)
-        (folder / "manifest.json").write_text(json.dumps(manifest))
+        path = folder / "manifest.json"
+        text = path.read_text()
+        self.assertIn('"learning_rate": 0.01', text)
+        path.chmod(0o644)
+        path.write_text(text.replace('"learning_rate": 0.01', '"learning_rate": 0.09'))
         done = run("--budget=macs=900", f"--bundle={folder}", f"--output_dir={self.root}/out")
         self.assertEqual(done.returncode, 1, done.stderr)
-        self.assertIn("manifest.json: does not describe a bundle", done.stderr)
+        self.assertIn("manifest.json: differs from its own sha256", done.stderr)
+
+    def test_arrays_that_are_no_encoder_are_refused_even_with_the_right_hash(self):
+        folder = self.copy()
+        arrays = workdir.read_arrays(folder / "surrogate.npz")
+        manifest = workdir.read_manifest(folder)
+        kernel = arrays["kernel_0"]
+        for damage in (
+            {"kernel_0": kernel * np.nan},
+            {"kernel_0": kernel[:, :5]},
+            {"scale": kernel},
+        ):
+            workdir.write_arrays(folder / "surrogate.npz", {**arrays, **damage})
+            workdir.write_manifest(
+                folder, config=manifest["config"], seed=0, data=manifest["data"], parents={}
+            )
+            done = run("--budget=macs=900", f"--bundle={folder}", f"--output_dir={self.root}/out")
+            self.assertEqual(done.returncode, 1, done.stderr)
+            self.assertIn("surrogate.npz: is no part of a bundle", done.stderr)
 
 
 class AnswerTest(Temporary):
+    @parameterized.parameters(("california_housing_mlp", "r2=0.6"), ("mnist_mlp", "accuracy=0.9"))
+    def test_every_bundle_answers_without_its_data(self, bundle, quality):
+        done = run(f"--bundle={bundle}", f"--budget={quality}", f"--output_dir={self.root}", *QUICK)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        (answer,) = json.loads((self.root / "candidates.json").read_text())
+        self.assertLen(answer["candidates"], 10)
+
+    def test_an_output_folder_that_is_a_file_is_one_line(self):
+        (self.root / "file").write_text("a user's own")
+        done = run("--budget=r2=0.6", f"--output_dir={self.root / 'file'}", *QUICK)
+        self.assertEqual(done.returncode, 1)
+        self.assertLen(done.stderr.strip().splitlines(), 1, done.stderr)
+        self.assertEqual((self.root / "file").read_text(), "a user's own")
+
     def test_candidates_come_fast_keep_the_budget_and_repeat(self):
         budget = "storage_kb=0.5,r2=0.72"
         texts = []
@@ -156,7 +196,9 @@ class AnswerTest(Temporary):
             self.assertEqual(done.returncode, 0, done.stderr)
             texts.append((self.root / name / "candidates.json").read_text())
         self.assertEqual(*texts)
-        (candidates,) = json.loads(texts[0])
+        (answer,) = json.loads(texts[0])
+        self.assertEqual(answer["budget"], budget)
+        candidates = answer["candidates"]
         self.assertLen(candidates, 10)
         space = bundles.load(bundles.find(BUNDLE)).space
         for candidate in candidates:
@@ -174,18 +216,19 @@ class AnswerTest(Temporary):
     def test_several_budgets_in_one_pass(self):
         done = run("--budget=macs=300", "--budget=r2=0.6", f"--output_dir={self.root}", *QUICK)
         self.assertEqual(done.returncode, 0, done.stderr)
-        answers = json.loads((self.root / "candidates.json").read_text())
-        self.assertLen(answers, 2)
-        self.assertTrue(all(c["cost"]["macs"]["value"] <= 300 for c in answers[0]))
-        self.assertTrue(all(c["low"] >= 0.6 for c in answers[1]))
+        small, good = json.loads((self.root / "candidates.json").read_text())
+        self.assertTrue(all(c["cost"]["macs"]["value"] <= 300 for c in small["candidates"]))
+        self.assertTrue(all(c["low"] >= 0.6 for c in good["candidates"]))
+        self.assertLen(good["candidates"], 10)
 
     def test_an_infeasible_budget_does_not_stop_the_others(self):
         out = f"--output_dir={self.root}"
         done = run("--budget=storage_kb=0.01,r2=0.78", "--budget=r2=0.6", out, *QUICK)
         self.assertEqual(done.returncode, 3, done.stderr)
         self.assertIn("nearest feasible: --budget=storage_kb=", done.stderr)
-        (answer,) = json.loads((self.root / "candidates.json").read_text())
-        self.assertTrue(all(c["low"] >= 0.6 for c in answer))
+        none, some = json.loads((self.root / "candidates.json").read_text())
+        self.assertEmpty(none["candidates"])
+        self.assertLen(some["candidates"], 10)
 
     def test_the_way_to_candidates_imports_no_tensorflow(self):
         code = (
@@ -241,7 +284,7 @@ class DeliveryTest(Temporary):
         self.assertEqual(agreed.file_bytes, path.stat().st_size)
         trained = work.trained(agreed.fingerprint)
         self.assertTrue((trained / "model.keras").is_file())
-        self.assertIn(agreed.fingerprint, json.loads(work.benchmarks.read_text()))
+        self.assertGreater(json.loads((folder / "benchmark.json").read_text())["median_ms"], 0)
 
 
 if __name__ == "__main__":

@@ -11,12 +11,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
-import shutil
-import tempfile
 from collections.abc import Mapping
 from typing import Any
 
-from tfgen import errors, generators, workdir
+import numpy as np
+
+from tfgen import errors, generators, seeds, workdir
+from tfgen.cost.budget import Budget
 from tfgen.cost.cost_model import CostModel
 from tfgen.evidence.surrogate import Surrogate
 from tfgen.generators.base import Generator
@@ -41,6 +42,7 @@ class Bundle:
       recipe: how the records were trained; deliveries are trained alike.
       surrogate: the encoder.
       generators: by method.
+      manifest_sha256: of the manifest it was read from; empty for one that is not written yet.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Bundle:
     recipe: Recipe
     surrogate: Surrogate
     generators: Mapping[str, Generator]
+    manifest_sha256: str = ""
 
     @functools.cached_property
     def cost_model(self) -> CostModel:
@@ -75,7 +78,7 @@ def save(
     seed: int,
     parents: Mapping[str, str],
 ) -> None:
-    """Writes a bundle beside its name and renames it; an older one is replaced at the end.
+    """Writes a bundle whole or not at all; an older one is replaced at the end.
 
     Args:
       path: the folder.
@@ -84,14 +87,11 @@ def save(
       seed: it was made with.
       parents: name -> sha256 of the files that it was made from.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = pathlib.Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        temporary.chmod(0o755)
-        workdir.write_json(temporary / _SPACE, bundle.space.to_json())
-        workdir.write_arrays(temporary / _SURROGATE, bundle.surrogate.state())
+    with workdir.writing_folder(path) as folder:
+        workdir.write_json(folder / _SPACE, bundle.space.to_json())
+        workdir.write_arrays(folder / _SURROGATE, bundle.surrogate.state())
         for method, generator in bundle.generators.items():
-            workdir.write_arrays(temporary / _GENERATORS / f"{method}.npz", generator.state())
+            workdir.write_arrays(folder / _GENERATORS / f"{method}.npz", generator.state())
         answers = {
             "task": bundle.task.name,
             "dataset": bundle.dataset,
@@ -99,22 +99,12 @@ def save(
             "methods": sorted(bundle.generators),
         }
         workdir.write_manifest(
-            temporary,
+            folder,
             config={**config, "answers": answers},
             seed=seed,
             data={bundle.dataset: bundle.dataset_fingerprint},
             parents=parents,
         )
-        old = None
-        if path.exists():
-            old = path.with_name(f".{path.name}.old")
-            shutil.rmtree(old, ignore_errors=True)
-            path.rename(old)
-        temporary.rename(path)
-        if old is not None:
-            shutil.rmtree(old)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def load(path: pathlib.Path) -> Bundle:
@@ -124,28 +114,51 @@ def load(path: pathlib.Path) -> Bundle:
       CorruptFileError: a file is missing, damaged or not what the manifest lists.
     """
     manifest = workdir.read_manifest(path)
+    where = path / workdir.MANIFEST
     try:
         answers = manifest["config"]["answers"]
         ((dataset, fingerprint),) = manifest["data"].items()
         task = tasks.get(answers["task"])
         recipe = Recipe.from_json(answers["recipe"])
-        methods = list(answers["methods"])
-        needed = {_SPACE, _SURROGATE, *(f"{_GENERATORS}/{m}.npz" for m in methods)}
+        methods = {name: generators.get(name) for name in answers["methods"]}
+        needed = {_SPACE, _SURROGATE, *(f"{_GENERATORS}/{name}.npz" for name in methods)}
         if not needed <= set(manifest["files"]):
             raise KeyError(f"files {sorted(needed - set(manifest['files']))}")
-        space = SearchSpace.from_json(workdir.read_json(path / _SPACE))
-    except (KeyError, TypeError, ValueError) as error:
-        raise errors.CorruptFileError(
-            f"{path / workdir.MANIFEST}: does not describe a bundle ({error})"
-        ) from error
-    surrogate = Surrogate(space, workdir.read_arrays(path / _SURROGATE))
-    restored = {
-        method: generators.get(method).restore(
-            space, workdir.read_arrays(path / _GENERATORS / f"{method}.npz")
-        )
-        for method in methods
-    }
-    return Bundle(path.name, space, task, dataset, fingerprint, recipe, surrogate, restored)
+        where = path / _SPACE
+        space = SearchSpace.from_json(workdir.read_json(where))
+        probe = space.sample(1, seeds.stream(0, "probe"))
+        CostModel(space).costs(probe)
+        where = path / _SURROGATE
+        surrogate = Surrogate(space, _finite(where))
+        if not np.isfinite(surrogate.predict(probe).low).all():
+            raise ValueError("predicts no number")
+        restored = {}
+        for name, method in methods.items():
+            where = path / _GENERATORS / f"{name}.npz"
+            restored[name] = method.restore(space, _finite(where))
+            restored[name].propose([Budget({"macs": 1.0})], 1, 0)
+    except (errors.UsageError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+        raise errors.CorruptFileError(f"{where}: is no part of a bundle ({error})") from error
+    return Bundle(
+        path.name,
+        space,
+        task,
+        dataset,
+        fingerprint,
+        recipe,
+        surrogate,
+        restored,
+        workdir.sha256(path / workdir.MANIFEST),
+    )
+
+
+def _finite(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """Arrays of a .npz; raises ValueError for NaN and infinity among them."""
+    arrays = workdir.read_arrays(path)
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise ValueError(f"array {name!r} has numbers that are not finite")
+    return arrays
 
 
 def find(name: str) -> pathlib.Path:

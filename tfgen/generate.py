@@ -18,10 +18,12 @@ from absl import flags
 from tfgen import bundle as bundles
 from tfgen import errors, generators, pipeline, program, workdir
 from tfgen.cost.budget import parse_all
-from tfgen.deployment import contract, devices
+from tfgen.deployment import devices
 from tfgen.selection import Candidate, Ranking, Selector
+from tfgen.space.layers import lower
 from tfgen.space.search_space import SearchSpace
 from tfgen.tables import number, table
+from tfgen.training import datasets
 
 _BUDGET = flags.DEFINE_multi_string(
     "budget", [], "What you can afford: storage_kb=64,accuracy=0.87. Costs are at most, the task's "
@@ -70,29 +72,35 @@ def main(argv: Sequence[str]) -> int:
         max_distance=_MAX_DISTANCE.value,
         ranking=Ranking(_RANK_BY.value),
     )
-    answers = []
+    for budget in budgets:
+        pipeline.check_answerable(bundle, budget)
+    answers: list[list[Candidate]] = []
     for budget in budgets:
         try:
             answer = pipeline.answer(bundle, budget, _METHOD.value, selector, _SEED.value, _say)
         except errors.InfeasibleBudgetError as error:
             program.complain(error)
+            answers.append([])
             continue
         print(f"\nbudget {budget}: {len(answer)} candidates by {_METHOD.value}, best first")
         print(_candidates_table(bundle, answer))
         answers.append(answer)
-    exit_code = 0 if len(answers) == len(budgets) else errors.InfeasibleBudgetError.exit_code
-    if not answers:
+    exit_code = 0 if all(answers) else errors.InfeasibleBudgetError.exit_code
+    if not any(answers):
         return exit_code
     work = workdir.WorkDir(workdir.user_path(_OUTPUT_DIR.value))
-    rows = [[candidate.to_json() for candidate in answer] for answer in answers]
+    rows = [
+        {"budget": str(budget), "candidates": [candidate.to_json() for candidate in answer]}
+        for budget, answer in zip(budgets, answers, strict=True)
+    ]
     workdir.write_json(work.candidates, rows)
     print(f"\n{time.monotonic() - start:.1f} s to the candidates; written to {work.candidates}")
     if _STOP_AFTER.value == "candidates":
         return exit_code
     sys.stdout.flush()
-    kept = [_deliver(bundle, answer, work) for answer in answers]
+    codes = [_deliver(bundle, answer, work) for answer in answers if answer]
     print(f"\n{time.monotonic() - start:.0f} s in all")
-    return exit_code if all(kept) else errors.ContractMissedError.exit_code
+    return max([exit_code, *codes])
 
 
 def run() -> None:
@@ -100,12 +108,8 @@ def run() -> None:
     program.run(main)
 
 
-def _deliver(
-    bundle: bundles.Bundle, candidates: Sequence[Candidate], work: workdir.WorkDir
-) -> bool:
-    """Trains candidates in order until one keeps the contract; whether one did."""
-    from tfgen.training import datasets
-
+def _deliver(bundle: bundles.Bundle, candidates: Sequence[Candidate], work: workdir.WorkDir) -> int:
+    """Trains candidates in order until one keeps the contract; the exit code of this answer."""
     dataset = datasets.load(bundle.dataset, _DATA_DIR.value)
     if dataset.fingerprint != bundle.dataset_fingerprint:
         _say(
@@ -113,10 +117,11 @@ def _deliver(
             f"({dataset.fingerprint}, {bundle.dataset_fingerprint}); predictions may be off"
         )
     attempts = list(candidates[: _MAX_TRAININGS.value])
+    exit_code = 0
     for number_, candidate in enumerate(attempts, start=1):
         print(f"\ntraining {candidate.architecture.fingerprint} ({number_} of {len(attempts)})")
         try:
-            agreed = pipeline.deliver(
+            delivery = pipeline.deliver(
                 bundle,
                 candidate,
                 work,
@@ -128,11 +133,13 @@ def _deliver(
             )
         except errors.ExportMismatchError as error:
             _say(f"not delivered: {error}")
+            exit_code = max(exit_code, error.exit_code)
             continue
-        print(_contract_text(agreed, candidate, work))
-        if agreed.holds:
-            return True
-    return False
+        print(_contract_text(delivery, candidate))
+        if delivery.contract.holds:
+            return 0
+        exit_code = errors.ContractMissedError.exit_code
+    return exit_code
 
 
 def _candidates_table(bundle: bundles.Bundle, candidates: Sequence[Candidate]) -> str:
@@ -160,28 +167,26 @@ def _candidates_table(bundle: bundles.Bundle, candidates: Sequence[Candidate]) -
 
 def describe(space: SearchSpace, candidate: Candidate) -> str:
     """A network in one line: units and weight bits of each layer."""
-    from tfgen.space.layers import lower
-
     layers = lower(space, candidate.architecture)
     return " ".join(f"{layer.out_channels}:{layer.weight_bits}" for layer in layers)
 
 
-def _contract_text(agreed: contract.Contract, candidate: Candidate, work: workdir.WorkDir) -> str:
+def _contract_text(delivery: pipeline.Delivery, candidate: Candidate) -> str:
+    agreed = delivery.contract
     rows = [
         [
             term.metric,
-            number(term.asked),
-            number(term.predicted),
-            number(term.measured),
+            number(term.asked, 6),
+            number(term.predicted, 6),
+            number(term.measured, 6),
             "" if term.asked is None else "pass" if term.holds else "FAIL",
         ]
         for term in agreed.terms
     ]
-    folder = work.deployment(agreed.fingerprint)
     return "\n".join(
         [
             table(["metric", "asked", "predicted", "measured", ""], rows),
-            f"contract {'kept' if agreed.holds else 'MISSED'}: {folder / pipeline.MODEL}, "
+            f"contract {'kept' if agreed.holds else 'MISSED'}: {delivery.path}, "
             f"{agreed.file_bytes:,} bytes, sha256 {agreed.file_sha256[:16]}..., "
             f"{agreed.runtime} on {agreed.device}",
             f"predicted interval {candidate.low:.4f}..{candidate.high:.4f}",

@@ -1,7 +1,7 @@
 """The stages in order, each a function of what it reads and where it writes.
 
 collect -> records.db        fit -> bundle/        answer -> candidates
-deliver -> trained/<fingerprint>/, deployments/<fingerprint>/, benchmarks.json
+deliver -> trained/<network>/, deployments/<network>-<answer>/
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ from tfgen.training import datasets
 from tfgen.training.recipe import Recipe
 
 GAP = "gap.json"
-MODEL, RECIPE, CONTRACT = "model.tflite", "recipe.json", "contract.json"
+MODEL, RECIPE = "model.tflite", "recipe.json"
+BENCHMARK, CONTRACT = "benchmark.json", "contract.json"
 Say = Callable[[str], None]
 Progress = Callable[[int, float], None]  # steps done, loss
 
@@ -167,7 +168,11 @@ def fit(
         bundle,
         config=experiment.to_json(),
         seed=experiment.seed,
-        parents={work.records.name: workdir.sha256(work.records)},
+        parents={
+            path.name: workdir.sha256(path)
+            for path in (work.records, work.root / GAP)
+            if path.is_file()
+        },
     )
     return bundle
 
@@ -183,13 +188,15 @@ def _gap(
     """Delivers some of the records' networks as files: what the file scores less the record.
 
     Each is trained from its record's seed, so the gap is of activation quantization, of the other
-    trainer's rounding, and of test against validation data. Kept in a file, and resumed from it.
+    trainer's rounding; both are scored on validation data. Kept in a file, and resumed from it.
 
     Returns:
       Gaps in units of the encoder's scatter for that network [networks].
     """
     path = work.root / GAP
     known = workdir.read_json(path) if path.is_file() else {}
+    if not isinstance(known, dict):
+        raise errors.CorruptFileError(f"{path}: holds no gaps")
     random = seeds.stream(experiment.seed, "gap")
     rows = random.permutation(len(records))[: experiment.gap_networks]
     space = catalog.get(experiment.space)
@@ -202,7 +209,7 @@ def _gap(
             with workdir.scratch() as folder:
                 try:
                     file = make_file(space, layers, dataset, experiment.recipe, record.seed, folder)
-                    score = delivered.score(file, dataset)
+                    score = delivered.score(file, dataset, dataset.validation)
                 except errors.ExportMismatchError:
                     score = None  # such a file is never delivered, so it has no gap
             known[key] = {"record": record.metric, "file": score}
@@ -219,6 +226,20 @@ def _gap(
 # --- answers ------------------------------------------------------------------------------------
 
 
+def check_answerable(bundle: bundles.Bundle, budget: Budget) -> None:
+    """Raises UsageError for a budget on metrics that this bundle does not tell."""
+    if budget.quality is not None and budget.quality[0] != bundle.task.metric:
+        raise errors.UsageError(
+            f"bundle {bundle.name!r} is judged by {bundle.task.metric}, not by {budget.quality[0]}"
+        )
+    strangers = [m for m in budget.limits if m not in bundle.cost_model.metrics]
+    if strangers:
+        raise errors.UsageError(
+            f"{strangers[0]} cannot be told before the file is built; budgets of this bundle may "
+            f"limit: {', '.join(bundle.cost_model.metrics)}"
+        )
+
+
 def answer(
     bundle: bundles.Bundle, budget: Budget, method: str, selector: Selector, seed: int, say: Say
 ) -> list[Candidate]:
@@ -228,21 +249,32 @@ def answer(
       UsageError: the budget speaks of a metric that this bundle does not tell.
       InfeasibleBudgetError: nothing fits.
     """
-    if budget.quality is not None and budget.quality[0] != bundle.task.metric:
-        raise errors.UsageError(
-            f"bundle {bundle.name!r} is judged by {bundle.task.metric}, not by {budget.quality[0]}"
+    check_answerable(bundle, budget)
+
+    def select(asked: Budget) -> list[Candidate]:
+        return selector.select(
+            bundle.space,
+            bundle.generator(method),
+            bundle.surrogate,
+            bundle.cost_model,
+            asked,
+            method,
+            seed,
         )
-    for remark in bundle.cost_model.check(budget):
+
+    try:
+        remarks = bundle.cost_model.check(budget)
+    except errors.InfeasibleBudgetError as error:
+        # The space's minimum is one network; whether the rest of the budget fits it is for draws.
+        nearest = error.nearest
+        try:
+            select(nearest)
+        except errors.InfeasibleBudgetError as missed:
+            nearest = missed.nearest
+        raise errors.InfeasibleBudgetError(str(error), nearest=nearest) from None
+    for remark in remarks:
         say(f"note: {remark}")
-    return selector.select(
-        bundle.space,
-        bundle.generator(method),
-        bundle.surrogate,
-        bundle.cost_model,
-        budget,
-        method,
-        seed,
-    )
+    return select(budget)
 
 
 # --- deliveries ---------------------------------------------------------------------------------
@@ -279,16 +311,21 @@ def make_file(
     from tfgen.deployment import export
     from tfgen.training import trainer
 
+    export.check_bits(layers, space.bit_policy)  # a minute before export would
     result = trainer.train(layers, dataset, recipe, seed, progress=progress)
     if trained is not None:
-        trainer.save(result, trained)
-        workdir.write_manifest(
-            trained,
-            config={"recipe": recipe.to_json(), "layers": [layer.to_json() for layer in layers]},
-            seed=seed,
-            data={dataset.name: dataset.fingerprint},
-            parents={},
-        )
+        with workdir.writing_folder(trained) as fresh:
+            trainer.save(result, fresh)
+            workdir.write_manifest(
+                fresh,
+                config={
+                    "recipe": recipe.to_json(),
+                    "layers": [layer.to_json() for layer in layers],
+                },
+                seed=seed,
+                data={dataset.name: dataset.fingerprint},
+                parents={},
+            )
     exported = export.export(result.model, layers, dataset.test.x, space.bit_policy, io=io)
     path = folder / MODEL
     workdir.write_bytes(path, exported.content)
@@ -311,6 +348,14 @@ def make_file(
     return path
 
 
+@dataclasses.dataclass(frozen=True)
+class Delivery:
+    """A contract and the file that it is about."""
+
+    contract: contract.Contract
+    path: pathlib.Path
+
+
 def deliver(
     bundle: bundles.Bundle,
     candidate: Candidate,
@@ -321,52 +366,54 @@ def deliver(
     io: str = "float",
     threads: int = 1,
     progress: Progress | None = None,
-) -> contract.Contract:
-    """Trains, exports and measures one candidate; writes its deployment, the contract last."""
+) -> Delivery:
+    """Trains, exports and measures one candidate; a deployment appears whole or not at all."""
     fingerprint = candidate.architecture.fingerprint
     layers = lower(bundle.space, candidate.architecture)
-    folder = work.deployment(fingerprint)
     training_seed = seeds.derive(seed, "delivery", fingerprint)
-    path = make_file(
-        bundle.space,
-        layers,
-        dataset,
-        bundle.recipe,
-        training_seed,
-        folder,
-        trained=work.trained(fingerprint),
-        io=io,
-        progress=progress,
-    )
-    timed = benchmark.measure(path, threads=threads)
-    bits = {layer.name: (layer.weight_bits, layer.activation_bits) for layer in layers}
-    measured = {
-        bundle.task.metric: delivered.score(path, dataset),
-        **delivered.costs(path, bits),
-        "latency_ms": timed.median_ms,
-        "file_kb": timed.file_bytes / 1000,
-    }
-    predicted = {bundle.task.metric: candidate.metric}
-    predicted |= {m: candidate.cost[m] for m in candidate.cost.quantities}
-    agreed = contract.draw_up(
-        candidate.budget,
-        fingerprint,
-        predicted,
-        measured,
-        file_sha256=timed.sha256,
-        file_bytes=timed.file_bytes,
-        device=f"host ({platform.machine()}, {threads} thread{'s' * (threads > 1)})",
-        runtime=timed.runtime,
-    )
-    workdir.write_json(folder / CONTRACT, agreed.to_json())
-    trained_manifest = work.trained(fingerprint) / workdir.MANIFEST
-    workdir.write_manifest(
-        folder,
-        config={"candidate": candidate.to_json(), "bundle": bundle.name},
-        seed=training_seed,
-        data={dataset.name: dataset.fingerprint},
-        parents={f"trained/{fingerprint}/{workdir.MANIFEST}": workdir.sha256(trained_manifest)},
-    )
-    known = workdir.read_json(work.benchmarks) if work.benchmarks.is_file() else {}
-    workdir.write_json(work.benchmarks, {**known, fingerprint: timed.to_json()})
-    return agreed
+    answer = f"{seeds.derive(seed, str(candidate.budget), io, bundle.name):016x}"[-6:]
+    with workdir.writing_folder(work.deployment(fingerprint, answer)) as folder:
+        path = make_file(
+            bundle.space,
+            layers,
+            dataset,
+            bundle.recipe,
+            training_seed,
+            folder,
+            trained=work.trained(fingerprint),
+            io=io,
+            progress=progress,
+        )
+        timed = benchmark.measure(path, threads=threads)
+        measured = {
+            bundle.task.metric: delivered.score(path, dataset, dataset.test),
+            **delivered.costs(path, folder / RECIPE),
+            "latency_ms": timed.median_ms,
+            "file_kb": timed.file_bytes / 1000,
+        }
+        predicted = {bundle.task.metric: candidate.metric}
+        predicted |= {m: candidate.cost[m] for m in candidate.cost.quantities}
+        agreed = contract.draw_up(
+            candidate.budget,
+            fingerprint,
+            predicted,
+            measured,
+            file_sha256=timed.sha256,
+            file_bytes=timed.file_bytes,
+            device=f"host ({platform.machine()}, {threads} thread{'s' * (threads > 1)})",
+            runtime=timed.runtime,
+        )
+        workdir.write_json(folder / BENCHMARK, timed.to_json())
+        workdir.write_json(folder / CONTRACT, agreed.to_json())
+        trained = work.trained(fingerprint) / workdir.MANIFEST
+        workdir.write_manifest(
+            folder,
+            config={"candidate": candidate.to_json(), "bundle": bundle.name},
+            seed=training_seed,
+            data={dataset.name: dataset.fingerprint},
+            parents={
+                f"trained/{fingerprint}/{workdir.MANIFEST}": workdir.sha256(trained),
+                f"{bundle.name}/{workdir.MANIFEST}": bundle.manifest_sha256,
+            },
+        )
+    return Delivery(agreed, work.deployment(fingerprint, answer) / MODEL)

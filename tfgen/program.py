@@ -26,9 +26,10 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
                 _help(module, everything="--helpfull" in argv)
                 sys.exit(0)
             rest: list[str] = flags.FLAGS(list(argv))
-        except flags.Error as error:
+        except Exception as error:  # a --config file is Python, and may raise anything
             # Some of absl's messages have several lines; what helps stands in the first.
-            print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
+            text = (str(error) or type(error).__name__).strip().splitlines()[0]
+            print(f"error: {text}", file=sys.stderr)
             sys.exit(errors.UsageError.exit_code)
         return rest
 
@@ -40,6 +41,10 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
         except errors.TfgenError as error:
             complain(error)
             return error.exit_code
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            print(f"error: {where}{error.strerror or error}", file=sys.stderr)
+            return errors.TfgenError.exit_code
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return _INTERRUPTED

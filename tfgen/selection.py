@@ -14,13 +14,15 @@ import numpy as np
 import numpy.typing as npt
 
 from tfgen import errors, seeds
-from tfgen.cost.budget import Budget, Cost, Quantity
+from tfgen.cost.budget import COST_METRICS, Budget, Cost, Quantity, rounded_up
 from tfgen.cost.cost_model import CostModel, Costs
 from tfgen.space.architecture import Architecture
 from tfgen.space.search_space import Choices, SearchSpace
 
 Floats = npt.NDArray[np.float64]
 _VERIFICATIONS = 3  # of the nearest feasible budget
+_MAX_DRAWS = 200_000  # some 2 GB of scores
+_MAX_CONFIDENCE = 0.99  # what a few hundred held-out records and fifty files can tell
 
 
 class Drawn(Protocol):
@@ -177,6 +179,11 @@ class Ranking:
 
     by: str = "auto"
 
+    def __post_init__(self) -> None:
+        known = ("auto", "quality", "distance", *COST_METRICS)
+        if self.by not in known:
+            raise errors.UsageError(f"unknown ranking {self.by!r}; known: {', '.join(known)}")
+
     def order(self, pool: Pool, budget: Budget) -> npt.NDArray[np.int64]:
         """Rows of the pool, best first; ties go to the smaller network."""
         by = self.by
@@ -189,8 +196,7 @@ class Ranking:
         elif by in pool.costs:
             key = pool.costs[by]
         else:
-            known = ", ".join(("auto", "quality", "distance", *pool.costs))
-            raise errors.UsageError(f"unknown ranking {by!r}; known: {known}")
+            raise errors.UsageError(f"{by} cannot be told before the file is built")
         return np.lexsort((pool.costs["storage_kb"], key))
 
 
@@ -217,8 +223,12 @@ class Selector:
     def __post_init__(self) -> None:
         if min(self.count, self.draws, self.max_rounds) < 1:
             raise errors.UsageError("count, draws and rounds must be at least 1")
-        if not 0.5 <= self.confidence < 1:
-            raise errors.UsageError(f"confidence must lie in 0.5..1, got {self.confidence:g}")
+        if self.draws > _MAX_DRAWS:
+            raise errors.UsageError(f"draws must be at most {_MAX_DRAWS:,}, got {self.draws:,}")
+        if not 0.5 <= self.confidence <= _MAX_CONFIDENCE:
+            raise errors.UsageError(
+                f"confidence must lie in 0.5..{_MAX_CONFIDENCE:g}, got {self.confidence:g}"
+            )
         if not self.max_distance > 0:
             raise errors.UsageError(f"max_distance must be above 0, got {self.max_distance:g}")
 
@@ -253,6 +263,8 @@ class Selector:
                     break
                 except errors.InfeasibleBudgetError as missed:
                     nearest = missed.nearest
+            else:
+                nearest = None  # nothing that was named could be found again
             raise errors.InfeasibleBudgetError(str(error), nearest=nearest) from None
 
     def _search(
@@ -357,7 +369,9 @@ def _infeasible(
     if budget.quality is not None:
         misses.append(1.0 - pool.low[rows] / max(budget.quality[1], 1e-9))
     row = rows[np.maximum.reduce(misses).argmin()]
-    limits = {m: max(limit, _up(pool.costs[m][row])) for m, limit in budget.limits.items()}
+    limits = {
+        m: max(limit, rounded_up(float(pool.costs[m][row]))) for m, limit in budget.limits.items()
+    }
     quality = budget.quality
     if quality is not None:
         quality = (quality[0], min(quality[1], max(_down(pool.low[row]), 0.0)))
@@ -367,12 +381,6 @@ def _infeasible(
         "predicted to keep it",
         nearest=nearest,
     )
-
-
-def _up(value: float) -> float:
-    """The value rounded up to four digits, so that the printed budget admits it."""
-    unit = 10.0 ** (np.floor(np.log10(value)) - 3)
-    return float(f"{np.ceil(value / unit) * unit:.4g}")
 
 
 def _down(value: float) -> float:

@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import platform
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -42,15 +43,12 @@ class WorkDir:
     def candidates(self) -> pathlib.Path:
         return self.root / "candidates.json"
 
-    @property
-    def benchmarks(self) -> pathlib.Path:
-        return self.root / "benchmarks.json"
-
     def trained(self, fingerprint: str) -> pathlib.Path:
         return self.root / "trained" / fingerprint
 
-    def deployment(self, fingerprint: str) -> pathlib.Path:
-        return self.root / "deployments" / fingerprint
+    def deployment(self, fingerprint: str, answer: str) -> pathlib.Path:
+        """Of a network as the answer to one budget, seed and kind of file."""
+        return self.root / "deployments" / f"{fingerprint}-{answer}"
 
 
 def package_root() -> pathlib.Path:
@@ -95,6 +93,34 @@ def _sync(path: pathlib.Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def writing_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields a temporary folder; when the block ends well it takes the place of `path`.
+
+    An older folder of that name stays whole until the new one is, and comes back if the swap fails;
+    between the two renames a crash leaves it as `.NAME.old`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = pathlib.Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    old = path.with_name(f".{path.name}.old")
+    try:
+        temporary.chmod(0o755)
+        yield temporary
+        shutil.rmtree(old, ignore_errors=True)
+        if path.exists():
+            path.rename(old)
+        try:
+            temporary.rename(path)
+        except OSError:
+            if old.exists():
+                old.rename(path)
+            raise
+        _sync(path.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -172,6 +198,7 @@ def write_manifest(
         "versions": {"python": platform.python_version(), **_versions()},
         "files": {p.relative_to(folder).as_posix(): sha256(p) for p in files},
     }
+    manifest["sha256"] = _own_hash(manifest)
     write_json(folder / MANIFEST, manifest)
     return manifest
 
@@ -181,8 +208,11 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
     manifest: dict[str, Any] = read_json(folder / MANIFEST)
     try:
         files = dict(manifest["files"])
+        intact = manifest["sha256"] == _own_hash(manifest)
     except (KeyError, TypeError, ValueError):
-        raise errors.CorruptFileError(f"{folder / MANIFEST}: lists no files") from None
+        raise errors.CorruptFileError(f"{folder / MANIFEST}: is no manifest") from None
+    if not intact:
+        raise errors.CorruptFileError(f"{folder / MANIFEST}: differs from its own sha256")
     for name, expected in files.items():
         path = folder / name
         if not path.is_file():
@@ -190,6 +220,12 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
         if sha256(path) != expected:
             raise errors.CorruptFileError(f"{path}: sha256 differs from {MANIFEST}")
     return manifest
+
+
+def _own_hash(manifest: Mapping[str, Any]) -> str:
+    """sha256 of a manifest's other fields."""
+    rest = {name: value for name, value in manifest.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def _versions() -> dict[str, str]:

@@ -165,9 +165,12 @@ class CheckTest(absltest.TestCase):
             "storage_kb=52 is no limit: the largest network of california_housing_mlp has 51.33",
         )
 
-    def test_a_metric_that_cannot_be_told_names_those_that_can(self):
-        with self.assertRaisesRegex(errors.UsageError, "params, macs, storage_kb, energy_uj"):
-            CostModel(CALIFORNIA).check(Budget.parse("file_kb=4"))
+    def test_the_nearest_budget_is_not_below_the_minimum_once_printed(self):
+        with self.assertRaises(errors.InfeasibleBudgetError) as caught:
+            CostModel(CALIFORNIA).check(Budget.parse("energy_uj=1e-12"))
+        printed = Budget.parse(str(caught.exception.nearest))
+        self.assertEqual(printed.limits, {"energy_uj": 1.358e-06})  # 9 MACs of 0.1508001 pJ
+        self.assertEmpty(CostModel(CALIFORNIA).check(printed))
 
 
 class MetricsTest(absltest.TestCase):

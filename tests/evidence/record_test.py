@@ -68,6 +68,12 @@ class RecordStoreTest(absltest.TestCase):
             self.open()
         self.assertEqual(self.path.read_bytes(), content)
 
+    def test_an_empty_file_is_a_truncated_store(self):
+        self.path.touch()
+        with self.assertRaisesRegex(errors.CorruptFileError, "records.db: is empty"):
+            self.open()
+        self.assertEqual(self.path.read_bytes(), b"")
+
     def test_another_programs_database_is_refused_and_left_alone(self):
         connection = sqlite3.connect(self.path)
         connection.execute("CREATE TABLE notes (text)")

@@ -184,7 +184,15 @@ def _unknown(name: str) -> str:
 
 
 def _number(name: str, text: str) -> float:
+    if not re.fullmatch(r"[-+.0-9a-zA-Z]+", text.strip()):  # float() also takes 1_0
+        raise errors.UsageError(f"budget {name}={text.strip()}: not a number")
     try:
         return float(text)
     except ValueError:
         raise errors.UsageError(f"budget {name}={text.strip()}: not a number") from None
+
+
+def rounded_up(value: float) -> float:
+    """A cost rounded up to four digits, so that the printed budget admits it."""
+    unit = 10.0 ** (math.floor(math.log10(value)) - 3)
+    return float(f"{math.ceil(value / unit - 1e-9) * unit:.4g}")

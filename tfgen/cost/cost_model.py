@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from tfgen import errors
 from tfgen.cost import counting
-from tfgen.cost.budget import Budget, Cost, Quantity
+from tfgen.cost.budget import Budget, Cost, Quantity, rounded_up
 from tfgen.space.architecture import Architecture
 from tfgen.space.layers import LayerSlots, lower_batch
 from tfgen.space.search_space import Choices, SearchSpace
@@ -73,19 +73,14 @@ class CostModel:
           Remarks for the user on limits that limit nothing.
 
         Raises:
-          UsageError: a limit is on a metric that this model does not tell.
+          KeyError: a limit is on a metric that this model does not tell.
           InfeasibleBudgetError: a limit is below the space's minimum; carries the nearest budget.
         """
         remarks = []
         nearest = dict(budget.limits)
         for metric, limit in budget.limits.items():
-            if metric not in self.metrics:
-                raise errors.UsageError(
-                    f"{metric} cannot be told before the file is built; budgets of this bundle may "
-                    f"limit: {', '.join(self.metrics)}"
-                )
             if limit < self.minimum[metric]:
-                nearest[metric] = self.minimum[metric]
+                nearest[metric] = rounded_up(self.minimum[metric])
             elif limit >= self.maximum[metric]:
                 remarks.append(
                     f"{metric}={limit:g} is no limit: the largest network of {self.space.name} has "

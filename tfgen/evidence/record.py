@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import pathlib
 import sqlite3
+import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
 
@@ -83,6 +85,10 @@ class RecordStore:
         self.path = path
         self.space = space
         path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            _make(path)
+        if path.is_file() and path.stat().st_size == 0:
+            raise errors.CorruptFileError(f"{path}: is empty, not a record store")
         with self._naming_the_file():
             self._connection = sqlite3.connect(
                 path, timeout=_BUSY_TIMEOUT_MS / 1000, isolation_level=None
@@ -101,12 +107,6 @@ class RecordStore:
         run("PRAGMA journal_mode=DELETE")
         run("PRAGMA synchronous=FULL")
         with self._transaction():
-            empty = run("SELECT count(*) FROM sqlite_master").fetchone() == (0,)
-            if empty:
-                for statement in _SCHEMA.strip().split(";\n"):
-                    run(statement)
-                run(f"PRAGMA application_id={_APPLICATION_ID}")
-                run(f"PRAGMA user_version={_SCHEMA_VERSION}")
             (application,) = run("PRAGMA application_id").fetchone()
             (version,) = run("PRAGMA user_version").fetchone()
             if application != _APPLICATION_ID or version != _SCHEMA_VERSION:
@@ -154,6 +154,11 @@ class RecordStore:
             rows = self._connection.execute(query, (self.space.name, dataset, recipe)).fetchall()
         records = []
         for choices, seed, metric, seconds, cost, checksum in rows:
+            row = (self.space.name, choices, dataset, recipe, seed, metric, seconds, cost)
+            if _crc(row) != checksum:
+                raise errors.CorruptFileError(
+                    f"{self.path}: the record of architecture {choices}, seed {seed} is damaged"
+                )
             architecture = Architecture(self.space.name, tuple(map(int, choices.split(","))))
             record = Record(
                 architecture,
@@ -164,10 +169,6 @@ class RecordStore:
                 seconds,
                 Cost.from_json(json.loads(cost)),
             )
-            if _checksum(record) != checksum:
-                raise errors.CorruptFileError(
-                    f"{self.path}: the record of architecture {choices}, seed {seed} is damaged"
-                )
             records.append(record)
         return records
 
@@ -191,10 +192,11 @@ class RecordStore:
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             yield
+            self._connection.execute("COMMIT")
         except BaseException:
-            self._connection.execute("ROLLBACK")
+            if self._connection.in_transaction:  # SQLite ends it by itself when a disk is full
+                self._connection.execute("ROLLBACK")
             raise
-        self._connection.execute("COMMIT")
 
     @contextlib.contextmanager
     def _naming_the_file(self) -> Iterator[None]:
@@ -207,11 +209,34 @@ class RecordStore:
             raise errors.CorruptFileError(f"{self.path}: record store: {error}") from error
 
 
+def _make(path: pathlib.Path) -> None:
+    """Makes an empty store under another name and gives it its own when it is whole.
+
+    SQLite makes a file of 0 bytes first: after a kill that would look like a truncated store.
+    """
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    try:
+        connection = sqlite3.connect(name, isolation_level=None)
+        connection.executescript(_SCHEMA)
+        connection.execute(f"PRAGMA application_id={_APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version={_SCHEMA_VERSION}")
+        connection.close()
+        os.chmod(name, 0o644)
+        with contextlib.suppress(FileExistsError):  # another process was first
+            os.link(name, path)
+    finally:
+        os.unlink(name)
+
+
 def _cost_text(record: Record) -> str:
     return json.dumps(record.cost.to_json(), sort_keys=True)
 
 
 def _checksum(record: Record) -> int:
     """CRC-32 of everything a row holds; integrity_check does not look into values."""
-    row = (*record.key, record.metric, record.seconds, _cost_text(record))
+    return _crc((*record.key, record.metric, record.seconds, _cost_text(record)))
+
+
+def _crc(row: tuple[object, ...]) -> int:
     return zlib.crc32(repr(row).encode())

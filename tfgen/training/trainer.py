@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import pathlib
 import time
 from collections.abc import Callable, Sequence
@@ -94,9 +95,10 @@ def _train_from(
         variables["bias"].assign(bias)
     loss = float("nan")
     steps = _steps(model, dataset, recipe, seed)
-    for first in range(0, recipe.steps, _STEPS_PER_CALL):
-        last = min(first + _STEPS_PER_CALL, recipe.steps)
-        quantize_aware.round_activations(model, first >= _WATCHED_SHARE * recipe.steps)
+    watched = int(_WATCHED_SHARE * recipe.steps)
+    starts = sorted({*range(0, recipe.steps, _STEPS_PER_CALL), watched})
+    for first, last in itertools.pairwise([*starts, recipe.steps]):
+        quantize_aware.round_activations(model, first >= watched)
         loss = float(steps(tf.constant(first), tf.constant(last)))
         if progress is not None:
             progress(done + last, loss)
