@@ -67,7 +67,11 @@ def config(flag: flags.FlagHolder[Any]) -> dict[str, Any]:
     """The values of a --config flag; raises UsageError where none is given."""
     if flag.value is None:
         raise errors.UsageError("give --config, as in --config=configs/california_housing_mlp.py")
-    values: dict[str, Any] = flag.value.to_dict()
+    try:
+        values: dict[str, Any] = flag.value.to_dict()
+    except Exception as error:  # the file is Python, and may raise anything
+        text = " ".join(str(error).split())
+        raise errors.UsageError(f"--config cannot be read: {text}") from error
     return values
 
 
