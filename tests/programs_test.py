@@ -24,7 +24,7 @@ class ProgramsTest(parameterized.TestCase):
     @parameterized.parameters(
         ("collect", ["--work_dir=W"], 2, "give --config"),
         ("collect", ["--work_dir=W", "--config=R/nothing.py"], 2, "nothing.py"),
-        ("collect", ["--work_dir=W", "--config=R/broken.py"], 2, "invalid syntax (broken.py),
+        ("collect", ["--work_dir=W", "--config=R/broken.py"], 2, "invalid syntax (broken.py"),
         ("collect", ["--work_dir=W", f"--config={CONFIG}", "--config.recipe.stepz=3"], 2, "stepz"),
         (
             "collect",
