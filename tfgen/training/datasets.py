@@ -142,6 +142,8 @@ def _load_tfds(name: str, split: str, data_dir: str | None) -> tuple[np.ndarray,
     import tensorflow_datasets as tfds
     from absl import logging
 
+    import tfgen.nets.keras_compat  # noqa: F401  TensorFlow starts quietly from there
+
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.WARNING)  # TFDS tells at length what it reads
     try:
