@@ -18,7 +18,7 @@ from tfgen import workdir
 from tfgen.cost.budget import Budget
 from tfgen.deployment import benchmark, contract
 from tfgen.space.architecture import Architecture
-from tfgen.space.layers import lower
+from tfgen.space.lowering import lower
 from tfgen.training import datasets
 
 BUNDLE = "california_housing_mlp"

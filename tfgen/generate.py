@@ -20,7 +20,7 @@ from tfgen import errors, generators, pipeline, program, workdir
 from tfgen.cost.budget import parse_all
 from tfgen.deployment import devices
 from tfgen.selection import Candidate, Ranking, Selector
-from tfgen.space.layers import lower
+from tfgen.space.lowering import lower
 from tfgen.space.search_space import SearchSpace
 from tfgen.tables import number, table
 from tfgen.training import datasets

@@ -27,7 +27,8 @@ from tfgen.evidence.record import Record, RecordStore
 from tfgen.generators.base import Evidence
 from tfgen.selection import Candidate, Selector
 from tfgen.space import catalog
-from tfgen.space.layers import LayerSpec, lower
+from tfgen.space.layers import LayerSpec
+from tfgen.space.lowering import lower
 from tfgen.space.search_space import SearchSpace
 from tfgen.training import datasets
 from tfgen.training.recipe import Recipe

@@ -27,7 +27,7 @@ import numpy as np
 from absl import app, flags
 
 from tfgen import seeds
-from tfgen.space import catalog, layers
+from tfgen.space import catalog, lowering
 from tfgen.training import datasets, population
 from tfgen.training.recipe import Recipe, initial_weights
 
@@ -163,7 +163,7 @@ def _sample_members(count: int) -> list[population.Member]:
     draw = space.sample_points if _SAMPLING.value == "points" else space.sample
     return [
         population.Member(
-            layers.lower(space, space.architecture(row)), seeds.derive(_SEED.value, i)
+            lowering.lower(space, space.architecture(row)), seeds.derive(_SEED.value, i)
         )
         for i, row in enumerate(draw(count, random))
     ]

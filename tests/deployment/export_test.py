@@ -7,6 +7,7 @@ from unittest import mock
 import numpy as np
 from absl.testing import absltest, parameterized
 
+from tests.space.small import mlp
 from tfgen import errors
 from tfgen.deployment import benchmark, export, tflite_file
 from tfgen.space import bits
@@ -18,19 +19,7 @@ ANY_BITS = bits.BitPolicy("any bits", frozenset(("dense", b, 8) for b in (2, 3, 
 RECIPE = Recipe(steps=100, warmup_steps=10)
 
 
-def mlp(widths: Sequence[int], weight_bits: Sequence[int], inputs: int = 8) -> list[LayerSpec]:
-    """A network whose last width is the output's."""
-    layers = []
-    for i, (units, width) in enumerate(zip(widths, weight_bits, strict=True), 1):
-        last = i == len(widths)
-        name, activation = ("output", "linear") if last else (f"hidden_{i}", "relu")
-        shape = (1, 1, inputs, units, (1, 1), (1, 1), width, 8)
-        layers.append(LayerSpec(name, "dense", *shape, activation))
-        inputs = units
-    return layers
-
-
-MIXED = mlp((12, 9, 8, 6, 1), (8, 6, 4, 3, 2))
+MIXED = mlp((12, 9, 8, 6, 1), (8, 6, 4, 3, 2), 8)
 
 
 def stored(content: bytes) -> dict[str, tflite_file.WeightedOp]:
@@ -75,7 +64,7 @@ class ExportTest(parameterized.TestCase):
 
     def test_xnnpack_computes_what_was_trained(self) -> None:
         # Even widths for INT4, multiples of 4 for INT2.
-        layers = mlp((12, 16, 1), (8, 4, 2))
+        layers = mlp((12, 16, 1), (8, 4, 2), 8)
         trained = trainer.train(layers, self.data, RECIPE, 2)
         exported = self.export(trained.model, layers)
         # 1,000 outputs; XNNPACK differed on 0.02 % of them at most: 4 or more fail 1 run in 10**4.
@@ -139,14 +128,14 @@ class ExportTest(parameterized.TestCase):
     )
     def test_single_units(self, widths: tuple[int, ...], weight_bits: tuple[int, ...]) -> None:
         # Units that never fire keep a bias of 0, which the converter would drop.
-        layers = mlp(widths, weight_bits)
+        layers = mlp(widths, weight_bits, 8)
         trained = trainer.train(layers, self.data, Recipe(steps=20, warmup_steps=5), 5)
         ops = stored(self.export(trained.model, layers).content)
         self.assertEqual([op.bias_elements for op in ops.values()], list(widths))
 
     def test_classes(self) -> None:
         # Quintiles of the value as classes.
-        layers = mlp((16, 8, 5), (8, 4, 4))
+        layers = mlp((16, 8, 5), (8, 4, 4), 8)
         model = quantize_aware.build(layers, (8,))
         x = self.data.train.x[:512]
         model(x, training=True)
@@ -158,7 +147,7 @@ class DegenerateTest(absltest.TestCase):
     """Networks that training may leave behind; equal weights of two layers share one constant."""
 
     def check(self, kernels: float, hidden_bias: float) -> None:
-        layers = mlp((4, 4, 4, 1), (2, 2, 2, 2), inputs=4)
+        layers = mlp((4, 4, 4, 1), (2, 2, 2, 2), 4)
         model = quantize_aware.build(layers, (4,))
         for layer in layers:
             found = quantize_aware.variables(model, layer.name)
@@ -190,7 +179,7 @@ class RefusalTest(absltest.TestCase):
     @classmethod
     def setUpClass(cls) -> None:
         super().setUpClass()
-        cls.layers = mlp((4, 1), (4, 4), inputs=4)
+        cls.layers = mlp((4, 1), (4, 4), 4)
         cls.model = quantize_aware.build(cls.layers, (4,))
         cls.x = np.random.default_rng(0).normal(size=(100, 4)).astype(np.float32)
         cls.model(cls.x, training=True)
@@ -203,7 +192,7 @@ class RefusalTest(absltest.TestCase):
             export.export(self.model, self.layers, self.x, bits.SIMULATED)
 
     def test_bits_without_a_kernel(self) -> None:
-        layers = mlp((4, 1), (4, 5), inputs=4)
+        layers = mlp((4, 1), (4, 5), 4)
         with self.assertRaisesRegex(errors.UsageError, "'output'.*5-bit.*2, 4, 8"):
             export.export(self.model, layers, self.x, "litert-2.3")
 

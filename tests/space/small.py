@@ -1,6 +1,28 @@
-"""A space that can be enumerated, for tests."""
+"""A space that can be enumerated, and networks by hand, for tests."""
 
+from collections.abc import Sequence
+
+from tfgen.space.layers import INPUT, LayerSpec
 from tfgen.space.search_space import Chosen, Decision, SearchSpace, Stage, When
+
+
+def mlp(widths: Sequence[int], weight_bits: Sequence[int], inputs: int) -> tuple[LayerSpec, ...]:
+    """Dense layers hidden_1, hidden_2 ... with ReLU, and a linear output of the last width."""
+    layers: list[LayerSpec] = []
+    for i, (units, bits) in enumerate(zip(widths, weight_bits, strict=True), 1):
+        last = i == len(widths)
+        layers.append(
+            LayerSpec(
+                name="output" if last else f"hidden_{i}",
+                op="dense",
+                inputs=(layers[-1].name if layers else INPUT,),
+                in_channels=layers[-1].out_channels if layers else inputs,
+                out_channels=units,
+                weight_bits=bits,
+                activation="linear" if last else "relu",
+            )
+        )
+    return tuple(layers)
 
 
 def small_space() -> SearchSpace:
@@ -18,7 +40,6 @@ def small_space() -> SearchSpace:
         options = {
             "units": Chosen(f"width_{layer}"),
             "weight_bits": Chosen(f"bits_{layer}"),
-            "activation_bits": 8,
             "activation": "relu",
         }
         stages.append(Stage(f"hidden_{layer}", "dense", options, when))
@@ -26,7 +47,6 @@ def small_space() -> SearchSpace:
     output = {
         "units": 1,
         "weight_bits": Chosen("bits_output"),
-        "activation_bits": 8,
         "activation": "linear",
     }
     stages.append(Stage("output", "dense", output))

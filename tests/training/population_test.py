@@ -1,5 +1,6 @@
 """The population trainer: Keras's numbers, bit-equal repeats, and no hang when a process dies."""
 
+import dataclasses
 import itertools
 import os
 import signal
@@ -11,8 +12,8 @@ from unittest import mock
 import numpy as np
 from absl.testing import absltest, parameterized
 
+from tests.space import small
 from tfgen import errors
-from tfgen.space.layers import LayerSpec
 from tfgen.training import population, tasks
 from tfgen.training.datasets import Dataset, Split
 from tfgen.training.population import Member
@@ -21,14 +22,9 @@ from tfgen.training.recipe import Recipe
 FEATURES = 6
 
 
-def mlp(widths, bits, op="dense"):
+def mlp(widths, bits):
     """Layers for widths [in, hidden..., out] and one bit-width for each layer."""
-    specs = []
-    for i, (inputs, outputs) in enumerate(itertools.pairwise(widths)):
-        activation = "linear" if i == len(bits) - 1 else "relu"
-        sizes = (1, 1, inputs, outputs, (1, 1), (1, 1))
-        specs.append(LayerSpec(f"layer_{i}", op, *sizes, bits[i], 8, activation))
-    return tuple(specs)
+    return small.mlp(widths[1:], bits, widths[0])
 
 
 def toy_dataset(task):
@@ -247,8 +243,8 @@ class ProcessesTest(absltest.TestCase):
 class RefusalTest(parameterized.TestCase):
     @parameterized.named_parameters(
         ("no_layers", (), "has no layers"),
-        ("op", mlp((FEATURES, 1), (8,), op="conv"), "member 0, layer 'layer_0'.*takes dense"),
-        ("inputs", mlp((FEATURES + 1, 1), (8,)), "takes 7 features but gets 6"),
+        ("op", (dataclasses.replace(mlp((FEATURES, 1), (8,))[0], op="conv"),), "member 0, layer 'output'.*takes dense"),
+        ("inputs", mlp((FEATURES + 1, 1), (8,)), "takes 7 features of input but gets 6"),
         ("between", mlp((FEATURES, 4, 1), (8, 8))[:1] + mlp((3, 1), (8,)), "dense|takes 3"),
         ("activation", mlp((FEATURES, 4, 1), (8, 8))[:1], "linear; got 'dense' with 'relu'"),
         ("bits", mlp((FEATURES, 1), (1,)), r"2\.\.16, got 1"),

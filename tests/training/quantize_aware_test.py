@@ -5,18 +5,14 @@ import pathlib
 import numpy as np
 from absl.testing import absltest, parameterized
 
+from tests.space.small import mlp
 from tfgen import errors
 from tfgen.nets.keras_compat import tf
-from tfgen.space.layers import LayerSpec
 from tfgen.training import datasets, quantize_aware, trainer
 from tfgen.training.recipe import Recipe, initial_weights
 
 
-def dense(name: str, inputs: int, units: int, bits: int, activation: str = "relu") -> LayerSpec:
-    return LayerSpec(name, "dense", 1, 1, inputs, units, (1, 1), (1, 1), bits, 8, activation)
-
-
-LAYERS = (dense("hidden_1", 8, 6, 4), dense("output", 6, 1, 2, "linear"))
+LAYERS = mlp((6, 1), (4, 2), 8)
 
 
 def quantized(kernel: np.ndarray, bits: int) -> np.ndarray:
@@ -82,7 +78,7 @@ class RangesTest(absltest.TestCase):
         np.testing.assert_allclose(self.call(given, training=True), [0.0, 0.01, 2.55], atol=1e-6)
 
     def test_rounding_is_switched_for_every_activation_of_a_model(self) -> None:
-        layers = (dense("a", 8, 3, 4), dense("b", 3, 1, 8, "linear"))
+        layers = mlp((3, 1), (4, 8), 8)
         model = quantize_aware.build(layers, (8,))
         for on in (True, False):
             quantize_aware.round_activations(model, on)
@@ -118,7 +114,7 @@ class TrainerTest(absltest.TestCase):
         self.assertEqual(self.seen, [50, 60, 100, 120])
 
     def test_layers_that_do_not_fit_the_data(self) -> None:
-        layers = (dense("hidden_1", 8, 6, 4), dense("output", 6, 2, 2, "linear"))
+        layers = mlp((6, 2), (4, 2), 8)
         with self.assertRaises(errors.UsageError):
             trainer.train(layers, self.data, Recipe(steps=1, warmup_steps=0), 0)
 

@@ -12,7 +12,8 @@ from tfgen import errors
 from tfgen.cost import counting
 from tfgen.cost.budget import Budget, Cost, Quantity, rounded_up
 from tfgen.space.architecture import Architecture
-from tfgen.space.layers import LayerSlots, lower_batch
+from tfgen.space.layers import LayerSlots
+from tfgen.space.lowering import lower_batch
 from tfgen.space.search_space import Choices, SearchSpace
 
 Costs = dict[str, npt.NDArray[np.float64]]  # metric -> [architectures]

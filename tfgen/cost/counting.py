@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from tfgen.space.layers import LayerSlots
+from tfgen.space.layers import NETWORK, WEIGHTED_OPS, LayerSlots
 
 Counts = npt.NDArray[np.int64]  # [architectures]
 
@@ -36,14 +36,24 @@ def mac_energy_pj(
 
 def kernel_elements(slot: LayerSlots) -> Counts:
     """Weights of a layer without its bias [architectures]."""
+    if slot.op not in WEIGHTED_OPS:
+        return np.zeros_like(slot.kernel)
     area = slot.kernel * slot.kernel
     per_input = area * slot.out_channels
     return np.asarray(per_input if slot.op == "depthwise" else per_input * slot.in_channels)
 
 
 def weight_elements(slot: LayerSlots) -> Counts:
-    """W(i) of eq. 2: kernel and bias elements of a layer [architectures]."""
-    return np.asarray(kernel_elements(slot) + slot.out_channels)
+    """W(i) of eq. 2: kernel and bias elements of a layer as it is stored [architectures].
+
+    Batch normalisation is stored as a bias.
+    """
+    return np.asarray(kernel_elements(slot) + slot.out_channels * (slot.op in WEIGHTED_OPS))
+
+
+def trained_elements(slot: LayerSlots) -> Counts:
+    """Trained numbers of a layer: its kernel, and its bias or gamma and beta [architectures]."""
+    return np.asarray(weight_elements(slot) + slot.out_channels * slot.batch_norm)
 
 
 def output_elements(slot: LayerSlots) -> Counts:
@@ -62,8 +72,8 @@ def layer_macs(slot: LayerSlots) -> Counts:
 
 
 def params(slots: Sequence[LayerSlots]) -> Counts:
-    """Trained numbers of each network: kernels and biases [architectures]."""
-    return _total(slots, [weight_elements(s) for s in slots])
+    """Trained numbers of each network [architectures]."""
+    return _total(slots, [trained_elements(s) for s in slots])
 
 
 def macs(slots: Sequence[LayerSlots]) -> Counts:
@@ -84,18 +94,29 @@ def energy_pj(slots: Sequence[LayerSlots]) -> npt.NDArray[np.float64]:
 
 
 def peak_ram_bits(slots: Sequence[LayerSlots]) -> Counts:
-    """The largest input and output that one layer holds at once, in bits [architectures].
+    """The most that the tensors which are needed at one time hold, in bits [architectures].
 
-    An input has the bits of the layer before it; the network's own input those of the first layer.
+    A tensor is held from the layer that makes it to the last layer that reads it; a layer's inputs
+    and output are held together. The network's input has the bits of the first layer.
     """
-    peak = np.zeros(len(slots[0].present), np.int64)
-    before = np.zeros_like(peak)
-    for slot in slots:
-        bits_in = np.where(before > 0, before, slot.activation_bits)
-        held = input_elements(slot) * bits_in + output_elements(slot) * slot.activation_bits
-        peak = np.maximum(peak, np.where(slot.present, held, 0))
-        before = np.where(slot.present, slot.activation_bits, before)
-    return peak
+    rows = np.arange(len(slots[0].present))
+    # The last reader of the input and of each slot; what nobody reads is held to the end.
+    last = np.full((len(slots) + 1, len(rows)), len(slots), np.int64)
+    for position, slot in enumerate(slots):
+        for source in slot.inputs.T:
+            read = slot.present & (source >= NETWORK)
+            last[source[read] + 1, rows[read]] = position
+    sizes = [input_elements(slots[0]) * slots[0].activation_bits]
+    sizes += [np.where(s.present, output_elements(s) * s.activation_bits, 0) for s in slots]
+    freed = np.zeros((len(slots) + 1, len(rows)), np.int64)  # by each layer, once it is done
+    for size, reader in zip(sizes, last, strict=True):
+        freed[reader, rows] += size
+    held, peak = sizes[0], np.zeros_like(sizes[0])
+    for size, release in zip(sizes[1:], freed, strict=False):
+        held = held + size
+        peak = np.maximum(peak, held)
+        held = held - release
+    return np.asarray(peak)
 
 
 def _total(slots: Sequence[LayerSlots], terms: Sequence[Counts]) -> Counts:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from tfgen import errors, seeds
 from tfgen.evidence.record import Record, RecordStore
 from tfgen.space.architecture import Architecture
-from tfgen.space.layers import lower
+from tfgen.space.lowering import lower
 from tfgen.space.search_space import SearchSpace
 from tfgen.training import population
 from tfgen.training.datasets import Dataset

@@ -8,7 +8,6 @@ from tfgen.space.search_space import Chosen, Decision, SearchSpace, Stage, Value
 
 _MAX_HIDDEN = 4
 _MAX_WIDTH = 128
-_ACTIVATION_BITS = 8
 
 
 def mlp(name: str, inputs: int, outputs: int, bit_policy: str = "litert-2.3") -> SearchSpace:
@@ -26,7 +25,7 @@ def mlp(name: str, inputs: int, outputs: int, bit_policy: str = "litert-2.3") ->
       outputs: units of the last, linear layer.
       bit_policy: the runtime whose weight bits for dense layers are offered.
     """
-    menu = bits.load(bit_policy).weight_bits("dense", _ACTIVATION_BITS)
+    menu = bits.load(bit_policy).weight_bits("dense")
     depths = tuple(range(1, _MAX_HIDDEN + 1))
     decisions = [Decision("depth", depths)]
     stages = []
@@ -38,7 +37,6 @@ def mlp(name: str, inputs: int, outputs: int, bit_policy: str = "litert-2.3") ->
         options: dict[str, Value | Chosen] = {
             "units": Chosen(f"width_{layer}"),
             "weight_bits": Chosen(f"bits_{layer}"),
-            "activation_bits": _ACTIVATION_BITS,
             "activation": "relu",
         }
         stages.append(Stage(f"hidden_{layer}", "dense", options, when))
@@ -46,7 +44,6 @@ def mlp(name: str, inputs: int, outputs: int, bit_policy: str = "litert-2.3") ->
     output: dict[str, Value | Chosen] = {
         "units": outputs,
         "weight_bits": Chosen("bits_output"),
-        "activation_bits": _ACTIVATION_BITS,
         "activation": "linear",
     }
     stages.append(Stage("output", "dense", output))

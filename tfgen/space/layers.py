@@ -1,208 +1,250 @@
-"""LayerSpec, and lower(space, architecture) -> LayerSpec...: the one walk over a network.
+"""LayerSpec: one op of a network; LayerSlots: the same for a batch of architectures.
 
-The walk is array code over a batch of architectures: each stage fills a fixed number of layer
-slots, a slot is present or absent in each row. Counting reads the slots as arrays; Keras, the
-population trainer and export read one row of them as `LayerSpec`s. There is no second walk.
+A network is a list of `LayerSpec`s in the order of execution, each naming its inputs: one spec is
+one Keras layer, one op of the file and one output tensor. `lowering.py` makes them.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tfgen.space.architecture import Architecture
-from tfgen.space.search_space import Choices, SearchSpace, Stage
+WEIGHTED_OPS = ("dense", "conv", "depthwise")
+# Ops whose output is its input's numbers, moved: the tensor has the input's range.
+MOVING_OPS = ("flatten", "max_pool", "slice")
+OPS = (*WEIGHTED_OPS, *MOVING_OPS, "add", "concat", "hard_swish", "mean", "multiply", "sigmoid")
+# Activations that an op applies by itself; the others are ops of their own.
+FUSED_ACTIVATIONS = ("linear", "relu", "relu6")
+_FUSING_OPS = (*WEIGHTED_OPS, "add")
+INPUT = "input"  # the name by which layers take the network's input
 
-OPS = ("dense", "conv", "depthwise")
-ACTIVATIONS = ("linear", "relu")
+Size = tuple[int, ...]  # (height, width) of an image, () of a vector
 Column = npt.NDArray[np.int64]  # [architectures]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class LayerSpec:
-    """One weighted layer of a network.
+    """One op of a network.
 
     Attributes:
       name: unique in its network; the name of the Keras layer and the recipe's key.
-      op: one of OPS.
-      kernel: side of the kernel, 1 for dense.
-      stride: 1 or more.
-      in_channels: input features of a dense layer.
-      out_channels: output features of a dense layer.
-      in_size: (height, width) of the input, (1, 1) for dense.
-      out_size: (height, width) of the output.
-      weight_bits: width of one weight.
+      op: one of OPS. A dense layer on an image runs at each of its positions: a 1x1 convolution.
+      inputs: names of the layers it reads, INPUT for the network's input.
+      kernel: side of the kernel or of the pooling window, otherwise 1.
+      stride: 1 or more; convolutions and pools pad so that out_size = ceil(in_size / stride).
+      in_channels: of the first input.
+      out_channels: of the output.
+      in_size: of the first input.
+      out_size: of the output.
+      weight_bits: width of one weight; 0 without weights.
       activation_bits: width of one element of the output.
-      activation: one of ACTIVATIONS.
+      activation: what the op applies to its result, one of FUSED_ACTIVATIONS.
+      batch_norm: whether batch normalisation stands between a weighted op and its activation.
+      offset: of a slice, the first channel it takes.
     """
 
     name: str
     op: str
-    kernel: int
-    stride: int
+    inputs: tuple[str, ...]
     in_channels: int
     out_channels: int
-    in_size: tuple[int, int]
-    out_size: tuple[int, int]
-    weight_bits: int
-    activation_bits: int
-    activation: str
+    in_size: Size = ()
+    out_size: Size = ()
+    kernel: int = 1
+    stride: int = 1
+    weight_bits: int = 0
+    activation_bits: int = 8
+    activation: str = "linear"
+    batch_norm: bool = False
+    offset: int = 0
 
     def __post_init__(self) -> None:
         if self.op not in OPS:
             raise ValueError(f"layer {self.name!r}: op must be one of {OPS}, got {self.op!r}")
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(f"layer {self.name!r}: activation must be one of {ACTIVATIONS}")
-        numbers = (self.kernel, self.stride, self.in_channels, self.out_channels, self.weight_bits)
-        if min(*numbers, self.activation_bits, *self.in_size, *self.out_size) < 1:
+        if self.activation not in FUSED_ACTIVATIONS:
+            raise ValueError(f"layer {self.name!r}: activation must be one of {FUSED_ACTIVATIONS}")
+        if self.activation != "linear" and self.op not in _FUSING_OPS:
+            raise ValueError(f"layer {self.name!r}: {self.op} applies no activation")
+        sizes = (*self.in_size, *self.out_size)
+        if {len(self.in_size), len(self.out_size)} - {0, 2} or min(sizes, default=1) < 1:
+            raise ValueError(f"layer {self.name!r}: a size is (height, width) or (): {self}")
+        numbers = (self.kernel, self.stride, self.in_channels, self.out_channels)
+        if min(*numbers, self.activation_bits) < 1 or self.offset < 0:
             raise ValueError(f"layer {self.name!r}: sizes and bits must be at least 1: {self}")
+        weighted = self.op in WEIGHTED_OPS
+        if weighted != (self.weight_bits > 0) or (self.batch_norm and not weighted):
+            raise ValueError(f"layer {self.name!r}: weights belong to {WEIGHTED_OPS}: {self}")
+        least = 2 if self.op in ("add", "concat", "multiply") else 1
+        if len(self.inputs) < least or (len(self.inputs) > least and self.op != "concat"):
+            raise ValueError(f"layer {self.name!r}: {self.op} with inputs {self.inputs}")
+
+    @property
+    def weighted(self) -> bool:
+        return self.op in WEIGHTED_OPS
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> LayerSpec:
-        sizes = {"in_size": tuple(data["in_size"]), "out_size": tuple(data["out_size"])}
-        return cls(**{**data, **sizes})
+        tuples = {k: tuple(data[k]) for k in ("inputs", "in_size", "out_size")}
+        return cls(**{**data, **tuples})
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class LayerSlots:
-    """One layer slot of a batch of architectures; integers are [architectures].
+    """One layer slot of a batch of architectures; the fields of `LayerSpec` as columns.
 
-    The fields of `LayerSpec`, and `present`: whether the row has the layer at all.
+    Attributes:
+      present: whether the row has the layer at all [architectures]; its numbers mean nothing
+        elsewhere.
+      inputs: position of the slot that each input comes from, `NETWORK` for the network's input,
+        `NONE` for an input that the row does not have [architectures, inputs].
     """
 
     name: str
     op: str
     activation: str
+    batch_norm: bool
+    in_vector: bool
+    out_vector: bool
     present: npt.NDArray[np.bool_]
-    kernel: Column
-    stride: Column
+    inputs: npt.NDArray[np.int64]
     in_channels: Column
     out_channels: Column
     in_height: Column
     in_width: Column
     out_height: Column
     out_width: Column
+    kernel: Column
+    stride: Column
     weight_bits: Column
     activation_bits: Column
+    offset: Column
 
-    def row(self, row: int) -> LayerSpec:
-        """The layer of one architecture."""
+    def row(self, row: int, names: Sequence[str]) -> LayerSpec:
+        """The layer of one architecture; `names` are those of all slots, in order."""
+
+        def size(vector: bool, height: Column, width: Column) -> Size:
+            return () if vector else (int(height[row]), int(width[row]))
+
+        sources = [int(i) for i in self.inputs[row] if i != NONE]
         return LayerSpec(
-            self.name,
-            self.op,
-            int(self.kernel[row]),
-            int(self.stride[row]),
-            int(self.in_channels[row]),
-            int(self.out_channels[row]),
-            (int(self.in_height[row]), int(self.in_width[row])),
-            (int(self.out_height[row]), int(self.out_width[row])),
-            int(self.weight_bits[row]),
-            int(self.activation_bits[row]),
-            self.activation,
+            name=self.name,
+            op=self.op,
+            inputs=tuple(INPUT if i == NETWORK else names[i] for i in sources),
+            in_channels=int(self.in_channels[row]),
+            out_channels=int(self.out_channels[row]),
+            in_size=size(self.in_vector, self.in_height, self.in_width),
+            out_size=size(self.out_vector, self.out_height, self.out_width),
+            kernel=int(self.kernel[row]),
+            stride=int(self.stride[row]),
+            weight_bits=int(self.weight_bits[row]),
+            activation_bits=int(self.activation_bits[row]),
+            activation=self.activation,
+            batch_norm=self.batch_norm,
+            offset=int(self.offset[row]),
         )
 
 
-@dataclasses.dataclass
-class _Signal:
-    """What flows between stages: the size of the data at this point of each network."""
-
-    channels: Column
-    height: Column
-    width: Column
+NETWORK, NONE = -1, -2
 
 
-Block = Callable[[SearchSpace, Stage, Choices, _Signal], list[LayerSlots]]
-
-
-def lower(space: SearchSpace, architecture: Architecture) -> tuple[LayerSpec, ...]:
-    """The architecture's weighted layers in order."""
-    slots = lower_batch(space, space.choices([architecture]))
-    return tuple(slot.row(0) for slot in slots if slot.present[0])
-
-
-def lower_batch(space: SearchSpace, choices: Choices) -> list[LayerSlots]:
-    """The layer slots of canonical `choices` [architectures, decisions], in order."""
-    signal = _input(space, len(choices))
-    slots: list[LayerSlots] = []
-    for stage in space.stages:
-        if stage.block not in BLOCKS:
-            raise ValueError(
-                f"stage {stage.name!r}: block must be one of {sorted(BLOCKS)}, got {stage.block!r}"
-            )
-        slots += BLOCKS[stage.block](space, stage, choices, signal)
-    return slots
+def layers_of(slots: Sequence[LayerSlots], row: int) -> tuple[LayerSpec, ...]:
+    """The layers that one architecture has, in the order of execution."""
+    names = [slot.name for slot in slots]
+    return tuple(slot.row(row, names) for slot in slots if slot.present[row])
 
 
 def slots_of(layers: Sequence[LayerSpec]) -> list[LayerSlots]:
     """The layers of one network as slots of one row, so that counting reads them too."""
+    position = {INPUT: NETWORK, **{layer.name: i for i, layer in enumerate(layers)}}
 
     def column(value: int) -> Column:
         return np.array([value], np.int64)
 
     return [
         LayerSlots(
-            layer.name,
-            layer.op,
-            layer.activation,
-            np.ones(1, np.bool_),
-            column(layer.kernel),
-            column(layer.stride),
-            column(layer.in_channels),
-            column(layer.out_channels),
-            column(layer.in_size[0]),
-            column(layer.in_size[1]),
-            column(layer.out_size[0]),
-            column(layer.out_size[1]),
-            column(layer.weight_bits),
-            column(layer.activation_bits),
+            name=layer.name,
+            op=layer.op,
+            activation=layer.activation,
+            batch_norm=layer.batch_norm,
+            in_vector=not layer.in_size,
+            out_vector=not layer.out_size,
+            present=np.ones(1, np.bool_),
+            inputs=np.array([[position[name] for name in layer.inputs]], np.int64),
+            in_height=column((layer.in_size or (1, 1))[0]),
+            in_width=column((layer.in_size or (1, 1))[1]),
+            out_height=column((layer.out_size or (1, 1))[0]),
+            out_width=column((layer.out_size or (1, 1))[1]),
+            in_channels=column(layer.in_channels),
+            out_channels=column(layer.out_channels),
+            kernel=column(layer.kernel),
+            stride=column(layer.stride),
+            weight_bits=column(layer.weight_bits),
+            activation_bits=column(layer.activation_bits),
+            offset=column(layer.offset),
         )
         for layer in layers
     ]
 
 
-def _input(space: SearchSpace, count: int) -> _Signal:
-    if len(space.input_shape) == 1:
-        height, width, channels = 1, 1, space.input_shape[0]
-    else:
-        height, width, channels = space.input_shape
-    full = [np.full(count, size, np.int64) for size in (channels, height, width)]
-    return _Signal(*full)
+def check_network(layers: Sequence[LayerSpec], input_shape: Sequence[int]) -> None:
+    """Raises ValueError unless the layers are one network that takes `input_shape`.
+
+    Every input is an earlier layer of the channels and size that the layer says, and every layer
+    but the last is read.
+    """
+    *size, channels = input_shape
+    made: dict[str, tuple[int, Size]] = {INPUT: (channels, tuple(size))}
+    read: set[str] = set()
+    for layer in layers:
+        if layer.name in made:
+            raise ValueError(f"layer {layer.name!r} occurs twice")
+        missing = [name for name in layer.inputs if name not in made]
+        if missing:
+            raise ValueError(f"layer {layer.name!r} reads {missing}, which no earlier layer makes")
+        taken = (layer.in_channels, layer.in_size)
+        if made[layer.inputs[0]] != taken:
+            raise ValueError(
+                f"layer {layer.name!r} takes {taken}, {layer.inputs[0]!r} makes "
+                f"{made[layer.inputs[0]]}"
+            )
+        others = [made[name] for name in layer.inputs]
+        if layer.op == "add" and len(set(others)) > 1:
+            raise ValueError(f"layer {layer.name!r} adds {others}")
+        if layer.op == "concat" and sum(c for c, _ in others) != layer.out_channels:
+            raise ValueError(f"layer {layer.name!r} makes {layer.out_channels} of {others}")
+        read.update(layer.inputs)
+        made[layer.name] = (layer.out_channels, layer.out_size)
+    unread = [layer.name for layer in layers[:-1] if layer.name not in read]
+    if not layers or unread:
+        raise ValueError(f"layers that nothing reads: {unread}" if layers else "no layers")
 
 
-def _dense(space: SearchSpace, stage: Stage, choices: Choices, signal: _Signal) -> list[LayerSlots]:
-    """A fully connected layer over all features. Options: units, weight_bits, activation_bits,
-    activation."""
-    present = space.holds(stage.when, choices)
-    one = np.ones(len(choices), np.int64)
-    options = stage.options
-    units = space.column(options["units"], choices).astype(np.int64)
-    slot = LayerSlots(
-        name=stage.name,
-        op="dense",
-        activation=str(options["activation"]),
-        present=present,
-        kernel=one,
-        stride=one,
-        in_channels=signal.channels * signal.height * signal.width,
-        out_channels=units,
-        in_height=one,
-        in_width=one,
-        out_height=one,
-        out_width=one,
-        weight_bits=space.column(options["weight_bits"], choices).astype(np.int64),
-        activation_bits=space.column(options["activation_bits"], choices).astype(np.int64),
-    )
-    signal.channels = np.where(present, units, signal.channels)
-    signal.height = np.where(present, 1, signal.height)
-    signal.width = np.where(present, 1, signal.width)
-    return [slot]
+def range_owners(layers: Sequence[LayerSpec]) -> dict[str, str]:
+    """Name of a tensor -> name of the tensor by whose range it is rounded.
 
+    A moved tensor has its input's range. What is concatenated has the range of the whole, so a
+    layer that feeds a concatenation feeds nothing else.
 
-BLOCKS: Mapping[str, Block] = {"dense": _dense}
+    Raises:
+      ValueError: a tensor that is concatenated has a range of its own.
+    """
+    owners = {INPUT: INPUT}
+    for layer in layers:
+        owners[layer.name] = owners[layer.inputs[0]] if layer.op in MOVING_OPS else layer.name
+    by_name = {layer.name: layer for layer in layers}
+    for layer in layers:
+        if layer.op != "concat":
+            continue
+        for name in layer.inputs:
+            readers = [other.name for other in layers if name in other.inputs]
+            if name == INPUT or by_name[name].op in MOVING_OPS or readers != [layer.name]:
+                raise ValueError(f"layer {layer.name!r} cannot give {name!r} its range")
+            owners[name] = layer.name
+    return owners

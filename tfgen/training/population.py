@@ -37,7 +37,7 @@ from typing import Any
 import numpy as np
 
 from tfgen import errors
-from tfgen.space.layers import LayerSpec
+from tfgen.space.layers import INPUT, LayerSpec
 from tfgen.training import tasks
 from tfgen.training.datasets import Dataset
 from tfgen.training.recipe import FIT_EXAMPLES, Recipe, initial_weights
@@ -125,7 +125,7 @@ def check(member: Member, dataset: Dataset, who: str = "the member") -> None:
     layers = member.layers
     if not layers:
         raise errors.UsageError(f"{who} has no layers")
-    features = dataset.train.x[0].size
+    features, source = dataset.train.x[0].size, INPUT
     for layer, last in zip(layers, [False] * (len(layers) - 1) + [True], strict=True):
         where = f"{who}, layer {layer.name!r}"
         activation = "linear" if last else "relu"
@@ -134,15 +134,16 @@ def check(member: Member, dataset: Dataset, who: str = "the member") -> None:
                 f"{where}: the population trainer takes dense layers, relu between them and the "
                 f"last one linear; got {layer.op!r} with {layer.activation!r}"
             )
-        if layer.in_channels != features:
+        if layer.in_channels != features or layer.inputs != (source,):
             raise errors.UsageError(
-                f"{where}: takes {layer.in_channels} features but gets {features}"
+                f"{where}: takes {layer.in_channels} features of {', '.join(layer.inputs)} but "
+                f"gets {features} of {source}"
             )
         if not 2 <= layer.weight_bits <= 16:
             raise errors.UsageError(
                 f"{where}: weight bits must be in 2..16, got {layer.weight_bits}"
             )
-        features = layer.out_channels
+        features, source = layer.out_channels, layer.name
     y = dataset.train.y
     outputs = y.shape[1] if dataset.task.name == "regression" else int(y.max()) + 1
     exact = dataset.task.name == "regression"
