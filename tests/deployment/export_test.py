@@ -15,7 +15,7 @@ from tfgen.space.layers import LayerSpec
 from tfgen.training import datasets, quantize_aware, trainer
 from tfgen.training.recipe import Recipe
 
-ANY_BITS = bits.BitPolicy("any bits", frozenset(("dense", b, 8) for b in (2, 3, 4, 6, 8)))
+ANY_BITS = bits.load("litert-2.3")
 RECIPE = Recipe(steps=100, warmup_steps=10)
 
 

@@ -8,7 +8,7 @@ from absl.testing import absltest, parameterized
 
 from tests.space.small import small_space
 from tfgen import errors, seeds
-from tfgen.space import bits, catalog, layers, lowering
+from tfgen.space import catalog, layers, lowering
 from tfgen.space.architecture import Architecture
 from tfgen.space.encoding import Encoding
 from tfgen.space.search_space import Chosen, Decision, SearchSpace, Stage, When
@@ -208,18 +208,6 @@ class EncodingTest(absltest.TestCase):
         encoding = Encoding(small_space())
         logits = encoding.logits(np.zeros((1, 6, 8), np.float32))
         np.testing.assert_array_equal((logits > -1).sum(axis=2), [[2, 3, 2, 3, 2, 2]])
-
-
-class BitsTest(absltest.TestCase):
-    def test_the_menu_of_dense_layers(self):
-        policy = bits.load("litert-2.3")
-        self.assertEqual(policy.weight_bits("dense"), (2, 4, 8))
-        self.assertTrue(policy.executes("dense", 4, 8))
-        self.assertFalse(policy.executes("dense", 3, 8))
-
-    def test_an_unknown_runtime_names_the_known(self):
-        with self.assertRaisesRegex(errors.UsageError, "'tflm'; known: litert-2.3"):
-            bits.load("tflm")
 
 
 class SeedsTest(absltest.TestCase):

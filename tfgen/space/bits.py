@@ -1,17 +1,120 @@
-"""BitPolicy: which (op, weight bits, activation bits) a runtime executes.
+"""BitPolicy: at which bit-widths a runtime executes each op, and in which containers.
 
-Read from configs/runtimes/, one file for each runtime and version.
+Read from configs/runtimes/, one file for each runtime and version, which `//tools:probe_runtime`
+writes: what became of single-op models there. What is executed, what is offered and which width a
+weight takes in a file all derive from those rows, here and nowhere else.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import json
+import math
+from collections.abc import Mapping
+from typing import Any
 
 from tfgen import errors, workdir
+from tfgen.space.layers import OPS, WEIGHTED_OPS
 
 SIMULATED = "simulated"  # a paper's bits, which no runtime executes; export refuses them
+TRAINED = (2, 3, 4, 6, 8)  # weight bits that quantization-aware training knows
+CONTAINERS = (2, 4, 8)  # INT2, INT4, INT8
+ACTIVATIONS = (8, 16)
+SOUND = ("exact", "close")
+OUTCOMES = (*SOUND, "wrong", "nan", "refused", "crashed")
+_UNSOUND = {
+    "wrong": "is wrong by up to {0.max_steps:g} output steps",
+    "nan": "gives NaN",
+    "refused": "is refused by the runtime",
+    "crashed": "crashes the runtime",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a kernel made of an op, against exact integer arithmetic.
+
+    Attributes:
+      outcome: one of OUTCOMES; "close" differs by no more than roundings explain.
+      max_steps: largest difference, in steps of the output; None without an output.
+      mean_steps: mean difference: what the kernel adds to every output.
+    """
+
+    outcome: str
+    max_steps: float | None = None
+    mean_steps: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.outcome not in OUTCOMES:
+            raise ValueError(f"outcome must be one of {OUTCOMES}, got {self.outcome!r}")
+        numbers = (self.max_steps, self.mean_steps)
+        measured = all(isinstance(n, int | float) and math.isfinite(n) for n in numbers)
+        if measured != (self.outcome in (*SOUND, "wrong")):
+            raise ValueError(f"outcome {self.outcome!r} with differences {numbers}")
+        if measured and (self.outcome == "exact") != (self.max_steps == 0):
+            raise ValueError(f"outcome {self.outcome!r} with differences {numbers}")
+
+    @property
+    def sound(self) -> bool:
+        return self.outcome in SOUND
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+    """An op in one container at one width of activations.
+
+    Attributes:
+      op: one of `layers.OPS`.
+      container_bits: one of CONTAINERS; 0 for an op without weights.
+      activation_bits: one of ACTIVATIONS.
+      default: by the kernel that the runtime takes by itself.
+      builtin: by the kernel that it takes without XNNPACK.
+      accelerated: whether XNNPACK takes the op.
+      channel_multiple: XNNPACK takes it where this divides the input channels.
+      time_over_int8: by the runtime's own choice of kernel, over the same op in INT8; None where it
+        was not timed.
+      note: what is known and no probe found out.
+    """
+
+    op: str
+    container_bits: int
+    activation_bits: int
+    default: Result
+    builtin: Result
+    accelerated: bool
+    channel_multiple: int = 1
+    time_over_int8: float | None = None
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if self.op not in OPS:
+            raise ValueError(f"op must be one of {OPS}, got {self.op!r}")
+        containers = CONTAINERS if self.op in WEIGHTED_OPS else (0,)
+        if self.container_bits not in containers or self.activation_bits not in ACTIVATIONS:
+            raise ValueError(
+                f"{self.op}: container_bits must be one of {containers}, activation_bits one of "
+                f"{ACTIVATIONS}; got {self.container_bits!r} and {self.activation_bits!r}"
+            )
+        if not isinstance(self.accelerated, bool) or not isinstance(self.note, str):
+            raise ValueError(f"accelerated is true or false, note a text; got {self}")
+        if not isinstance(self.channel_multiple, int) or self.channel_multiple < 1:
+            raise ValueError(f"channel_multiple must be at least 1, got {self.channel_multiple!r}")
+        time = self.time_over_int8
+        if time is not None and not (isinstance(time, int | float) and 0 < time < math.inf):
+            raise ValueError(f"time_over_int8 must be above 0, got {time!r}")
+
+    @property
+    def sound(self) -> bool:
+        """Whether the op may be used: a file runs wherever it is put, with XNNPACK or without."""
+        return self.default.sound and self.builtin.sound
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Row:
+        results = {name: Result(**data[name]) for name in ("default", "builtin")}
+        return cls(**{**data, **results})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,28 +123,140 @@ class BitPolicy:
 
     Attributes:
       name: the runtime and its version, the file's name.
-      supported: (op, weight bits, activation bits) that run and pack.
+      rows: at most one for each op, container and width of activations; what has none is not
+        executed.
     """
 
     name: str
-    supported: frozenset[tuple[str, int, int]]
+    rows: tuple[Row, ...]
 
-    def weight_bits(self, op: str, activation_bits: int = 8) -> tuple[int, ...]:
-        """The menu of weight bits for an op, ascending."""
-        return tuple(sorted(w for o, w, a in self.supported if (o, a) == (op, activation_bits)))
+    def __post_init__(self) -> None:
+        keys = [(row.op, row.container_bits, row.activation_bits) for row in self.rows]
+        twice = sorted({key for key in keys if keys.count(key) > 1})
+        if twice:
+            raise ValueError(f"more than one row for {twice}")
+
+    def weight_bits(
+        self, op: str, activation_bits: int = 8, compact: bool = False
+    ) -> tuple[int, ...]:
+        """The menu of weight bits that a space offers for an op, ascending.
+
+        Widths that fill their container: 3 and 6 bits take the bytes of 4 and 8.
+
+        Args:
+          op: one with weights.
+          activation_bits: of the network.
+          compact: whether bytes count more than time, so that containers narrower than INT8 are
+            offered even where only a slow built-in kernel reads them.
+        """
+        return tuple(
+            row.container_bits
+            for row in self._sound(op, activation_bits)
+            if row.container_bits == 8 or row.accelerated or compact
+        )
 
     def executes(self, op: str, weight_bits: int, activation_bits: int) -> bool:
-        return (op, weight_bits, activation_bits) in self.supported
+        """Whether the runtime soundly executes an op at these bits, offered or not.
+
+        Args:
+          op: one of `layers.OPS`.
+          weight_bits: 0 for an op without weights.
+          activation_bits: of the network.
+        """
+        return self._row(op, weight_bits, activation_bits) is not None
+
+    def container_bits(self, op: str, weight_bits: int, activation_bits: int = 8) -> int:
+        """Width in the file of one weight: the narrowest sound container that holds it.
+
+        Args:
+          op: one with weights.
+          weight_bits: one of TRAINED.
+          activation_bits: of the network.
+
+        Raises:
+          UsageError: the runtime does not execute this; names the menu.
+        """
+        return self._executed(op, weight_bits, activation_bits).container_bits
+
+    def accelerated(self, op: str, weight_bits: int, activation_bits: int = 8) -> bool:
+        """Whether XNNPACK, the runtime's fast kernels, takes the op at these bits.
+
+        Given that its input channels are a multiple of the row's `channel_multiple`.
+
+        Raises:
+          UsageError: the runtime does not execute this; names the menu.
+        """
+        return self._executed(op, weight_bits, activation_bits).accelerated
+
+    def unsafe(self, op: str, container_bits: int, activation_bits: int) -> str | None:
+        """Why an op must not be stored in a container; None where it may."""
+        what = f"{container_bits}-bit {op}" if container_bits else op
+        what += f" with {activation_bits}-bit activations"
+        key = (op, container_bits, activation_bits)
+        for row in self.rows:
+            if (row.op, row.container_bits, row.activation_bits) != key:
+                continue
+            for result in (row.default, row.builtin):
+                if not result.sound:
+                    reason = f"{what} {_UNSOUND[result.outcome].format(result)}"
+                    return f"{reason} ({row.note})" if row.note else reason
+            return None
+        return f"{what} was not tried"
+
+    def _sound(self, op: str, activation_bits: int) -> list[Row]:
+        """The sound rows of an op, the narrowest container first."""
+        rows = [row for row in self.rows if (row.op, row.activation_bits) == (op, activation_bits)]
+        return sorted((row for row in rows if row.sound), key=lambda row: row.container_bits)
+
+    def _row(self, op: str, weight_bits: int, activation_bits: int) -> Row | None:
+        """How the runtime executes an op at these bits; None where it does not."""
+        if weight_bits not in (TRAINED if op in WEIGHTED_OPS else (0,)):
+            return None
+        rows = self._sound(op, activation_bits)
+        return next((row for row in rows if row.container_bits >= weight_bits), None)
+
+    def _executed(self, op: str, weight_bits: int, activation_bits: int) -> Row:
+        row = self._row(op, weight_bits, activation_bits)
+        if row is not None:
+            return row
+        if op not in WEIGHTED_OPS:
+            raise errors.UsageError(
+                f"{self.name} does not execute {op} with {activation_bits}-bit activations"
+            )
+        menu = ", ".join(map(str, self.weight_bits(op, activation_bits, compact=True))) or "no"
+        raise errors.UsageError(
+            f"{self.name} does not execute {op} with {weight_bits}-bit weights and "
+            f"{activation_bits}-bit activations; weights may have {menu} bits"
+        )
 
 
 @functools.cache
 def load(name: str) -> BitPolicy:
-    """Reads the policy of that name; raises UsageError that names the known ones."""
+    """The policy of that name.
+
+    Raises:
+      UsageError: there is none; names the known ones.
+      CorruptFileError: a row of its file is malformed; names the file and the row.
+    """
     folder = workdir.package_root() / "configs" / "runtimes"
     path = folder / f"{name}.json"
     known = sorted(p.stem for p in folder.glob("*.json"))
     if name not in known:
         raise errors.UsageError(f"unknown runtime {name!r}; known: {', '.join(known)}")
-    data = json.loads(path.read_bytes())
-    rows = {(row["op"], row["weight_bits"], row["activation_bits"]) for row in data["supported"]}
-    return BitPolicy(name, frozenset(rows))
+    return from_json(name, workdir.read_json(path), str(path))
+
+
+def from_json(name: str, data: Any, source: str) -> BitPolicy:
+    """The policy in a file's content; raises CorruptFileError that names `source` and the row."""
+    if not isinstance(data, dict) or not isinstance(data.get("rows"), list):
+        raise errors.CorruptFileError(f"{source}: is no runtime's file: it has no rows")
+    rows = []
+    for number, row in enumerate(data["rows"], 1):
+        try:
+            rows.append(Row.from_json(row))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise errors.CorruptFileError(f"{source}: row {number}: {error}") from error
+    try:
+        return BitPolicy(name, tuple(rows))
+    except ValueError as error:
+        raise errors.CorruptFileError(f"{source}: {error}") from error
