@@ -118,6 +118,14 @@ class BenchmarkTest(FileTest):
     def test_outputs_by_hand(self) -> None:
         np.testing.assert_array_equal(benchmark.predict(self.path, np.tile(X, (5, 1))), Y[[0] * 5])
 
+    def test_outputs_without_xnnpack(self) -> None:
+        # 15 eighths and 42 sixteenths are 15 and 21 output steps: no kernel has to round.
+        np.testing.assert_array_equal(benchmark.predict(self.path, X, xnnpack=False), Y)
+
+    def test_number_of_inputs(self) -> None:
+        with self.assertRaisesRegex(errors.UsageError, "has 1 inputs and 1 outputs, 2 and 1 are"):
+            benchmark.predict(self.path, X, X)
+
     def test_inputs_outside_the_range_are_clipped(self) -> None:
         # 127 + 254 + 3 * 127 + 4 = 766 eighths, which saturates at (127 + 3) eighths.
         given = benchmark.predict(self.path, np.array([[1e9, -1e9, 1e9]], np.float32))

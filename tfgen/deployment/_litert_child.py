@@ -1,7 +1,8 @@
 """The process in which a .tflite runs: a malformed file may end it, its parent reports that.
 
 Run by `benchmark` as `python -m tfgen.deployment._litert_child FOLDER`. FOLDER holds request.json,
-and inputs.npy for a prediction; the answer goes to result.json and outputs.npy in it.
+and for a prediction inputs_0.npy, inputs_1.npy ..., one for each of the file's inputs; the answer
+goes to result.json and outputs.npy in it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 
 REQUEST, STARTED, RESULT = "request.json", "started", "result.json"
-INPUTS, OUTPUTS = "inputs.npy", "outputs.npy"
+INPUTS, OUTPUTS = "inputs_{}.npy", "outputs.npy"
 RUNTIME = "ai-edge-litert"
 
 
@@ -49,7 +50,14 @@ def _limit(request: dict[str, Any]) -> None:
 def _open(request: dict[str, Any]) -> Any:
     from ai_edge_litert import interpreter
 
-    opened = interpreter.Interpreter(request["model"], num_threads=request["threads"])
+    kinds = interpreter.OpResolverType
+    opened = interpreter.Interpreter(
+        request["model"],
+        num_threads=request["threads"],
+        experimental_op_resolver_type=kinds.AUTO
+        if request["xnnpack"]
+        else kinds.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+    )
     opened.allocate_tensors()
     return opened
 
@@ -123,16 +131,24 @@ def _predict(request: dict[str, Any], folder: pathlib.Path) -> dict[str, Any]:
     """Runs the examples one by one, as a device does: what a batch computes is another question."""
     model = _open(request)
     inputs, outputs = model.get_input_details(), model.get_output_details()
-    if len(inputs) != 1 or len(outputs) != 1:
-        return {"error": f"has {len(inputs)} inputs and {len(outputs)} outputs, one each is needed"}
-    taken, given = inputs[0], outputs[0]
-    examples = np.load(folder / INPUTS, mmap_mode="r")
-    shape = tuple(taken["shape"].tolist())
-    if shape != (1, *examples.shape[1:]):
-        return {"error": f"takes {shape}, one example is {examples.shape[1:]}"}
-    results = np.empty((len(examples), *given["shape"][1:]), np.float32)
-    for row, example in enumerate(examples):
-        model.set_tensor(taken["index"], _to_tensor(example[np.newaxis], taken))
+    arrays = [
+        np.load(folder / INPUTS.format(number), mmap_mode="r")
+        for number in range(request["inputs"])
+    ]
+    if (len(inputs), len(outputs)) != (len(arrays), 1):
+        return {
+            "error": f"has {len(inputs)} inputs and {len(outputs)} outputs, {len(arrays)} and 1 "
+            "are needed"
+        }
+    for taken, examples in zip(inputs, arrays, strict=True):
+        shape = tuple(taken["shape"].tolist())
+        if shape != (1, *examples.shape[1:]):
+            return {"error": f"takes {shape}, one example is {examples.shape[1:]}"}
+    given = outputs[0]
+    results = np.empty((len(arrays[0]), *given["shape"][1:]), np.float32)
+    for row in range(len(results)):
+        for taken, examples in zip(inputs, arrays, strict=True):
+            model.set_tensor(taken["index"], _to_tensor(examples[row : row + 1], taken))
         model.invoke()
         results[row] = _from_tensor(model.get_tensor(given["index"])[0], given)
     np.save(folder / OUTPUTS, results)

@@ -86,7 +86,13 @@ def measure(
             f"need threads >= 1, runs in 1 .. {MAX_RUNS}, warmup >= 0; "
             f"got {threads}, {runs}, {warmup}"
         )
-    request = {"task": "measure", "threads": threads, "warmup": warmup, "runs": runs}
+    request = {
+        "task": "measure",
+        "threads": threads,
+        "xnnpack": True,
+        "warmup": warmup,
+        "runs": runs,
+    }
     path = _existing(path)
     with tempfile.TemporaryDirectory(prefix="tfgen-") as folder:
         result = _run(path, request, pathlib.Path(folder), timeout_seconds, memory_bytes)
@@ -102,8 +108,8 @@ def measure(
 
 def predict(
     path: str | os.PathLike[str],
-    inputs: np.ndarray,
-    *,
+    *inputs: np.ndarray,
+    xnnpack: bool = True,
     timeout_seconds: float = TIMEOUT_SECONDS,
     memory_bytes: int = MEMORY_BYTES,
 ) -> np.ndarray:
@@ -112,8 +118,9 @@ def predict(
     Integer inputs and outputs are converted by the file's own scales and zero points.
 
     Args:
-      path: a .tflite with one input and one output.
-      inputs: float32 [examples, *input shape].
+      path: a .tflite with one output.
+      *inputs: float32 [examples, *input shape], for each of its inputs in order.
+      xnnpack: whether the runtime may use its fast kernels, as it does by itself.
       timeout_seconds: for all of it.
       memory_bytes: address space that the process may take.
 
@@ -125,8 +132,10 @@ def predict(
     path = _existing(path)
     with tempfile.TemporaryDirectory(prefix="tfgen-") as name:
         folder = pathlib.Path(name)
-        np.save(folder / _litert_child.INPUTS, np.asarray(inputs, np.float32), allow_pickle=False)
-        request = {"task": "predict", "threads": 1}
+        for number, array in enumerate(inputs):
+            file = folder / _litert_child.INPUTS.format(number)
+            np.save(file, np.asarray(array, np.float32), allow_pickle=False)
+        request = {"task": "predict", "threads": 1, "xnnpack": xnnpack, "inputs": len(inputs)}
         _run(path, request, folder, timeout_seconds, memory_bytes)
         return np.load(folder / _litert_child.OUTPUTS, allow_pickle=False)
 
