@@ -327,7 +327,8 @@ def make_file(
                 data={dataset.name: dataset.fingerprint},
                 parents={},
             )
-    exported = export.export(result.model, layers, dataset.test.x, space.bit_policy, io=io)
+    examples = dataset.test.x
+    exported = export.export(result.model, result.layers, examples, space.bit_policy, io=io)
     path = folder / MODEL
     workdir.write_bytes(path, exported.content)
     workdir.write_json(

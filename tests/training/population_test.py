@@ -160,14 +160,6 @@ class RepeatTest(absltest.TestCase):
         self.assertIsNone(losses)
         self.assertNotEqual(run([member], split="test")[0][0], other)
 
-    def test_images_are_flattened(self):
-        def as_images(split):
-            return Split(split.x.reshape(-1, 3, 2, 1), split.y)
-
-        parts = (REGRESSION.train, REGRESSION.validation, REGRESSION.test)
-        images = Dataset("images", tasks.REGRESSION, *map(as_images, parts), preprocessing={})
-        self.assertEqual(run(MEMBERS[:1], images), run(MEMBERS[:1]))
-
 
 class ProcessesTest(absltest.TestCase):
     def setUp(self):
@@ -242,10 +234,18 @@ class ProcessesTest(absltest.TestCase):
 
 class RefusalTest(parameterized.TestCase):
     @parameterized.named_parameters(
-        ("no_layers", (), "has no layers"),
-        ("op", (dataclasses.replace(mlp((FEATURES, 1), (8,))[0], op="conv"),), "member 0, layer 'output'.*takes dense"),
-        ("inputs", mlp((FEATURES + 1, 1), (8,)), "takes 7 features of input but gets 6"),
-        ("between", mlp((FEATURES, 4, 1), (8, 8))[:1] + mlp((3, 1), (8,)), "dense|takes 3"),
+        ("no_layers", (), "member 0 does not fit data set 'toy': no layers"),
+        (
+            "op",
+            (dataclasses.replace(mlp((FEATURES, 1), (8,))[0], op="conv"),),
+            "member 0, layer 'output'.*takes dense",
+        ),
+        ("inputs", mlp((FEATURES + 1, 1), (8,)), "takes 7 features, 'input' makes 6 features"),
+        (
+            "between",
+            mlp((FEATURES, 4, 1), (8, 8))[:1] + mlp((3, 1), (8,)),
+            "takes 3 features, 'input' makes 6",
+        ),
         ("activation", mlp((FEATURES, 4, 1), (8, 8))[:1], "linear; got 'dense' with 'relu'"),
         ("bits", mlp((FEATURES, 1), (1,)), r"2\.\.16, got 1"),
         ("outputs", mlp((FEATURES, 2), (8,)), "has 2 outputs; data set 'toy' needs 1"),

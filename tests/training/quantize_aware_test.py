@@ -49,7 +49,7 @@ class WeightsTest(parameterized.TestCase):
 class RangesTest(absltest.TestCase):
     def setUp(self) -> None:
         super().setUp()
-        self.ends = {name: tf.Variable(0.0) for name in ("min", "max", "rounding")}
+        self.ends = {name: tf.Variable(0.0) for name in ("min", "max", "phase")}
         self.quantizer = quantize_aware.RangeQuantizer(8)
 
     def call(self, values: list[float], training: bool) -> np.ndarray:
@@ -74,16 +74,29 @@ class RangesTest(absltest.TestCase):
         given = [0.004, 0.006, 2.55]
         np.testing.assert_array_equal(self.call(given, training=True), np.float32(given))
         self.assertAlmostEqual(self.range()[1], 2.55, places=6)
-        self.ends["rounding"].assign(1.0)
+        self.ends["phase"].assign(quantize_aware.ROUND)
         np.testing.assert_allclose(self.call(given, training=True), [0.0, 0.01, 2.55], atol=1e-6)
 
     def test_rounding_is_switched_for_every_activation_of_a_model(self) -> None:
         layers = mlp((3, 1), (4, 8), 8)
         model = quantize_aware.build(layers, (8,))
-        for on in (True, False):
-            quantize_aware.round_activations(model, on)
-            found = [v.numpy() for v in model.variables if "rounding" in v.name]
-            self.assertEqual(found, [float(on)] * 3)  # the input and two layers
+        for phase in (quantize_aware.ROUND, quantize_aware.HOLD, quantize_aware.WATCH):
+            quantize_aware.set_phase(model, phase)
+            found = [v.numpy() for v in model.variables if "phase" in v.name]
+            self.assertEqual(found, [phase] * 3)  # the input and two layers
+
+    def test_held_ranges_do_not_move(self) -> None:
+        self.call([-1.0, 3.0], training=True)
+        self.ends["phase"].assign(quantize_aware.HOLD)
+        self.call([-5.0, 9.0], training=True)
+        self.assertEqual(self.range(), (-1.0, 3.0))
+
+    def test_16_bits_are_symmetric(self) -> None:
+        self.quantizer = quantize_aware.RangeQuantizer(16)
+        self.call([-0.5, 3.2767], training=True)  # levels -32767 .. 32767: steps of 1e-4
+        np.testing.assert_allclose(self.range(), (-3.2767, 3.2767), rtol=1e-6)
+        given = self.call([0.00014, -0.00016, 9.0], training=False)
+        np.testing.assert_allclose(given, [1e-4, -2e-4, 3.2767], rtol=1e-4)
 
     def test_dead_layer_has_a_range(self) -> None:
         np.testing.assert_array_equal(self.call([0.0, 0.0], training=True), [0.0, 0.0])
@@ -137,7 +150,7 @@ class TrainerTest(absltest.TestCase):
         for layer, source in zip(LAYERS, ("input", "hidden_1"), strict=True):
             found = quantize_aware.variables(model, layer.name)
             _, scale = quantize_aware.weight_levels(found["kernel"].numpy(), layer.weight_bits)
-            low, high = quantize_aware.activation_range(model, source)
+            low, high = quantize_aware.activation_ranges(model, LAYERS)[source]
             integers = found["bias"].numpy() / (scale * (high - low) / 255)
             np.testing.assert_allclose(integers, np.rint(integers), rtol=1e-5, atol=1e-3)
 

@@ -14,16 +14,15 @@ import pathlib
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from tfgen import errors
-from tfgen.deployment import benchmark, tflite_file
+from tfgen.deployment import benchmark, conversion, tflite_file
 from tfgen.nets import network
-from tfgen.nets.keras_compat import keras, quiet, tf
+from tfgen.nets.keras_compat import keras, quiet
 from tfgen.space import bits
-from tfgen.space.layers import LayerSpec
+from tfgen.space.layers import INPUT, LayerSpec
 from tfgen.training import quantize_aware, trainer
 
 INPUT_OUTPUT = ("float", "int8")
@@ -32,8 +31,6 @@ MIN_AGREEMENT = 0.99  # share of equal decisions
 # Sound files differ by up to 4 output steps (random networks of 2 to 5 layers, where a builtin
 # kernel runs); kernels that are broken, and levels on another grid, by 16 and more.
 MAX_STEPS_PER_LAYER = 2.0
-_LAYER_OPS = {"dense": "FULLY_CONNECTED"}
-_INPUT_TENSOR = "input"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,12 +54,6 @@ class Exported:
     mean_steps: float
 
 
-def container_bits(op: str, weight_bits: int) -> int:
-    """Width in the file of one weight: the narrowest that the runtime's kernel of the op reads."""
-    del op  # dense only, so far
-    return next(width for width in (2, 4, 8) if weight_bits <= width)
-
-
 def check_bits(layers: Sequence[LayerSpec], policy: str | bits.BitPolicy) -> None:
     """Raises UsageError unless the policy's runtime executes every layer at its bits.
 
@@ -76,13 +67,10 @@ def check_bits(layers: Sequence[LayerSpec], policy: str | bits.BitPolicy) -> Non
         )
     policy = bits.load(policy) if isinstance(policy, str) else policy
     for layer in layers:
-        widths = (layer.op, layer.weight_bits, layer.activation_bits)
-        if layer.op not in _LAYER_OPS or not policy.executes(*widths):
-            raise errors.UsageError(
-                f"layer {layer.name!r}: {policy.name} does not execute {layer.op} with "
-                f"{layer.weight_bits}-bit weights and {layer.activation_bits}-bit activations; "
-                f"weights may have {policy.weight_bits(layer.op, layer.activation_bits)} bits"
-            )
+        try:
+            policy.container_bits(layer.op, layer.weight_bits, layer.activation_bits)
+        except errors.UsageError as error:
+            raise errors.UsageError(f"layer {layer.name!r}: {error}") from None
 
 
 def export(
@@ -96,7 +84,7 @@ def export(
     """Makes the .tflite of a trained network; equal arguments give equal bytes.
 
     Args:
-      model: as `trainer.train` returns it.
+      model: as `trainer.train` returns it; batch normalisation is folded here if it is still there.
       layers: what it was built from.
       examples: real inputs, float32 [examples, *input shape]; the first 1,000 are compared.
       policy: the search space's bit policy, or its name.
@@ -109,15 +97,17 @@ def export(
     check_bits(layers, policy)
     if io not in INPUT_OUTPUT:
         raise errors.UsageError(f"io must be one of {INPUT_OUTPUT}, got {io!r}")
-    twin, grids = _strip(model, layers)
+    policy = bits.load(policy) if isinstance(policy, str) else policy
+    if any(layer.batch_norm for layer in layers):
+        model, layers = quantize_aware.fold(model, layers)
+        quantize_aware.settle(model, layers)
+    ranges = quantize_aware.activation_ranges(model, layers)
+    twin, grids = _strip(model, layers, ranges)
     with quiet():
-        floats = _name_tensors(_convert(twin), twin, layers)
-    ranges = {layer.name: quantize_aware.activation_range(model, layer.name) for layer in layers}
-    ranges[_INPUT_TENSOR] = quantize_aware.activation_range(model, network.INPUT)
-    with quiet():
-        content, recipe_json = _quantize(floats, layers, grids, ranges, io)
-    _compare_levels(content, layers, grids)
-    step = float(quantize_aware.activation_step(model, layers[-1].name))
+        floats = conversion.convert(twin, layers)
+        content, recipe_json = _quantize(floats, layers, grids, ranges, policy, io)
+    _compare_levels(content, layers, grids, policy)
+    step = float(quantize_aware.step(ranges[layers[-1].name], layers[-1].activation_bits))
     compared = examples[:COMPARED]
     agreement, largest, mean = _compare_outputs(model, content, compared, step)
     # Written so that NaN fails.
@@ -147,96 +137,34 @@ class _Grid:
     scales: np.ndarray
 
 
-def _strip(model: keras.Model, layers: Sequence[LayerSpec]) -> tuple[keras.Model, dict[str, _Grid]]:
+def _strip(
+    model: keras.Model,
+    layers: Sequence[LayerSpec],
+    ranges: Mapping[str, tuple[float, float]],
+) -> tuple[keras.Model, dict[str, _Grid]]:
     """The float network with the kernels that the trained one computes with, and their grids."""
     twin = network.build(layers, model.input_shape[1:])
     grids = {}
-    source = network.INPUT
     for layer in layers:
+        if not layer.weighted:
+            continue
         variables = quantize_aware.variables(model, layer.name)
         kernel, bias = variables["kernel"].numpy(), variables["bias"].numpy()
         if not (np.isfinite(kernel).all() and np.isfinite(bias).all()):
             raise errors.ExportMismatchError(f"layer {layer.name!r}: weights are not finite")
-        levels, scales = quantize_aware.weight_levels(kernel, layer.weight_bits)
-        twin.get_layer(layer.name).set_weights([levels.astype(np.float32) * scales, bias])
+        levels, scales = quantize_aware.weight_levels(
+            quantize_aware.by_channel(kernel, layer.op), layer.weight_bits
+        )
+        rounded = (levels.astype(np.float32) * scales).reshape(kernel.shape)
+        twin.get_layer(layer.name).set_weights([rounded, bias])
         # Zeros are zeros at any scale: one at which int32 holds 20 bits of the bias, or of the
         # output step where that is more.
         zeros = ~levels.any(axis=tuple(range(levels.ndim - 1)))
-        steps = [quantize_aware.activation_step(model, name) for name in (source, layer.name)]
-        held = np.maximum(np.abs(bias), steps[1] * 2**10) / (steps[0] * 2**20)
-        scales = np.where(zeros, held, scales).astype(np.float32)
-        grids[layer.name] = _Grid(levels, scales)
-        source = layer.name
+        ends = (layer.inputs[0], layer.name)
+        step_in, step_out = (quantize_aware.step(ranges[n], layer.activation_bits) for n in ends)
+        held = np.maximum(np.abs(bias), step_out * 2**10) / (step_in * 2**20)
+        grids[layer.name] = _Grid(levels, np.where(zeros, held, scales).astype(np.float32))
     return twin, grids
-
-
-def _convert(twin: keras.Model) -> bytes:
-    """The float .tflite for one example at a time."""
-    example = tf.TensorSpec([1, *twin.input_shape[1:]], tf.float32)
-    forward = tf.function(lambda x: twin(x, training=False), [example])
-    concrete = forward.get_concrete_function()
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], twin)
-    return converter.convert()
-
-
-def _name_tensors(content: bytes, twin: keras.Model, layers: Sequence[LayerSpec]) -> bytes:
-    """The float file with its tensors named after layers: <layer>/kernel, <layer>/bias, <layer>.
-
-    The quantizer's recipe and every reader of the file find a layer by name then. An op belongs to
-    the first layer still without one that has the op's kernel.
-    """
-    from ai_edge_litert import schema_py_generated as schema
-
-    model = tflite_file.parse(content)
-    graph = model.subgraphs[0]
-    waiting = list(layers)
-    named: set[int] = set()
-
-    def own(index: int, name: str, values: np.ndarray) -> int:
-        """The constant under a name of its own: the converter shares equal constants."""
-        if index < 0 or index in named:
-            tensor, buffer = schema.TensorT(), schema.BufferT()
-            tensor.type, tensor.shape = schema.TensorType.FLOAT32, np.array(values.shape, np.int32)
-            buffer.data = np.frombuffer(values.tobytes(), np.uint8)
-            tensor.buffer, index = len(model.buffers), len(graph.tensors)
-            model.buffers.append(buffer)
-            graph.tensors.append(tensor)
-        named.add(index)
-        graph.tensors[index].name = name.encode()
-        return index
-
-    graph.tensors[graph.inputs[0]].name = _INPUT_TENSOR.encode()
-    for op in graph.operators:
-        kind = tflite_file.op_name(model, op)
-        kernel = None
-        if kind in _LAYER_OPS.values():
-            kernel, _ = tflite_file.unpack(model, graph.tensors[op.inputs[1]])
-        layer = next((spec for spec in waiting if _is_kernel(twin, spec, kind, kernel)), None)
-        if layer is None:
-            raise errors.ExportMismatchError(f"the converter made an op that no layer has: {kind}")
-        waiting.remove(layer)
-        # The converter drops a bias of zeros; the architecture counts it.
-        source, kernel_index, bias_index = (*op.inputs, -1)[:3]
-        bias = twin.get_layer(layer.name).get_weights()[1]
-        kernel_index = own(kernel_index, layer.name + tflite_file.KERNEL_SUFFIX, kernel)
-        bias_index = own(bias_index, layer.name + tflite_file.BIAS_SUFFIX, bias)
-        op.inputs = np.array([source, kernel_index, bias_index], np.int32)
-        graph.tensors[op.outputs[0]].name = layer.name.encode()
-    if waiting:
-        raise errors.ExportMismatchError(
-            f"the converter dropped {', '.join(layer.name for layer in waiting)}"
-        )
-    return tflite_file.serialize(model)
-
-
-def _is_kernel(twin: keras.Model, layer: LayerSpec, kind: str, kernel: Any) -> bool:
-    wanted = _file_order(twin.get_layer(layer.name).get_weights()[0])
-    return _LAYER_OPS[layer.op] == kind and np.array_equal(wanted, kernel)
-
-
-def _file_order(kernel: np.ndarray) -> np.ndarray:
-    """A Keras kernel [in, out] as the file stores it [out, in]."""
-    return np.moveaxis(kernel, -1, 0)
 
 
 def _quantize(
@@ -244,35 +172,47 @@ def _quantize(
     layers: Sequence[LayerSpec],
     grids: Mapping[str, _Grid],
     ranges: Mapping[str, tuple[float, float]],
+    policy: bits.BitPolicy,
     io: str,
 ) -> tuple[bytes, str]:
     """Packs the named float file by a recipe with one entry a layer; the file and the recipe."""
     from ai_edge_quantizer import qtyping, quantizer
 
     def config(layer: LayerSpec) -> qtyping.OpQuantizationConfig:
+        weights = None
+        if layer.weighted:
+            weights = qtyping.TensorQuantizationConfig(
+                num_bits=_container_bits(policy, layer),
+                granularity=qtyping.QuantGranularity.CHANNELWISE,
+            )
         return qtyping.OpQuantizationConfig(
             activation_tensor_config=qtyping.TensorQuantizationConfig(
-                num_bits=layer.activation_bits, symmetric=False
+                num_bits=layer.activation_bits, symmetric=layer.activation_bits == 16
             ),
-            weight_tensor_config=qtyping.TensorQuantizationConfig(
-                num_bits=container_bits(layer.op, layer.weight_bits),
-                granularity=qtyping.QuantGranularity.CHANNELWISE,
-            ),
+            weight_tensor_config=weights,
             compute_precision=qtyping.ComputePrecision.INTEGER,
             # The quantizer's own list lacks ops that the runtime executes (2-bit dense); ours is
             # the bit policy, and the file is run before it is delivered.
             skip_checks=True,
         )
 
-    calibration = {}
-    for name, (low, high) in ranges.items():
-        calibration[name] = {"min": _scalar(low), "max": _scalar(high)}
+    ranks = {layer.name: len(layer.out_size) + 2 for layer in layers}
+    ranks[INPUT] = len(layers[0].in_size) + 2
+    calibration = {
+        name: {"min": np.full([1] * ranks[name], low, np.float32),
+               "max": np.full([1] * ranks[name], high, np.float32)}
+        for name, (low, high) in ranges.items()
+    }  # fmt: skip
     packer = quantizer.Quantizer(bytearray(floats))
     for layer in layers:
-        operation = qtyping.TFLOperationName(_LAYER_OPS[layer.op])
+        operation = qtyping.TFLOperationName(conversion.FILE_OPS[layer.op])
         packer.update_quantization_recipe(f"^{re.escape(layer.name)};?$", operation, config(layer))
-        top = quantize_aware.top_level(container_bits(layer.op, layer.weight_bits))
-        bound = _file_order(grids[layer.name].scales[np.newaxis, :] * np.float32(top))
+        if not layer.weighted:
+            continue
+        top = quantize_aware.top_level(_container_bits(policy, layer))
+        scales = grids[layer.name].scales
+        one_each = scales.reshape(*[1] * (grids[layer.name].levels.ndim - 1), -1)
+        bound = conversion.file_order(one_each * np.float32(top), layer.op)
         calibration[layer.name + tflite_file.KERNEL_SUFFIX] = {"min": -bound, "max": bound}
     if io == "int8":
         for end, layer in (("INPUT", layers[0]), ("OUTPUT", layers[-1])):
@@ -282,22 +222,27 @@ def _quantize(
     return bytes(result.quantized_model), json.dumps(result.recipe, indent=1, sort_keys=True) + "\n"
 
 
-def _scalar(value: float) -> np.ndarray:
-    return np.full([1, 1], value, np.float32)
+def _container_bits(policy: bits.BitPolicy, layer: LayerSpec) -> int:
+    return policy.container_bits(layer.op, layer.weight_bits, layer.activation_bits)
 
 
 def _compare_levels(
-    content: bytes, layers: Sequence[LayerSpec], grids: Mapping[str, _Grid]
+    content: bytes,
+    layers: Sequence[LayerSpec],
+    grids: Mapping[str, _Grid],
+    policy: bits.BitPolicy,
 ) -> None:
     """Raises ExportMismatchError unless the file stores the trained levels, packed as promised."""
     stored = {op.name: op for op in tflite_file.read(content).ops}
     for layer in layers:
+        if not layer.weighted:
+            continue
         op = stored.pop(layer.name, None)
-        levels = _file_order(grids[layer.name].levels)
+        levels = conversion.file_order(grids[layer.name].levels, layer.op)
         if op is None or not np.array_equal(op.levels, levels):
             wrong = "no levels" if op is None else f"{(op.levels != levels).sum()} other levels"
             raise errors.ExportMismatchError(f"layer {layer.name!r}: the file has {wrong}")
-        promised = container_bits(layer.op, layer.weight_bits)
+        promised = _container_bits(policy, layer)
         if op.container_bits != promised:
             raise errors.ExportMismatchError(
                 f"layer {layer.name!r}: {op.container_bits} bits a weight, {promised} promised"

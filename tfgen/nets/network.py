@@ -7,38 +7,33 @@ from collections.abc import Sequence
 from tfgen import errors
 from tfgen.nets import blocks
 from tfgen.nets.keras_compat import keras
-from tfgen.space.layers import LayerSpec
-
-INPUT = "input"  # name of the layer whose output is the quantized input
-INPUT_BITS = 8
+from tfgen.space.layers import INPUT, LayerSpec, check_network, range_owners
 
 
 def build(
     layers: Sequence[LayerSpec], input_shape: Sequence[int], wrap: blocks.Wrap = blocks.plain
 ) -> keras.Model:
-    """The network of `layers`, weights at random.
+    """The network of `layers`, weights at random; its output is the last layer's.
 
     Args:
-      layers: in the order of the data flow, the last one without activation.
+      layers: in the order of execution.
       input_shape: of one example, without the batch.
       wrap: `blocks.plain` makes the float network, `quantize_aware.wrap` the one that is trained.
 
     Raises:
-      UsageError: a layer's op has no block, or the input is not what the first layer takes.
+      UsageError: the layers are no network, or none for this input.
     """
-    unknown = sorted({layer.op for layer in layers} - set(blocks.BLOCKS))
-    if not layers or unknown:
-        raise errors.UsageError(
-            f"a network needs layers of the ops {sorted(blocks.BLOCKS)}, got {unknown or 'none'}"
-        )
-    if layers[0].op == "dense" and tuple(input_shape) != (layers[0].in_channels,):
-        raise errors.UsageError(
-            f"layer {layers[0].name!r} takes inputs of shape ({layers[0].in_channels},), "
-            f"got {tuple(input_shape)}"
-        )
+    try:
+        check_network(layers, input_shape)
+        owners = range_owners(layers)
+    except ValueError as error:
+        raise errors.UsageError(f"these layers are no network: {error}") from None
     inputs = keras.Input(tuple(input_shape), name="examples")
     identity = keras.layers.Activation("linear", name=INPUT)
-    x = wrap(identity, weight_bits=None, activation_bits=INPUT_BITS)(inputs)
+    bits = layers[0].activation_bits
+    tensors = {INPUT: wrap(identity, weight_bits=None, activation_bits=bits)(inputs)}
     for layer in layers:
-        x = blocks.BLOCKS[layer.op](layer, x, wrap)
-    return keras.Model(inputs, x, name="network")
+        sources = [tensors[name] for name in layer.inputs]
+        bits_out = layer.activation_bits if owners[layer.name] == layer.name else None
+        tensors[layer.name] = blocks.apply(layer, sources, wrap, bits_out)
+    return keras.Model(inputs, tensors[layers[-1].name], name="network")

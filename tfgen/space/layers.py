@@ -211,8 +211,8 @@ def check_network(layers: Sequence[LayerSpec], input_shape: Sequence[int]) -> No
         taken = (layer.in_channels, layer.in_size)
         if made[layer.inputs[0]] != taken:
             raise ValueError(
-                f"layer {layer.name!r} takes {taken}, {layer.inputs[0]!r} makes "
-                f"{made[layer.inputs[0]]}"
+                f"layer {layer.name!r} takes {_described(*taken)}, {layer.inputs[0]!r} makes "
+                f"{_described(*made[layer.inputs[0]])}"
             )
         others = [made[name] for name in layer.inputs]
         if layer.op == "add" and len(set(others)) > 1:
@@ -224,6 +224,10 @@ def check_network(layers: Sequence[LayerSpec], input_shape: Sequence[int]) -> No
     unread = [layer.name for layer in layers[:-1] if layer.name not in read]
     if not layers or unread:
         raise ValueError(f"layers that nothing reads: {unread}" if layers else "no layers")
+
+
+def _described(channels: int, size: Size) -> str:
+    return "x".join(map(str, (*size, channels))) + ("" if size else " features")
 
 
 def range_owners(layers: Sequence[LayerSpec]) -> dict[str, str]:

@@ -37,8 +37,8 @@ from typing import Any
 import numpy as np
 
 from tfgen import errors
-from tfgen.space.layers import INPUT, LayerSpec
-from tfgen.training import tasks
+from tfgen.space.layers import LayerSpec
+from tfgen.training import fitting, tasks
 from tfgen.training.datasets import Dataset
 from tfgen.training.recipe import FIT_EXAMPLES, Recipe, initial_weights
 
@@ -123,35 +123,19 @@ def train(
 def check(member: Member, dataset: Dataset, who: str = "the member") -> None:
     """Raises UsageError unless the member is an MLP for the data set."""
     layers = member.layers
-    if not layers:
-        raise errors.UsageError(f"{who} has no layers")
-    features, source = dataset.train.x[0].size, INPUT
-    for layer, last in zip(layers, [False] * (len(layers) - 1) + [True], strict=True):
+    for position, layer in enumerate(layers, 1):
         where = f"{who}, layer {layer.name!r}"
-        activation = "linear" if last else "relu"
-        if layer.op != "dense" or layer.activation != activation:
+        activation = "linear" if position == len(layers) else "relu"
+        if (layer.op, layer.activation, layer.batch_norm) != ("dense", activation, False):
             raise errors.UsageError(
                 f"{where}: the population trainer takes dense layers, relu between them and the "
                 f"last one linear; got {layer.op!r} with {layer.activation!r}"
-            )
-        if layer.in_channels != features or layer.inputs != (source,):
-            raise errors.UsageError(
-                f"{where}: takes {layer.in_channels} features of {', '.join(layer.inputs)} but "
-                f"gets {features} of {source}"
             )
         if not 2 <= layer.weight_bits <= 16:
             raise errors.UsageError(
                 f"{where}: weight bits must be in 2..16, got {layer.weight_bits}"
             )
-        features, source = layer.out_channels, layer.name
-    y = dataset.train.y
-    outputs = y.shape[1] if dataset.task.name == "regression" else int(y.max()) + 1
-    exact = dataset.task.name == "regression"
-    if features < outputs or (exact and features != outputs):
-        raise errors.UsageError(
-            f"{who} has {features} outputs; data set {dataset.name!r} needs "
-            f"{'' if exact else 'at least '}{outputs}"
-        )
+    fitting.check(layers, dataset, who)
 
 
 # --- one network --------------------------------------------------------------------------------

@@ -7,19 +7,23 @@ step's weights and their grid disagree; here the grid is a function of the kerne
 Activations: one range per tensor, a moving average that starts from the first batch. Training
 watches it before it rounds: a range that lags behind cuts off what exceeds it, gradient and all,
 and networks that pass through one or two units stopped there for good.
+Batch normalisation follows the rounded weights; `fold` makes it part of them without moving a
+level, since a channel's levels do not change when its scale does.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from tfgen.nets import network
+from tfgen.nets import blocks, network
 from tfgen.nets.keras_compat import keras, tf, tfmot
-from tfgen.space.layers import LayerSpec
+from tfgen.space.layers import INPUT, LayerSpec, range_owners
 
+WATCH, ROUND, HOLD = 0.0, 1.0, 2.0  # what training does with activations and their ranges
 _MIN_WEIGHT = 1e-8  # a channel of zeros still has a scale
 _MIN_RANGE = 1e-3  # a dead layer still has a range; below, int32 biases of the next layer overflow
 _DECAY = 0.99
@@ -30,6 +34,11 @@ _PREFIX = "quantized_"
 def top_level(bits: int) -> int:
     """The largest level of a weight: levels are -top_level .. top_level."""
     return 2 ** (bits - 1) - 1
+
+
+def by_channel(kernel: Any, op: str) -> Any:
+    """A Keras kernel with its output channels last: a depthwise one without its last axis of 1."""
+    return kernel[..., 0] if op == "depthwise" else kernel
 
 
 def weight_levels(kernel: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
@@ -61,10 +70,19 @@ class WeightQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
         return {"bits": self.bits}
 
 
+class DepthwiseQuantizer(WeightQuantizer):
+    """The same for a kernel [side, side, channels, 1]."""
+
+    def __call__(self, inputs: Any, training: bool, weights: Any, **kwargs: Any) -> tf.Tensor:
+        kernel = tf.convert_to_tensor(inputs)[..., 0]
+        return super().__call__(kernel, training, weights, **kwargs)[..., tf.newaxis]
+
+
 class RangeQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
     """Rounds activations to 2**bits levels over a moving average of the batches' ranges.
 
-    In training it rounds only while its variable `rounding` is 1; until then it watches.
+    16 bits are symmetric around 0, as runtimes have them. In training its variable `phase` decides:
+    WATCH the range and round nothing, ROUND as well, or round and HOLD the range.
     """
 
     def __init__(self, bits: int):
@@ -74,25 +92,57 @@ class RangeQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
         del tensor_shape
         return {
             end: layer.add_weight(name=f"{name}_{end}", initializer="zeros", trainable=False)
-            for end in ("min", "max", "rounding")
+            for end in ("min", "max", "phase")
         }
 
     def __call__(self, inputs: Any, training: bool, weights: Any, **kwargs: Any) -> tf.Tensor:
         del kwargs
         low, high = weights["min"], weights["max"]
         if training:
-            # Nothing seen yet, or zeros only: take this batch's range as it is.
-            decay = tf.where(tf.equal(low, high), 0.0, _DECAY)
             batch_low = tf.minimum(tf.reduce_min(inputs), 0.0)
             batch_high = tf.maximum(tf.reduce_max(inputs), 0.0)
-            low = low.assign(decay * low + (1 - decay) * batch_low)
-            high = high.assign(decay * high + (1 - decay) * batch_high)
+            if self.bits == 16:
+                batch_high = tf.maximum(batch_high, -batch_low)
+                batch_low = -batch_high
+            # Nothing seen yet, or zeros only: take this batch's range as it is.
+            kept = tf.where(weights["phase"] >= HOLD, 1.0, _DECAY)
+            kept = tf.where(tf.equal(low, high), 0.0, kept)
+            low = low.assign(kept * low + (1 - kept) * batch_low)
+            high = high.assign(kept * high + (1 - kept) * batch_high)
         high = tf.maximum(high, low + _MIN_RANGE)
-        rounded = tf.quantization.fake_quant_with_min_max_vars(inputs, low, high, self.bits)
-        return tf.where(weights["rounding"] > 0, rounded, inputs) if training else rounded
+        rounded = tf.quantization.fake_quant_with_min_max_vars(
+            inputs, low, high, self.bits, narrow_range=self.bits == 16
+        )
+        return tf.where(weights["phase"] >= ROUND, rounded, inputs) if training else rounded
 
     def get_config(self) -> dict[str, Any]:
         return {"bits": self.bits}
+
+
+class SigmoidQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
+    """Rounds a sigmoid as runtimes do, over a range of their own: steps of 2**-8, or of 2**-15."""
+
+    def __init__(self, bits: int):
+        self.bits = bits
+
+    def build(self, tensor_shape: Any, name: str, layer: keras.layers.Layer) -> dict[str, Any]:
+        del tensor_shape, name, layer
+        return {}
+
+    def __call__(self, inputs: Any, training: bool, weights: Any, **kwargs: Any) -> tf.Tensor:
+        del training, weights, kwargs
+        low, high = sigmoid_range(self.bits)
+        return tf.quantization.fake_quant_with_min_max_args(
+            inputs, low, high, self.bits, narrow_range=self.bits == 16
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        return {"bits": self.bits}
+
+
+def sigmoid_range(bits: int) -> tuple[float, float]:
+    """The range that runtimes round a sigmoid over."""
+    return (-32767 / 32768, 32767 / 32768) if bits == 16 else (0.0, 255 / 256)
 
 
 @keras.saving.register_keras_serializable(package="tfgen")
@@ -104,13 +154,16 @@ class LayerBits(tfmot.quantization.keras.QuantizeConfig):
         self.activation_bits = activation_bits
 
     def get_weights_and_quantizers(self, layer: keras.layers.Layer) -> list[tuple[Any, Any]]:
-        return [(layer.kernel, WeightQuantizer(self.weight_bits))] if self.weight_bits else []
+        if not self.weight_bits:
+            return []
+        quantizer = DepthwiseQuantizer if _kernel(layer) == "depthwise_kernel" else WeightQuantizer
+        return [(getattr(layer, _kernel(layer)), quantizer(self.weight_bits))]
 
     def set_quantize_weights(
         self, layer: keras.layers.Layer, quantize_weights: Sequence[Any]
     ) -> None:
         for weight in quantize_weights:
-            layer.kernel = weight
+            setattr(layer, _kernel(layer), weight)
 
     def get_activations_and_quantizers(self, layer: keras.layers.Layer) -> list[tuple[Any, Any]]:
         return []  # the activation is fused: what the file stores is the layer's output
@@ -121,10 +174,18 @@ class LayerBits(tfmot.quantization.keras.QuantizeConfig):
         pass
 
     def get_output_quantizers(self, layer: keras.layers.Layer) -> list[Any]:
-        return [RangeQuantizer(self.activation_bits)] if self.activation_bits else []
+        if not self.activation_bits:
+            return []
+        sigmoid = getattr(layer, "activation", None) is keras.activations.sigmoid
+        return [(SigmoidQuantizer if sigmoid else RangeQuantizer)(self.activation_bits)]
 
     def get_config(self) -> dict[str, Any]:
         return {"weight_bits": self.weight_bits, "activation_bits": self.activation_bits}
+
+
+def _kernel(layer: keras.layers.Layer) -> str:
+    """The attribute that holds a layer's kernel."""
+    return "depthwise_kernel" if isinstance(layer, keras.layers.DepthwiseConv2D) else "kernel"
 
 
 @keras.saving.register_keras_serializable(package="tfgen")
@@ -136,6 +197,8 @@ def wrap(
     layer: keras.layers.Layer, *, weight_bits: int | None, activation_bits: int | None
 ) -> keras.layers.Layer:
     """The `blocks.Wrap` of quantization-aware training."""
+    if not weight_bits and not activation_bits:
+        return layer
     return Quantized(layer, LayerBits(weight_bits, activation_bits), name_prefix=_PREFIX)
 
 
@@ -145,50 +208,119 @@ def build(layers: Sequence[LayerSpec], input_shape: Sequence[int]) -> keras.Mode
 
 
 def variables(model: keras.Model, layer_name: str) -> Mapping[str, tf.Variable]:
-    """The variables of a layer as LayerSpecs name it: kernel, bias, output_min, output_max."""
-    layer = model.get_layer(_PREFIX + layer_name)
-    # The wrapped layer's own `kernel` is the quantized tensor of its last call.
-    return {v.name.rpartition("/")[2].partition(":")[0]: v for v in layer.variables}
+    """The variables of a layer as LayerSpecs name it.
+
+    `kernel` and `bias`, or `kernel`, `gamma`, `beta`, `moving_mean` and `moving_variance`;
+    `output_min` and `output_max` where the output has a range that training learns.
+    """
+    found = {}
+    names = {_PREFIX + layer_name, layer_name + blocks.NORM_SUFFIX}
+    names.add(_PREFIX + layer_name + blocks.OUTPUT_SUFFIX)
+    for layer in model.layers:
+        if layer.name in names:
+            # The wrapped layer's own `kernel` is the quantized tensor of its last call.
+            for variable in layer.variables:
+                name = variable.name.rpartition("/")[2].partition(":")[0]
+                found[name.removeprefix("depthwise_")] = variable
+    return found
 
 
-def round_activations(model: keras.Model, rounding: bool) -> None:
-    """Whether training rounds activations from now on, or only watches their ranges."""
+def set_phase(model: keras.Model, phase: float) -> None:
+    """What training does with activations from now on: WATCH, ROUND or HOLD."""
     for variable in model.variables:
-        if variable.name.rpartition("/")[2].startswith("output_rounding"):
-            variable.assign(float(rounding))
+        if variable.name.rpartition("/")[2].startswith("output_phase"):
+            variable.assign(phase)
 
 
-def activation_range(model: keras.Model, layer_name: str) -> tuple[float, float]:
-    """The range, 0 within it, that the layer's output is rounded over."""
-    found = variables(model, layer_name)
-    low, high = (np.float32(found[f"output_{end}"].numpy()) for end in ("min", "max"))
+def activation_ranges(
+    model: keras.Model, layers: Sequence[LayerSpec]
+) -> dict[str, tuple[float, float]]:
+    """Name of a tensor, INPUT among them -> the range, 0 within it, that it is rounded over."""
+    owners = range_owners(layers)
+    found = {name: _range(model, layers, name) for name in dict.fromkeys(owners.values())}
+    return {name: found[owner] for name, owner in owners.items()}
+
+
+def _range(model: keras.Model, layers: Sequence[LayerSpec], owner: str) -> tuple[float, float]:
+    """The range of the tensor `owner`, which has one of its own."""
+    sigmoids = [
+        layer.activation_bits for layer in layers if (layer.name, layer.op) == (owner, "sigmoid")
+    ]
+    if sigmoids:
+        return sigmoid_range(sigmoids[0])
+    ends = variables(model, owner)
+    low, high = (np.float32(ends[f"output_{end}"].numpy()) for end in ("min", "max"))
     return float(low), float(np.maximum(high, low + np.float32(_MIN_RANGE)))
 
 
-def activation_step(model: keras.Model, layer_name: str) -> np.float32:
-    """The difference of two neighbouring levels of the layer's output."""
-    low, high = activation_range(model, layer_name)
-    config = model.get_layer(_PREFIX + layer_name).quantize_config
-    return np.float32((high - low) / (2**config.activation_bits - 1))
+def step(ends: tuple[float, float], bits: int) -> np.float32:
+    """The difference of two neighbouring levels of a tensor with this range."""
+    return np.float32((ends[1] - ends[0]) / (2**bits - (2 if bits == 16 else 1)))
+
+
+def fold(
+    model: keras.Model, layers: Sequence[LayerSpec]
+) -> tuple[keras.Model, tuple[LayerSpec, ...]]:
+    """The network without batch normalisation that computes the same; its layers.
+
+    Kernels become their levels times the folded scales: rounding them again changes nothing.
+    """
+    folded = tuple(dataclasses.replace(layer, batch_norm=False) for layer in layers)
+    result = build(folded, model.input_shape[1:])
+    for layer in layers:
+        old, new = variables(model, layer.name), variables(result, layer.name)
+        for name in ("output_min", "output_max", "output_phase"):
+            if name in old:
+                new[name].assign(old[name])
+        if not layer.weighted:
+            continue
+        kernel = by_channel(old["kernel"].numpy(), layer.op)
+        if not layer.batch_norm:
+            new["kernel"].assign(old["kernel"])
+            new["bias"].assign(old["bias"])
+            continue
+        levels, scales = weight_levels(kernel, layer.weight_bits)
+        spread = np.sqrt(old["moving_variance"].numpy() + np.float32(blocks.NORM_EPSILON))
+        factor = old["gamma"].numpy() / spread  # [out]
+        kernel = levels.astype(np.float32) * (scales * factor)
+        new["kernel"].assign(kernel.reshape(new["kernel"].shape))
+        new["bias"].assign(old["beta"].numpy() - old["moving_mean"].numpy() * factor)
+    ends, taken = variables(result, INPUT), variables(model, INPUT)
+    for name, variable in ends.items():
+        variable.assign(taken[name])
+    return result, folded
 
 
 def settle(model: keras.Model, layers: Sequence[LayerSpec]) -> None:
     """Ends training: makes the network one that integers compute; its metric is the file's then.
 
-    Every bias becomes an int32 multiple of input step * weight scale, a grid that 2-bit weights
+    Every bias becomes an integer multiple of input step * weight scale, a grid that 2-bit weights
     make about as coarse as the layer's outputs. The output range of a layer that (almost) never
     fires becomes at least one such step: the runtime takes no output step below 1/256 of it.
+
+    Args:
+      model: without batch normalisation, see `fold`.
+      layers: what it was built from.
     """
-    source = network.INPUT
+    owners = range_owners(layers)
     for layer in layers:
+        if not layer.weighted:
+            continue
         found = variables(model, layer.name)
-        levels, scales = weight_levels(found["kernel"].numpy(), layer.weight_bits)
-        grid = activation_step(model, source) * scales  # [out]
-        low, high = found["output_min"].numpy(), found["output_max"].numpy()
-        found["output_max"].assign(max(high, low + grid.max()))
+        kernel = by_channel(found["kernel"].numpy(), layer.op)
+        levels, scales = weight_levels(kernel, layer.weight_bits)
+        source = _range(model, layers, owners[layer.inputs[0]])
+        grid = step(source, layer.activation_bits) * scales  # [out]
+        ends = variables(model, owners[layer.name])
+        low, high = ends["output_min"].numpy(), ends["output_max"].numpy()
+        if layer.activation_bits == 16:
+            high = max(high, grid.max())
+            ends["output_min"].assign(-high)
+            ends["output_max"].assign(high)
+        else:
+            ends["output_max"].assign(max(high, low + grid.max()))
         bias = found["bias"].numpy()
         integers = np.clip(np.rint(bias / grid), -_INT32_MAX, _INT32_MAX)
         # Export picks the scale of a channel of zeros by its bias.
         zeros = ~levels.any(axis=tuple(range(levels.ndim - 1)))
         found["bias"].assign(np.where(zeros, bias, integers * grid).astype(np.float32))
-        source = layer.name

@@ -89,7 +89,10 @@ class Recipe:
 
 
 def initial_weights(layers: Sequence[LayerSpec], seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Kernel [in, out] and bias [out] of each dense layer: Glorot uniform, made so that units live.
+    """Kernel and bias [out] of each weighted layer: Glorot uniform, made so that units live.
+
+    Kernels are [in, out], [side, side, in, out] for a convolution and [side, side, channels, 1] for
+    a depthwise one. Under batch normalisation weights stay as drawn and there is no bias to set.
 
     Networks of one or two units a layer die at once where a unit's output is 0 for every example:
     with Keras's default weights one training in ten did, and that was most of what two trainings of
@@ -99,11 +102,17 @@ def initial_weights(layers: Sequence[LayerSpec], seed: int) -> list[tuple[np.nda
     """
     random = seeds.stream(seed, "weights")
     weights = []
-    for position, layer in enumerate(layers):
-        limit = math.sqrt(6.0 / (layer.in_channels + layer.out_channels))
-        kernel = random.uniform(-limit, limit, (layer.in_channels, layer.out_channels))
-        if position and layer.activation == "relu":
+    for position, layer in enumerate(layer for layer in layers if layer.weighted):
+        area = layer.kernel**2
+        depthwise = layer.op == "depthwise"
+        fans = 2 if depthwise else layer.in_channels + layer.out_channels
+        limit = math.sqrt(6.0 / (area * fans))
+        window = () if layer.op == "dense" else (layer.kernel, layer.kernel)
+        ends = (layer.in_channels, 1 if depthwise else layer.out_channels)
+        kernel = random.uniform(-limit, limit, (*window, *ends))
+        bare_relu = layer.activation == "relu" and not layer.batch_norm
+        if position and bare_relu and layer.op == "dense":
             kernel *= np.where(kernel.sum(axis=0) < 0, -1.0, 1.0)
-        bias = _RELU_BIAS if layer.activation == "relu" else 0.0
+        bias = _RELU_BIAS if bare_relu else 0.0
         weights.append((kernel.astype(np.float32), np.full(layer.out_channels, bias, np.float32)))
     return weights

@@ -13,15 +13,15 @@ import numpy as np
 from tfgen import errors, workdir
 from tfgen.nets.keras_compat import keras, tf
 from tfgen.space.layers import LayerSpec
-from tfgen.training import population, quantize_aware
+from tfgen.training import fitting, quantize_aware
 from tfgen.training.datasets import Dataset
 from tfgen.training.recipe import FIT_EXAMPLES, Recipe, initial_weights
 
 MODEL = "model.keras"
 METRICS = "metrics.json"
 _STEPS_PER_CALL = 50
-# Of the steps, before activations are rounded.
-_WATCHED_SHARE = 0.5
+_WATCHED_SHARE = 0.5  # of the steps, before activations are rounded
+_HELD_SHARE = 0.0  # of the steps, the last, in which ranges move no more
 _EVALUATED_AT_ONCE = 2048
 
 Progress = Callable[[int, float], None]  # steps done, training loss of the last batch
@@ -33,7 +33,7 @@ class Trained:
 
     Attributes:
       model: quantization-aware; outputs are float, rounded as the file rounds them.
-      layers: what it was built from.
+      layers: what it was built from, batch normalisation folded.
       metric_name: the task's metric.
       metric: on the validation split, like a record's.
       loss: of the last training batch.
@@ -61,22 +61,21 @@ def train(
     Raises:
       UsageError: the layers do not fit the data set.
     """
-    population.check(population.Member(tuple(layers), seed), dataset, "the network")
+    fitting.check(layers, dataset)
     start = time.monotonic()
-    kept: tuple[float, keras.Model, float] | None = None
+    kept: tuple[float, keras.Model, tuple[LayerSpec, ...], float] | None = None
     for number, start_seed in enumerate(recipe.start_seeds(seed)):
-        model, loss = _train_from(
-            layers, dataset, recipe, start_seed, number * recipe.steps, progress
-        )
+        done = number * recipe.steps
+        model, folded, loss = _train_from(layers, dataset, recipe, start_seed, done, progress)
         outputs = predict(model, dataset.train.x[:FIT_EXAMPLES])
         fit = dataset.task.score(dataset.train.y[:FIT_EXAMPLES], outputs)
         if kept is None or fit > kept[0]:
-            kept = (fit, model, loss)
+            kept = (fit, model, folded, loss)
     assert kept is not None  # a recipe has a start
-    _, model, loss = kept
+    _, model, folded, loss = kept
     metric = dataset.task.score(dataset.validation.y, predict(model, dataset.validation.x))
     seconds = time.monotonic() - start
-    return Trained(model, tuple(layers), dataset.task.metric, metric, loss, seconds)
+    return Trained(model, folded, dataset.task.metric, metric, loss, seconds)
 
 
 def _train_from(
@@ -86,24 +85,36 @@ def _train_from(
     seed: int,
     done: int,
     progress: Progress | None,
-) -> tuple[keras.Model, float]:
-    """The model trained from the weights and batches of this seed, and its last loss."""
+) -> tuple[keras.Model, tuple[LayerSpec, ...], float]:
+    """The model trained from the weights and batches of this seed, its layers, its last loss."""
     model = quantize_aware.build(layers, dataset.train.x.shape[1:])
-    for layer, (kernel, bias) in zip(layers, initial_weights(layers, seed), strict=True):
+    weighted = [layer for layer in layers if layer.weighted]
+    for layer, (kernel, bias) in zip(weighted, initial_weights(layers, seed), strict=True):
         variables = quantize_aware.variables(model, layer.name)
         variables["kernel"].assign(kernel)
-        variables["bias"].assign(bias)
+        if not layer.batch_norm:
+            variables["bias"].assign(bias)
     loss = float("nan")
     steps = _steps(model, dataset, recipe, seed)
     watched = int(_WATCHED_SHARE * recipe.steps)
-    starts = sorted({*range(0, recipe.steps, _STEPS_PER_CALL), watched})
+    held = recipe.steps - int(_HELD_SHARE * recipe.steps)
+    starts = sorted({*range(0, recipe.steps, _STEPS_PER_CALL), watched, held} - {recipe.steps})
     for first, last in itertools.pairwise([*starts, recipe.steps]):
-        quantize_aware.round_activations(model, first >= watched)
+        if first in (0, watched, held):
+            quantize_aware.set_phase(model, _phase(first, watched, held))
         loss = float(steps(tf.constant(first), tf.constant(last)))
         if progress is not None:
             progress(done + last, loss)
-    quantize_aware.settle(model, layers)
-    return model, loss
+    model, folded = quantize_aware.fold(model, layers)
+    quantize_aware.settle(model, folded)
+    return model, folded, loss
+
+
+def _phase(step: int, watched: int, held: int) -> float:
+    """What this step does with activations."""
+    if step < watched:
+        return quantize_aware.WATCH
+    return quantize_aware.ROUND if step < held else quantize_aware.HOLD
 
 
 def _steps(
