@@ -88,7 +88,7 @@ class PointTest(parameterized.TestCase):
             Decision("d", (1, 1))
 
     def test_an_unknown_space_names_the_known(self):
-        with self.assertRaisesRegex(errors.UsageError, "california_housing_mlp, mnist_mlp"):
+        with self.assertRaisesRegex(errors.UsageError, "known: california_housing_mlp, cifar10"):
             catalog.get("mnst")
 
 

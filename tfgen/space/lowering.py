@@ -1,8 +1,9 @@
 """lower(space, architecture) -> LayerSpec...: the one walk over a network.
 
-The walk is array code over a batch of architectures: each stage fills a fixed number of layer
-slots, a slot is present or absent in each row. Counting reads the slots as arrays; Keras, the
-population trainer and export read one row of them as `LayerSpec`s. There is no second walk.
+The walk is array code over a batch of architectures: each stage fills layer slots, a slot is
+present or absent in each row, and one that no row has is left out. Counting reads the slots as
+arrays; Keras, the population trainer and export read one row of them as `LayerSpec`s. There is no
+second walk.
 """
 
 from __future__ import annotations
@@ -14,8 +15,16 @@ import numpy as np
 import numpy.typing as npt
 
 from tfgen.space.architecture import Architecture
-from tfgen.space.layers import FUSED_ACTIVATIONS, NETWORK, NONE, Column, LayerSlots, LayerSpec, layers_of
-from tfgen.space.search_space import Choices, SearchSpace, Stage
+from tfgen.space.layers import (
+    FUSED_ACTIVATIONS,
+    NETWORK,
+    NONE,
+    Column,
+    LayerSlots,
+    LayerSpec,
+    layers_of,
+)
+from tfgen.space.search_space import Choices, Chosen, SearchSpace, Stage, Value
 
 Mask = npt.NDArray[np.bool_]  # [architectures]
 
@@ -60,11 +69,17 @@ class _Signal:
 
     def where(self, mask: Mask, other: _Signal) -> _Signal:
         """This signal in the rows of the mask, the other one elsewhere."""
+        if mask.all():
+            return self
+
+        def mixed(ours: Column, theirs: Column) -> Column:
+            return ours if ours is theirs else np.where(mask, ours, theirs)
+
         return _Signal(
-            np.where(mask, self.slot, other.slot),
-            np.where(mask, self.channels, other.channels),
-            np.where(mask, self.height, other.height),
-            np.where(mask, self.width, other.width),
+            mixed(self.slot, other.slot),
+            mixed(self.channels, other.channels),
+            mixed(self.height, other.height),
+            mixed(self.width, other.width),
             self.vector,
         )
 
@@ -74,8 +89,9 @@ class _Walk:
 
     def __init__(self, space: SearchSpace, choices: Choices, activation_bits: int):
         self.space = space
-        self.choices = choices
+        self.choices = np.asfortranarray(choices)  # decisions are read one at a time
         self.slots: list[LayerSlots] = []
+        self._constants: dict[int, Column] = {}
         self._activation_bits = self.column(activation_bits)
         *size, channels = space.input_shape
         height, width = size or (1, 1)
@@ -88,11 +104,20 @@ class _Walk:
         )
 
     def column(self, value: int | Column) -> Column:
-        return np.broadcast_to(np.asarray(value, np.int64), (len(self.choices),))
+        if not isinstance(value, int):
+            return value
+        if value not in self._constants:
+            self._constants[value] = np.broadcast_to(np.int64(value), (len(self.choices),))
+        return self._constants[value]
 
-    def option(self, stage: Stage, name: str) -> Column:
-        """A stage's numeric option [architectures]."""
-        return self.space.column(stage.options[name], self.choices).astype(np.int64)
+    def option(self, stage: Stage, name: str, number: Callable[[Value], int] = int) -> Column:
+        """A number read off a stage's option, by default the option itself [architectures]."""
+        option = stage.options[name]
+        if not isinstance(option, Chosen):
+            return self.column(number(option))
+        position = self.space.index[option.decision]
+        numbers = [number(value) for value in self.space.decisions[position].values]
+        return np.array(numbers, np.int64)[self.choices[:, position]]
 
     def present(self, stage: Stage) -> Mask:
         return self.space.holds(stage.when, self.choices)
@@ -130,12 +155,22 @@ class _Walk:
           batch_norm: as in LayerSpec.
           offset: as in LayerSpec.
           vector: whether the output is a vector; None for x's kind.
+
+        Raises:
+          ValueError: a vector is made of an image, but not in every row.
         """
         vector = x.vector if vector is None else vector
+        if vector != x.vector and not present.all():
+            raise ValueError(f"layer {name!r} makes a vector of an image: it cannot be optional")
+        if len(present) and not present.any():
+            return x
         steps = self.column(stride)
-        one = self.column(1)
-        height = one if vector or op == "mean" else -(-x.height // steps)
-        width = one if vector or op == "mean" else -(-x.width // steps)
+        if vector or op == "mean":
+            height = width = self.column(1)
+        elif isinstance(stride, int) and stride == 1:
+            height, width = x.height, x.width
+        else:
+            height, width = -(-x.height // steps), -(-x.width // steps)
         out = _Signal(
             self.column(len(self.slots)),
             x.channels if channels is None else channels,
@@ -168,11 +203,7 @@ class _Walk:
                 offset=self.column(offset),
             )
         )
-        if vector == x.vector:
-            return out.where(present, x)
-        if not present.all():
-            raise ValueError(f"layer {name!r} makes a vector of an image: it cannot be optional")
-        return out
+        return out.where(present, x)
 
     def normalised(
         self,
@@ -278,6 +309,44 @@ def _mean(walk: _Walk, stage: Stage, x: _Signal) -> _Signal:
     return walk.add(stage.name, "mean", x, walk.present(stage), vector=True)
 
 
+def _residual(walk: _Walk, stage: Stage, x: _Signal) -> _Signal:
+    """Two convolutions, added to the input, activation: the basic block of ResNet.
+
+    Options: kernel, stride (of the first convolution), channels, weight_bits, activation, one of
+    FUSED_ACTIVATIONS. Where the shape changes a 1x1 convolution without normalisation takes the
+    input to the new one.
+    """
+    name, present = stage.name, walk.present(stage)
+    stride, channels = walk.option(stage, "stride"), walk.option(stage, "channels")
+    kernel, bits = walk.option(stage, "kernel"), walk.option(stage, "weight_bits")
+    activation = str(stage.options["activation"])
+    start = x
+    for number, steps, applied in ((1, stride, activation), (2, walk.column(1), "linear")):
+        x = walk.normalised(
+            f"{name}_conv_{number}",
+            "conv",
+            x,
+            present,
+            applied,
+            channels=channels,
+            kernel=kernel,
+            stride=steps,
+            weight_bits=bits,
+        )
+    shortcut = walk.add(
+        f"{name}_shortcut",
+        "conv",
+        start,
+        present & ((stride > 1) | (channels != start.channels)),
+        channels=channels,
+        stride=stride,
+        weight_bits=bits,
+    )
+    return walk.add(
+        f"{name}_add", "add", x, present, others=[(shortcut, present)], activation=activation
+    )
+
+
 def _unified(walk: _Walk, stage: Stage, x: _Signal) -> _Signal:
     """The unified block of SGNAS, section 3.3 and eq. 11, as its stand-alone network.
 
@@ -291,81 +360,22 @@ def _unified(walk: _Walk, stage: Stage, x: _Signal) -> _Signal:
       squeeze_excite: 1 for squeeze-and-excitation after the depthwise layers, 0 for none.
       expand_bits, depthwise_bits, project_bits: of the weights; squeeze-and-excitation has those of
         the projection.
-
-    Departure: the gate of squeeze-and-excitation is a sigmoid, which runtimes have as one op, where
-    MobileNetV3 has a hard sigmoid, which they have not.
     """
     name, present = stage.name, walk.present(stage)
-    activation = str(stage.options["activation"])
-    sub_blocks = walk.space.column(stage.options["sub_blocks"], walk.choices).astype(np.str_)
-    counts = [np.char.count(sub_blocks, str(kernel)).astype(np.int64) for kernel in KERNELS]
-    stride = walk.option(stage, "stride")
-    channels = walk.option(stage, "channels")
+    stride, channels = walk.option(stage, "stride"), walk.option(stage, "channels")
     start = x
-
-    expansion = np.sum(counts, axis=0)
-    expanded = walk.normalised(
+    expansion = walk.option(stage, "sub_blocks", lambda kernels: len(str(kernels)))
+    x = walk.normalised(
         f"{name}_expand",
         "dense",
         x,
         present & (expansion > 1),
-        activation,
+        str(stage.options["activation"]),
         channels=start.channels * expansion,
         weight_bits=walk.option(stage, "expand_bits"),
     )
-
-    mixed = present & (np.sum([count > 0 for count in counts], axis=0) > 1)
-    fused = activation if activation != "hard_swish" else "linear"
-    first: _Signal | None = None
-    others: list[tuple[_Signal, Mask]] = []
-    made = np.zeros_like(present)  # whether a smaller kernel has made a part
-    offset = 0 * expansion
-    for kernel, count in zip(KERNELS, counts, strict=True):
-        has = present & (count > 0)
-        size = start.channels * count
-        part = walk.add(
-            f"{name}_slice_{kernel}", "slice", expanded, has & mixed, channels=size, offset=offset
-        )
-        part = walk.add(
-            f"{name}_depthwise_{kernel}",
-            "depthwise",
-            part,
-            has,
-            channels=size,
-            kernel=kernel,
-            stride=stride,
-            weight_bits=walk.option(stage, "depthwise_bits"),
-            activation=fused,
-            batch_norm=True,
-        )
-        first = part if first is None else first.where(made, part)
-        others.append((part, has & made))
-        made = made | has
-        offset = offset + size
-    assert first is not None
-    x = walk.add(
-        f"{name}_concat", "concat", first, mixed, others=others[1:], channels=expanded.channels
-    )
-    if fused != activation:
-        x = walk.add(f"{name}_{activation}", activation, x, present)
-
-    squeeze = present & (walk.option(stage, "squeeze_excite") > 0)
-    squeezed = -(-x.channels // (_SQUEEZE * _CHANNEL_STEP)) * _CHANNEL_STEP
-    bits = walk.option(stage, "project_bits")
-    gate = walk.add(f"{name}_squeeze", "mean", x, squeeze)
-    gate = walk.add(
-        f"{name}_reduce",
-        "dense",
-        gate,
-        squeeze,
-        channels=squeezed,
-        weight_bits=bits,
-        activation="relu",
-    )
-    gate = walk.add(f"{name}_excite", "dense", gate, squeeze, channels=x.channels, weight_bits=bits)
-    gate = walk.add(f"{name}_gate", "sigmoid", gate, squeeze)
-    x = walk.add(f"{name}_scale", "multiply", x, squeeze, others=[(gate, squeeze)])
-
+    x = _depthwise(walk, stage, x, start.channels)
+    x = _squeeze_excite(walk, stage, x)
     x = walk.add(
         f"{name}_project",
         "dense",
@@ -376,7 +386,81 @@ def _unified(walk: _Walk, stage: Stage, x: _Signal) -> _Signal:
         batch_norm=True,
     )
     residual = present & (stride == 1) & (channels == start.channels)
-    return walk.add(f"{name}_add", "add", x, residual, others=[(start, present)])
+    return walk.add(f"{name}_add", "add", x, residual, others=[(start, residual)])
+
+
+def _depthwise(walk: _Walk, stage: Stage, x: _Signal, channels: Column) -> _Signal:
+    """The depthwise layers of a unified block: one for each kernel, each on its own channels.
+
+    Args:
+      walk: the walk.
+      stage: of the unified block.
+      x: what is split, where there are several kernels.
+      channels: of one sub-block.
+    """
+    name, present = stage.name, walk.present(stage)
+    activation = str(stage.options["activation"])
+    fused = activation if activation in FUSED_ACTIVATIONS else "linear"
+    counts = [walk.option(stage, "sub_blocks", _occurrences(kernel)) for kernel in KERNELS]
+    mixed = present & (np.sum([count > 0 for count in counts], axis=0) > 1)
+    parts: list[tuple[_Signal, Mask]] = []
+    offset = walk.column(0)
+    for kernel, count in zip(KERNELS, counts, strict=True):
+        has, size = present & (count > 0), channels * count
+        part = walk.add(
+            f"{name}_slice_{kernel}", "slice", x, has & mixed, channels=size, offset=offset
+        )
+        part = walk.add(
+            f"{name}_depthwise_{kernel}",
+            "depthwise",
+            part,
+            has,
+            channels=size,
+            kernel=kernel,
+            stride=walk.option(stage, "stride"),
+            weight_bits=walk.option(stage, "depthwise_bits"),
+            activation=fused,
+            batch_norm=True,
+        )
+        parts.append((part, has))
+        offset = offset + size
+    # The smallest kernel's part is the first input.
+    first, taken = parts[0]
+    others: list[tuple[_Signal, Mask]] = []
+    for part, has in parts[1:]:
+        others.append((part, has & taken))
+        first, taken = first.where(taken, part), taken | has
+    y = walk.add(f"{name}_concat", "concat", first, mixed, others=others, channels=x.channels)
+    return y if fused == activation else walk.add(f"{name}_{activation}", activation, y, present)
+
+
+def _occurrences(kernel: int) -> Callable[[Value], int]:
+    return lambda sub_blocks: str(sub_blocks).count(str(kernel))
+
+
+def _squeeze_excite(walk: _Walk, stage: Stage, x: _Signal) -> _Signal:
+    """Weighs each channel by a small network's opinion of all channels' means.
+
+    Departure: the gate is a sigmoid, which runtimes have as one op, where MobileNetV3 has a hard
+    sigmoid, which they have not.
+    """
+    name = stage.name
+    present = walk.present(stage) & (walk.option(stage, "squeeze_excite") > 0)
+    bits = walk.option(stage, "project_bits")
+    squeezed = -(-x.channels // (_SQUEEZE * _CHANNEL_STEP)) * _CHANNEL_STEP
+    gate = walk.add(f"{name}_squeeze", "mean", x, present)
+    gate = walk.add(
+        f"{name}_reduce",
+        "dense",
+        gate,
+        present,
+        channels=squeezed,
+        weight_bits=bits,
+        activation="relu",
+    )
+    gate = walk.add(f"{name}_excite", "dense", gate, present, channels=x.channels, weight_bits=bits)
+    gate = walk.add(f"{name}_gate", "sigmoid", gate, present)
+    return walk.add(f"{name}_scale", "multiply", x, present, others=[(gate, present)])
 
 
 BLOCKS: Mapping[str, Block] = {
@@ -385,5 +469,6 @@ BLOCKS: Mapping[str, Block] = {
     "max_pool": _max_pool,
     "mean": _mean,
     "pointwise": _pointwise,
+    "residual": _residual,
     "unified": _unified,
 }
