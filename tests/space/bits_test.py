@@ -11,9 +11,9 @@ EXACT = bits.Result("exact", 0, 0)
 NAN = bits.Result("nan")
 
 
-def row(op: str, container: int, default: bits.Result = EXACT, **fields: Any) -> bits.Row:
-    fields = {"activation_bits": 8, "builtin": default, "accelerated": True, **fields}
-    return bits.Row(op=op, container_bits=container, default=default, **fields)
+def row(op: str, container: int, builtin: bits.Result = EXACT, **fields: Any) -> bits.Row:
+    fields = {"activation_bits": 8, "xnnpack": None, **fields}
+    return bits.Row(op=op, container_bits=container, builtin=builtin, **fields)
 
 
 class LiteRt23Test(parameterized.TestCase):
@@ -61,7 +61,8 @@ class LiteRt23Test(parameterized.TestCase):
             self.assertFalse(self.policy.accelerated(op, 8, 16))
 
     def test_what_is_unsafe(self) -> None:
-        self.assertRegex(self.policy.unsafe("conv", 2, 8), "^2-bit conv with 8-bit .*NaN")
+        self.assertRegex(self.policy.unsafe("conv", 2, 32), "^2-bit conv with float .*gives NaN")
+        self.assertRegex(self.policy.unsafe("conv", 2, 8), "^2-bit conv with 8-bit .*is refused")
         self.assertRegex(self.policy.unsafe("depthwise", 4, 16), "^4-bit depthwise .*is wrong by")
         self.assertIsNone(self.policy.unsafe("depthwise", 4, 8))
         self.assertIsNone(self.policy.unsafe("dense", 2, 8))
@@ -69,7 +70,10 @@ class LiteRt23Test(parameterized.TestCase):
     def test_ops_without_weights(self) -> None:
         for op in ("add", "concat", "flatten", "max_pool", "mean", "multiply", "sigmoid", "slice"):
             self.assertTrue(self.policy.executes(op, 0, 8), op)
+            self.assertTrue(self.policy.executes(op, 0, 16), op)
             self.assertFalse(self.policy.executes(op, 8, 8), op)
+        self.assertTrue(self.policy.executes("hard_swish", 0, 8))
+        self.assertFalse(self.policy.executes("hard_swish", 0, 16))  # no kernel
 
     def test_what_is_not_executed_names_the_menu(self) -> None:
         with self.assertRaisesRegex(errors.UsageError, "litert-2.3.*conv with 5-bit.* 4, 8 bits"):
@@ -85,12 +89,10 @@ class RowsTest(parameterized.TestCase):
         bits.Result("wrong", 230.0, -3.0), NAN, bits.Result("refused"), bits.Result("crashed")
     )
     def test_what_is_unsound_is_not_offered(self, result: bits.Result) -> None:
-        for default, builtin in ((result, EXACT), (EXACT, result)):
-            policy = bits.BitPolicy(
-                "by hand",
-                (row("conv", 2, default, builtin=builtin), row("conv", 4), row("conv", 8)),
-            )
-            self.assertEqual(policy.weight_bits("conv"), (4, 8))
+        for xnnpack, builtin in ((result, EXACT), (EXACT, result), (None, result)):
+            narrow = row("conv", 2, builtin, xnnpack=xnnpack)
+            policy = bits.BitPolicy("by hand", (narrow, row("conv", 4), row("conv", 8)))
+            self.assertEqual(policy.weight_bits("conv", compact=True), (4, 8))
             self.assertEqual(policy.container_bits("conv", 2), 4)
             self.assertIn("2-bit conv", policy.unsafe("conv", 2, 8))
 
@@ -102,6 +104,20 @@ class RowsTest(parameterized.TestCase):
             policy.container_bits("conv", 8)
         with self.assertRaisesRegex(errors.UsageError, "hard_swish with 8-bit activations"):
             policy.container_bits("hard_swish", 0)
+
+    def test_only_fast_containers_are_offered_unless_bytes_count(self) -> None:
+        close = bits.Result("close", 1, 0.25)
+        fast, slow = row("conv", 2, close, xnnpack=EXACT), row("conv", 4, close)
+        policy = bits.BitPolicy("by hand", (row("conv", 8, close), slow, fast))
+        self.assertEqual(policy.weight_bits("conv"), (2, 8))
+        self.assertEqual(policy.weight_bits("conv", compact=True), (2, 4, 8))
+        self.assertEqual([policy.accelerated("conv", b) for b in (2, 4, 8)], [True, False, False])
+
+    def test_float_activations_are_known_and_not_executed(self) -> None:
+        policy = bits.BitPolicy("by hand", (row("dense", 8, activation_bits=32),))
+        self.assertFalse(policy.executes("dense", 8, 32))
+        self.assertEqual(policy.weight_bits("dense", 32), ())
+        self.assertIsNone(policy.unsafe("dense", 8, 32))
 
     def test_what_was_not_tried_is_not_executed(self) -> None:
         policy = bits.BitPolicy("by hand", (row("dense", 8),))
@@ -122,14 +138,13 @@ class FileTest(parameterized.TestCase):
 
     @parameterized.parameters(
         ({"op": "lstm"}, "'lstm'"),
-        ({"container_bits": 3}, "container_bits must be one of .2, 4, 8."),
-        ({"activation_bits": 4}, "activation_bits one of .8, 16."),
-        ({"default": {"outcome": "fine"}}, "'fine'"),
-        ({"default": {"outcome": "close"}}, "'close' with differences"),
-        ({"default": {"outcome": "exact", "max_steps": 3, "mean_steps": 0}}, "'exact' with"),
-        ({"default": {"outcome": "wrong", "max_steps": float("nan"), "mean_steps": 0}}, "wrong"),
-        ({"default": None}, "NoneType"),
-        ({"accelerated": "yes"}, "accelerated is true or false"),
+        ({"container_bits": 3}, "container_bits of dense must be one of .2, 4, 8."),
+        ({"activation_bits": 4}, "activation_bits must be one of .8, 16"),
+        ({"builtin": {"outcome": "fine"}}, "'fine'"),
+        ({"builtin": {"outcome": "close"}}, "'close' with differences"),
+        ({"builtin": {"outcome": "exact", "max_steps": 3, "mean_steps": 0}}, "'exact' with"),
+        ({"xnnpack": {"outcome": "wrong", "max_steps": float("nan"), "mean_steps": 0}}, "wrong"),
+        ({"builtin": None}, "NoneType"),
         ({"channel_multiple": 0}, "at least 1, got 0"),
         ({"time_over_int8": -1.0}, "above 0, got -1.0"),
         ({"speed": 1.0}, "'speed'"),

@@ -20,10 +20,12 @@ SIMULATED = "simulated"  # a paper's bits, which no runtime executes; export ref
 TRAINED = (2, 3, 4, 6, 8)  # weight bits that quantization-aware training knows
 CONTAINERS = (2, 4, 8)  # INT2, INT4, INT8
 ACTIVATIONS = (8, 16)
+# Weights alone are quantized: no width of ours, but the files of others have it.
+FLOAT_ACTIVATIONS = 32
 SOUND = ("exact", "close")
-OUTCOMES = (*SOUND, "wrong", "nan", "refused", "crashed")
+OUTCOMES = (*SOUND, "wrong", "nan", "refused", "crashed")  # from the best to the worst
 _UNSOUND = {
-    "wrong": "is wrong by up to {0.max_steps:g} output steps",
+    "wrong": "is wrong by up to {:.0f} output steps",
     "nan": "gives NaN",
     "refused": "is refused by the runtime",
     "crashed": "crashes the runtime",
@@ -32,71 +34,75 @@ _UNSOUND = {
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What a kernel made of an op, against exact integer arithmetic.
+    """What a kernel made of an op, against exact arithmetic on the same integers.
 
     Attributes:
       outcome: one of OUTCOMES; "close" differs by no more than roundings explain.
-      max_steps: largest difference, in steps of the output; None without an output.
+      max_steps: largest difference, in steps of the output; None without finite outputs.
       mean_steps: mean difference: what the kernel adds to every output.
+      reason: the runtime's words, where it gave no output.
     """
 
     outcome: str
     max_steps: float | None = None
     mean_steps: float | None = None
+    reason: str = ""
 
     def __post_init__(self) -> None:
         if self.outcome not in OUTCOMES:
             raise ValueError(f"outcome must be one of {OUTCOMES}, got {self.outcome!r}")
-        numbers = (self.max_steps, self.mean_steps)
-        measured = all(isinstance(n, int | float) and math.isfinite(n) for n in numbers)
-        if measured != (self.outcome in (*SOUND, "wrong")):
-            raise ValueError(f"outcome {self.outcome!r} with differences {numbers}")
-        if measured and (self.outcome == "exact") != (self.max_steps == 0):
-            raise ValueError(f"outcome {self.outcome!r} with differences {numbers}")
+        differences = (self.max_steps, self.mean_steps)
+        measured = all(isinstance(d, int | float) and math.isfinite(d) for d in differences)
+        if measured != (self.outcome in (*SOUND, "wrong")) or (
+            measured and (self.outcome == "exact") != (self.max_steps == 0)
+        ):
+            raise ValueError(f"outcome {self.outcome!r} with differences {differences}")
 
     @property
     def sound(self) -> bool:
         return self.outcome in SOUND
 
+    def to_json(self) -> dict[str, Any]:
+        return {k: v for k, v in dataclasses.asdict(self).items() if v not in (None, "")}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
-    """An op in one container at one width of activations.
+    """What a runtime makes of an op in one container at one width of activations.
 
     Attributes:
       op: one of `layers.OPS`.
       container_bits: one of CONTAINERS; 0 for an op without weights.
-      activation_bits: one of ACTIVATIONS.
-      default: by the kernel that the runtime takes by itself.
-      builtin: by the kernel that it takes without XNNPACK.
-      accelerated: whether XNNPACK takes the op.
-      channel_multiple: XNNPACK takes it where this divides the input channels.
-      time_over_int8: by the runtime's own choice of kernel, over the same op in INT8; None where it
-        was not timed.
-      note: what is known and no probe found out.
+      activation_bits: one of ACTIVATIONS, or FLOAT_ACTIVATIONS.
+      xnnpack: what its fast kernel makes of it; None where it has none.
+      builtin: what the kernel makes of it that runs where XNNPACK does not.
+      channel_multiple: XNNPACK takes the op only where this divides its input channels.
+      time_over_int8: time of the kernel that the runtime chooses, over that of the op with INT8
+        weights and activations; None where it was not timed.
     """
 
     op: str
     container_bits: int
     activation_bits: int
-    default: Result
+    xnnpack: Result | None
     builtin: Result
-    accelerated: bool
     channel_multiple: int = 1
     time_over_int8: float | None = None
-    note: str = ""
 
     def __post_init__(self) -> None:
         if self.op not in OPS:
             raise ValueError(f"op must be one of {OPS}, got {self.op!r}")
         containers = CONTAINERS if self.op in WEIGHTED_OPS else (0,)
-        if self.container_bits not in containers or self.activation_bits not in ACTIVATIONS:
+        if self.container_bits not in containers:
             raise ValueError(
-                f"{self.op}: container_bits must be one of {containers}, activation_bits one of "
-                f"{ACTIVATIONS}; got {self.container_bits!r} and {self.activation_bits!r}"
+                f"container_bits of {self.op} must be one of {containers}, "
+                f"got {self.container_bits!r}"
             )
-        if not isinstance(self.accelerated, bool) or not isinstance(self.note, str):
-            raise ValueError(f"accelerated is true or false, note a text; got {self}")
+        widths = (*ACTIVATIONS, FLOAT_ACTIVATIONS)
+        if self.activation_bits not in widths:
+            raise ValueError(
+                f"activation_bits must be one of {widths}, got {self.activation_bits!r}"
+            )
         if not isinstance(self.channel_multiple, int) or self.channel_multiple < 1:
             raise ValueError(f"channel_multiple must be at least 1, got {self.channel_multiple!r}")
         time = self.time_over_int8
@@ -105,15 +111,22 @@ class Row:
 
     @property
     def sound(self) -> bool:
-        """Whether the op may be used: a file runs wherever it is put, with XNNPACK or without."""
-        return self.default.sound and self.builtin.sound
+        """Whether the op may be used: a file runs with XNNPACK or without, as its place has it."""
+        return all(result.sound for result in (self.xnnpack, self.builtin) if result is not None)
 
     def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        results = {
+            name: result and result.to_json()
+            for name, result in (("xnnpack", self.xnnpack), ("builtin", self.builtin))
+        }
+        return {**dataclasses.asdict(self), **results}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Row:
-        results = {name: Result(**data[name]) for name in ("default", "builtin")}
+        results = {
+            "xnnpack": None if data["xnnpack"] is None else Result(**data["xnnpack"]),
+            "builtin": Result(**data["builtin"]),
+        }
         return cls(**{**data, **results})
 
 
@@ -152,7 +165,7 @@ class BitPolicy:
         return tuple(
             row.container_bits
             for row in self._sound(op, activation_bits)
-            if row.container_bits == 8 or row.accelerated or compact
+            if row.container_bits == 8 or row.xnnpack is not None or compact
         )
 
     def executes(self, op: str, weight_bits: int, activation_bits: int) -> bool:
@@ -186,27 +199,28 @@ class BitPolicy:
         Raises:
           UsageError: the runtime does not execute this; names the menu.
         """
-        return self._executed(op, weight_bits, activation_bits).accelerated
+        return self._executed(op, weight_bits, activation_bits).xnnpack is not None
 
     def unsafe(self, op: str, container_bits: int, activation_bits: int) -> str | None:
         """Why an op must not be stored in a container; None where it may."""
+        kind = "float" if activation_bits == FLOAT_ACTIVATIONS else f"{activation_bits}-bit"
         what = f"{container_bits}-bit {op}" if container_bits else op
-        what += f" with {activation_bits}-bit activations"
+        what += f" with {kind} activations"
         key = (op, container_bits, activation_bits)
         for row in self.rows:
             if (row.op, row.container_bits, row.activation_bits) != key:
                 continue
-            for result in (row.default, row.builtin):
-                if not result.sound:
-                    reason = f"{what} {_UNSOUND[result.outcome].format(result)}"
-                    return f"{reason} ({row.note})" if row.note else reason
+            for result in (row.xnnpack, row.builtin):
+                if result is not None and not result.sound:
+                    return f"{what} {_UNSOUND[result.outcome].format(result.max_steps)}"
             return None
         return f"{what} was not tried"
 
     def _sound(self, op: str, activation_bits: int) -> list[Row]:
-        """The sound rows of an op, the narrowest container first."""
+        """The rows of an op that tfgen uses, the narrowest container first."""
         rows = [row for row in self.rows if (row.op, row.activation_bits) == (op, activation_bits)]
-        return sorted((row for row in rows if row.sound), key=lambda row: row.container_bits)
+        rows = [row for row in rows if row.sound and row.activation_bits in ACTIVATIONS]
+        return sorted(rows, key=lambda row: row.container_bits)
 
     def _row(self, op: str, weight_bits: int, activation_bits: int) -> Row | None:
         """How the runtime executes an op at these bits; None where it does not."""
