@@ -25,6 +25,55 @@ def mlp(widths: Sequence[int], weight_bits: Sequence[int], inputs: int) -> tuple
     return tuple(layers)
 
 
+def every_op(
+    conv_bits: int = 8, activation_bits: int = 8, activation: str = "hard_swish"
+) -> tuple[LayerSpec, ...]:
+    """A network for 8x8x1 images and three classes that has each op once at least."""
+    layers: list[LayerSpec] = []
+
+    def add(name: str, op: str, inputs: str, channels: int, size: int, **fields: object) -> None:
+        made = {layer.name: layer for layer in layers}
+        source = made.get(inputs.split(maxsplit=1)[0])
+        layers.append(
+            LayerSpec(
+                name=name,
+                op=op,
+                inputs=tuple(inputs.split()),
+                in_channels=source.out_channels if source else 1,
+                out_channels=channels,
+                in_size=source.out_size if source else (8, 8),
+                out_size=(size, size) if size else (),
+                activation_bits=activation_bits,
+                **fields,
+            )
+        )
+
+    norm = {"batch_norm": True}
+    depthwise = {"weight_bits": conv_bits, "activation": "relu", **norm}
+    add("stem", "conv", INPUT, 8, 8, kernel=3, weight_bits=conv_bits, activation="relu6", **norm)
+    add("pool", "max_pool", "stem", 8, 4, kernel=2, stride=2)
+    if activation == "hard_swish":
+        add("expand", "dense", "pool", 24, 4, weight_bits=4, **norm)
+        add("swish", "hard_swish", "expand", 24, 4)
+    else:
+        add("swish", "dense", "pool", 24, 4, weight_bits=4, activation=activation, **norm)
+    add("slice_3", "slice", "swish", 8, 4)
+    add("depthwise_3", "depthwise", "slice_3", 8, 4, kernel=3, **depthwise)
+    add("slice_5", "slice", "swish", 16, 4, offset=8)
+    add("depthwise_5", "depthwise", "slice_5", 16, 4, kernel=5, **depthwise)
+    add("concat", "concat", "depthwise_3 depthwise_5", 24, 4)
+    add("squeeze", "mean", "concat", 24, 1)
+    add("reduce", "dense", "squeeze", 8, 1, weight_bits=8, activation="relu")
+    add("excite", "dense", "reduce", 24, 1, weight_bits=8)
+    add("gate", "sigmoid", "excite", 24, 1)
+    add("scale", "multiply", "concat gate", 24, 4)
+    add("project", "dense", "scale", 8, 4, weight_bits=2, **norm)
+    add("residual", "add", "project pool", 8, 4, activation="relu")
+    add("flatten", "flatten", "residual", 128, 0)
+    add("output", "dense", "flatten", 3, 0, weight_bits=4)
+    return tuple(layers)
+
+
 def small_space() -> SearchSpace:
     """Two depths, widths 1..3 and two bit-widths: small enough to enumerate by hand.
 

@@ -11,7 +11,6 @@ from tfgen.nets.keras_compat import tf
 from tfgen.training import datasets, quantize_aware, trainer
 from tfgen.training.recipe import Recipe, initial_weights
 
-
 LAYERS = mlp((6, 1), (4, 2), 8)
 
 
