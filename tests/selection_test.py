@@ -10,6 +10,7 @@ from tfgen import errors
 from tfgen.cost.budget import Budget
 from tfgen.cost.cost_model import CostModel
 from tfgen.selection import Candidate, Ranking, Selector
+from tfgen.space import catalog
 
 
 @dataclasses.dataclass
@@ -40,6 +41,15 @@ class Predicted:
     metric: np.ndarray
     low: np.ndarray
     high: np.ndarray
+
+
+class Alike:
+    """Predicts 0.5 for every network."""
+
+    def predict(self, choices, confidence):
+        del confidence
+        metric = np.full(len(choices), 0.5)
+        return Predicted(metric, metric, metric, metric)
 
 
 class Widths:
@@ -134,6 +144,47 @@ class SelectTest(absltest.TestCase):
         for wrong in ({"count": 0}, {"confidence": 1.0}, {"confidence": 0.4}, {"max_distance": 0}):
             with self.assertRaises(errors.UsageError):
                 Selector(**wrong)
+
+
+class KernelStageTest(absltest.TestCase):
+    """A convolution at 4 bits runs in a slow kernel: it is for budgets on bytes."""
+
+    def setUp(self):
+        super().setUp()
+        self.space = catalog.get("mnist_mobile")
+        least = {d.name: d.values[0] for d in self.space.decisions}
+        self.slow = catalog.point(self.space, {**least, "convolutions": "compact", "bits_stem": 4})
+        self.fast = catalog.point(self.space, {**least, "convolutions": "fast", "width_stem": 16})
+
+    def select(self, budget, networks):
+        return Selector().select(
+            self.space,
+            Scripted([[list(network.choices) for network in networks]]),
+            Alike(),
+            CostModel(self.space),
+            Budget.parse(budget),
+            "scripted",
+            0,
+        )
+
+    def test_slow_networks_are_offered_where_bytes_are_limited(self):
+        both = [self.slow, self.fast]
+        for budget in ("macs=1e6", "energy_uj=10", "accuracy=0.4", "macs=1e6,peak_ram_kb=100"):
+            found = self.select(budget, both)
+            self.assertEqual([c.architecture for c in found], [self.fast], budget)
+        for budget in ("storage_kb=100", "macs=1e6,storage_kb=100"):
+            found = self.select(budget, both)
+            self.assertCountEqual([c.architecture for c in found], both, budget)
+
+    def test_the_nearest_budget_is_a_fast_networks(self):
+        # The slow network has 50,728 MACs, the fast one twice the channels of the stem.
+        macs = CostModel(self.space).cost(self.fast)["macs"]
+        with self.assertRaises(errors.InfeasibleBudgetError) as caught:
+            self.select("macs=40000", [self.slow, self.fast])
+        self.assertGreaterEqual(caught.exception.nearest.limits["macs"], macs)
+        with self.assertRaises(errors.InfeasibleBudgetError) as caught:
+            self.select("macs=40000", [self.slow])
+        self.assertIsNone(caught.exception.nearest)
 
 
 if __name__ == "__main__":

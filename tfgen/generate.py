@@ -9,6 +9,7 @@ hold, 2 bad usage, 3 infeasible, 4 a contract was missed after measuring, 1 anyt
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from tfgen import errors, generators, pipeline, program, workdir
 from tfgen.cost.budget import parse_all
 from tfgen.deployment import devices
 from tfgen.selection import Candidate, Ranking, Selector
+from tfgen.space.architecture import Architecture
 from tfgen.space.lowering import lower
 from tfgen.space.search_space import SearchSpace
 from tfgen.tables import number, table
@@ -55,6 +57,16 @@ _IO = flags.DEFINE_enum("io", "float", ["float", "int8"], "The file's input and 
 _STOP_AFTER = flags.DEFINE_enum(
     "stop_after", "contract", ["candidates", "contract"], "Where to stop."
 )
+
+_COSTS = ("file_kb", "storage_kb", "energy_uj", "macs")  # columns of the table of candidates
+# What a stage is, by its block, options in braces; its bits follow.
+_WORDS = {
+    "conv": "{kernel}>{channels}",
+    "dense": "{units}",
+    "pointwise": "{channels}",
+    "residual": "{kernel},{kernel}>{channels}",
+    "unified": "{sub_blocks}>{channels}",
+}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -144,20 +156,16 @@ def _deliver(bundle: bundles.Bundle, candidates: Sequence[Candidate], work: work
 
 def _candidates_table(bundle: bundles.Bundle, candidates: Sequence[Candidate]) -> str:
     metric = bundle.task.metric
-    headers = [
-        "#", "network", "architecture (units:bits)", metric, "interval", "storage_kb",
-        "energy_uj", "macs", "distance",
-    ]  # fmt: skip
+    costs = [m for m in _COSTS if all(m in c.cost for c in candidates)]
+    headers = ["#", "network", "architecture (units:bits)", metric, "interval", *costs, "distance"]
     rows = [
         [
             str(rank),
             c.architecture.fingerprint,
-            describe(bundle.space, c),
+            describe(bundle.space, c.architecture),
             f"{c.metric:.4f}",
             f"{c.low:.4f}..{c.high:.4f}",
-            number(c.cost["storage_kb"]),
-            number(c.cost["energy_uj"]),
-            number(c.cost["macs"]),
+            *(number(c.cost[m]) for m in costs),
             "-" if c.distance is None else f"{c.distance:.3f}",
         ]
         for rank, c in enumerate(candidates, start=1)
@@ -165,10 +173,21 @@ def _candidates_table(bundle: bundles.Bundle, candidates: Sequence[Candidate]) -
     return table(headers, rows)
 
 
-def describe(space: SearchSpace, candidate: Candidate) -> str:
-    """A network in one line: units and weight bits of each layer."""
-    layers = lower(space, candidate.architecture)
-    return " ".join(f"{layer.out_channels}:{layer.weight_bits}" for layer in layers)
+def describe(space: SearchSpace, architecture: Architecture) -> str:
+    """A network in one line: kernels, units and weight bits of each stage that has weights."""
+    choices = space.choices([architecture])
+    layers = [layer for layer in lower(space, architecture) if layer.weighted]
+    words = []
+    for stage in space.stages:
+        own = [layer for layer in layers if f"{layer.name}_".startswith(f"{stage.name}_")]
+        if not own:
+            continue
+        options = {k: space.column(v, choices)[0] for k, v in stage.options.items()}
+        runs = itertools.groupby(own, lambda layer: (layer.op, layer.weight_bits))
+        bits = ",".join(str(weight_bits) for (_, weight_bits), _ in runs)
+        excited = "+se" if options.get("squeeze_excite") else ""
+        words.append(f"{_WORDS[stage.block].format(**options)}:{bits}{excited}")
+    return " ".join(words)
 
 
 def _contract_text(delivery: pipeline.Delivery, candidate: Candidate) -> str:

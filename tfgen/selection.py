@@ -14,14 +14,18 @@ import numpy as np
 import numpy.typing as npt
 
 from tfgen import errors, seeds
+from tfgen.cost import kernels
 from tfgen.cost.budget import COST_METRICS, Budget, Cost, Quantity, rounded_up
 from tfgen.cost.cost_model import CostModel, Costs
+from tfgen.space import bits
 from tfgen.space.architecture import Architecture
+from tfgen.space.lowering import lower_batch
 from tfgen.space.search_space import Choices, SearchSpace
 
 Floats = npt.NDArray[np.float64]
 _VERIFICATIONS = 3  # of the nearest feasible budget
 _MAX_DRAWS = 200_000  # some 2 GB of scores
+_BYTE_METRICS = ("storage_kb", "file_kb")
 _MAX_CONFIDENCE = 0.99  # what a few hundred held-out records and fifty files can tell
 
 
@@ -149,6 +153,14 @@ def confidence_stage(max_distance: float) -> Stage:
     return keep
 
 
+def kernel_stage(space: SearchSpace) -> Stage:
+    """Keeps networks that the space's runtime executes with fast kernels alone."""
+    if space.bit_policy == bits.SIMULATED:
+        return lambda pool: np.ones(len(pool), np.bool_)
+    policy = bits.load(space.bit_policy)
+    return lambda pool: kernels.accelerated(lower_batch(space, pool.choices), policy)
+
+
 def limit_stage(metric: str, limit: float) -> Stage:
     """Keeps networks of at most this cost: storage (eq. 2), energy (eq. 3), any other."""
     return lambda pool: np.asarray(pool.costs[metric] <= limit)
@@ -159,10 +171,20 @@ def quality_stage(least: float) -> Stage:
     return lambda pool: np.asarray(pool.low >= least)
 
 
-def stages_of(budget: Budget, max_distance: float) -> list[Stage]:
-    """The stages that a budget asks for."""
+def network_stages(space: SearchSpace, budget: Budget, max_distance: float) -> list[Stage]:
+    """The stages that judge a network whatever the budget's numbers are.
+
+    Low-bit convolutions save bytes and cost time: only a budget on bytes admits their slow kernels.
+    """
     stages = [confidence_stage(max_distance)]
-    stages += [limit_stage(metric, limit) for metric, limit in budget.limits.items()]
+    if not set(_BYTE_METRICS) & set(budget.limits):
+        stages.insert(0, kernel_stage(space))
+    return stages
+
+
+def budget_stages(budget: Budget) -> list[Stage]:
+    """The stages that keep a budget's limits."""
+    stages = [limit_stage(metric, limit) for metric, limit in budget.limits.items()]
     if budget.quality is not None:
         stages.append(quality_stage(budget.quality[1]))
     return stages
@@ -278,18 +300,19 @@ class Selector:
         seed: int,
     ) -> list[Candidate]:
         """One bounded search; raises InfeasibleBudgetError with the nearest budget of its draws."""
-        stages = stages_of(budget, self.max_distance)
+        stages = network_stages(space, budget, self.max_distance)
+        limits = budget_stages(budget)
         seen: Pool | None = None
         kept = np.zeros(0, np.bool_)
         for round_ in range(self.max_rounds):
             (drawn,) = proposer.propose([budget], self.draws, seeds.derive(seed, "round", round_))
             seen = _merge(seen, self._pool(drawn, predictor, cost_model))
-            kept = np.logical_and.reduce([stage(seen) for stage in stages])
+            kept = np.logical_and.reduce([stage(seen) for stage in (*stages, *limits)])
             if kept.sum() >= self.count:
                 break
         assert seen is not None
         if not kept.any():
-            raise _infeasible(seen, budget, self.max_rounds * self.draws, self.max_distance)
+            raise _infeasible(seen, budget, self.max_rounds * self.draws, stages)
         order = [row for row in self.ranking.order(seen, budget) if kept[row]]
         return [_candidate(space, seen, row, budget, method, seed) for row in order[: self.count]]
 
@@ -357,14 +380,17 @@ def _candidate(
 
 
 def _infeasible(
-    pool: Pool, budget: Budget, draws: int, max_distance: float
+    pool: Pool, budget: Budget, draws: int, stages: Sequence[Stage]
 ) -> errors.InfeasibleBudgetError:
     """The error that names the budget which the least relaxation makes feasible.
 
-    The relaxation of a network is the largest share of a limit by which it misses one.
+    The relaxation of a network is the largest share of a limit by which it misses one. Networks
+    that do not pass `stages`, which no relaxation helps, count where no others are left.
     """
-    confident = confidence_stage(max_distance)(pool)
-    rows = np.flatnonzero(confident) if confident.any() else np.arange(len(pool))
+    rows = np.arange(len(pool))
+    for stage in stages:
+        passed = rows[stage(pool)[rows]]
+        rows = passed if len(passed) else rows
     misses = [pool.costs[m][rows] / limit - 1.0 for m, limit in budget.limits.items()]
     if budget.quality is not None:
         misses.append(1.0 - pool.low[rows] / max(budget.quality[1], 1e-9))

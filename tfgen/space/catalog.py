@@ -151,7 +151,7 @@ class _Draft:
         self.conv_bits = weight_bits or policy.weight_bits("conv", compact=True)[::-1]
         self.depthwise_bits = weight_bits or policy.weight_bits("depthwise", compact=True)[::-1]
         self.compact: When | None = None
-        if len(self.conv_bits) > 1:
+        if max(len(self.conv_bits), len(self.depthwise_bits)) > 1:
             self.choose("convolutions", ("compact", "fast"))
             self.compact = When("convolutions", ("compact",))
 

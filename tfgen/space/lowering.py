@@ -31,8 +31,7 @@ Mask = npt.NDArray[np.bool_]  # [architectures]
 ACTIVATION_BITS = 8  # of every layer, unless the caller takes a slower width
 KERNELS = (3, 5, 7)  # of a unified block's sub-blocks
 _SQUEEZE = 4  # channels of a unified block for each channel of its squeeze-and-excitation
-# Low-bit kernels read channels in fours.
-_CHANNEL_STEP = 4
+_CHANNEL_STEP = 4  # low-bit kernels read channels in fours
 
 
 def lower(
@@ -364,7 +363,7 @@ def _unified(walk: _Walk, stage: Stage, x: _Signal) -> _Signal:
     name, present = stage.name, walk.present(stage)
     stride, channels = walk.option(stage, "stride"), walk.option(stage, "channels")
     start = x
-    expansion = walk.option(stage, "sub_blocks", lambda kernels: len(str(kernels)))
+    expansion = walk.option(stage, "sub_blocks", _expansion)
     x = walk.normalised(
         f"{name}_expand",
         "dense",
@@ -387,6 +386,13 @@ def _unified(walk: _Walk, stage: Stage, x: _Signal) -> _Signal:
     )
     residual = present & (stride == 1) & (channels == start.channels)
     return walk.add(f"{name}_add", "add", x, residual, others=[(start, residual)])
+
+
+def _expansion(sub_blocks: Value) -> int:
+    kernels = list(map(int, str(sub_blocks)))
+    if kernels != sorted(kernels) or not set(kernels) <= set(KERNELS):
+        raise ValueError(f"sub_blocks are digits of {KERNELS}, ascending, got {sub_blocks!r}")
+    return len(kernels)
 
 
 def _depthwise(walk: _Walk, stage: Stage, x: _Signal, channels: Column) -> _Signal:

@@ -21,6 +21,7 @@ _CALIFORNIA_SHA256 = "fa6bbb3c6f7cb94a3e3e885c162c38e3b74cc0110daf9214ba74f9f7c0
 _SPLIT_SEED = 20_640  # the 60/20/20 split is part of the data set, not of a run
 _CLIP = 4.0  # standard deviations; one int8 input scale cannot carry the raw tails
 _MNIST_VALIDATION = 10_000
+_CIFAR10_VALIDATION = 5_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +113,7 @@ def california_housing(data_dir: str | None = None) -> Dataset:
 
 
 def mnist(data_dir: str | None = None) -> Dataset:
-    """MNIST through TFDS: 50,000 / 10,000 / 10,000 images [784] in 0..1, digits 0..9.
+    """MNIST through TFDS: 50,000 / 10,000 / 10,000 images as features [784] in 0..1, digits 0..9.
 
     Args:
       data_dir: the TFDS directory; None is TFDS's own default.
@@ -120,17 +121,59 @@ def mnist(data_dir: str | None = None) -> Dataset:
     Raises:
       UsageError: TFDS cannot provide the data set.
     """
-    x, y = _load_tfds("mnist", "train", data_dir)
-    test_x, test_y = _load_tfds("mnist", "test", data_dir)
-    flat = [a.reshape(len(a), -1).astype(np.float32) / np.float32(255) for a in (x, test_x)]
-    cut = len(x) - _MNIST_VALIDATION
+    images = _images("mnist", "mnist", _MNIST_VALIDATION, data_dir)
+
+    def flat(split: Split) -> Split:
+        return Split(split.x.reshape(len(split), -1), split.y)
+
+    return dataclasses.replace(
+        images,
+        train=flat(images.train),
+        validation=flat(images.validation),
+        test=flat(images.test),
+        preprocessing={"input": "pixels / 255, rows of the image one after the other"},
+    )
+
+
+def mnist_images(data_dir: str | None = None) -> Dataset:
+    """The examples of `mnist` as images [28, 28, 1]; arguments and errors are the same."""
+    return _images("mnist_images", "mnist", _MNIST_VALIDATION, data_dir)
+
+
+def cifar10(data_dir: str | None = None) -> Dataset:
+    """CIFAR-10 through TFDS: images [32, 32, 3] in 0..1, classes 0..9; 10,000 for test.
+
+    5,000 of the training images are for validation; the others, 45,000 of the public data set, are
+    for training.
+
+    Args:
+      data_dir: the TFDS directory; None is TFDS's own default.
+
+    Raises:
+      UsageError: TFDS cannot provide the data set.
+    """
+    return _images("cifar10", "cifar10", _CIFAR10_VALIDATION, data_dir)
+
+
+def _images(name: str, source: str, validation: int, data_dir: str | None) -> Dataset:
+    """Images [height, width, channels] in 0..1 with classes, from TFDS.
+
+    Args:
+      name: the data set's.
+      source: its name in TFDS.
+      validation: how many images, the last of `train`, are for validation.
+      data_dir: the TFDS directory.
+    """
+    x, y = _load_tfds(source, "train", data_dir)
+    test_x, test_y = _load_tfds(source, "test", data_dir)
+    x, test_x = (pixels.astype(np.float32) / np.float32(255) for pixels in (x, test_x))
     return Dataset(
-        "mnist",
+        name,
         tasks.CLASSIFICATION,
-        Split(flat[0][:cut], y[:cut]),
-        Split(flat[0][cut:], y[cut:]),
-        Split(flat[1], test_y),
-        {"input": "pixels / 255, rows of the image one after the other"},
+        Split(x[:-validation], y[:-validation]),
+        Split(x[-validation:], y[-validation:]),
+        Split(test_x, test_y),
+        {"input": "pixels / 255"},
     )
 
 
@@ -171,7 +214,12 @@ def _load_tfds(name: str, split: str, data_dir: str | None) -> tuple[np.ndarray,
     return np.asarray(x)[order], np.asarray(y)[order].astype(np.int64)
 
 
-DATASETS = {"california_housing": california_housing, "mnist": mnist}
+DATASETS = {
+    "california_housing": california_housing,
+    "cifar10": cifar10,
+    "mnist": mnist,
+    "mnist_images": mnist_images,
+}
 
 
 def load(name: str, data_dir: str | None = None) -> Dataset:
