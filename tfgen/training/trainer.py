@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from tfgen import errors, workdir
+from tfgen import errors, seeds, workdir
 from tfgen.nets.keras_compat import keras, tf
 from tfgen.space.layers import LayerSpec
 from tfgen.training import fitting, quantize_aware
@@ -22,6 +22,7 @@ METRICS = "metrics.json"
 _STEPS_PER_CALL = 50
 _WATCHED_SHARE = 0.5  # of the steps, before activations are rounded
 _HELD_SHARE = 0.0  # of the steps, the last, in which ranges move no more
+_STATISTICS_BATCHES = 100
 _EVALUATED_AT_ONCE = 2048
 
 Progress = Callable[[int, float], None]  # steps done, training loss of the last batch
@@ -105,9 +106,32 @@ def _train_from(
         loss = float(steps(tf.constant(first), tf.constant(last)))
         if progress is not None:
             progress(done + last, loss)
+    if any(layer.batch_norm for layer in layers):
+        _estimate_statistics(model, dataset, recipe, seed)
     model, folded = quantize_aware.fold(model, layers)
     quantize_aware.settle(model, folded)
     return model, folded, loss
+
+
+def _estimate_statistics(model: keras.Model, dataset: Dataset, recipe: Recipe, seed: int) -> None:
+    """Lets batch normalisation's statistics and the ranges follow the weights as they are now.
+
+    A weight of few levels moves by a whole level at a time, to the last step of training: with
+    statistics of the way there, 2-bit networks lost 6 to 18 points of accuracy on MNIST, all of
+    which comes back; at 4 and 8 bits nothing moves.
+    """
+    rows = seeds.stream(seed, "statistics").integers(
+        len(dataset.train), size=(_STATISTICS_BATCHES, recipe.batch_size)
+    )
+    x, batches = tf.constant(dataset.train.x), tf.constant(rows)
+
+    @tf.function
+    def run() -> None:
+        for batch in tf.range(_STATISTICS_BATCHES):
+            model(tf.gather(x, batches[batch]), training=True)
+
+    quantize_aware.set_phase(model, quantize_aware.ROUND)
+    run()
 
 
 def _phase(step: int, watched: int, held: int) -> float:
