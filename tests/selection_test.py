@@ -9,7 +9,7 @@ from tests.space.small import small_space
 from tfgen import errors
 from tfgen.cost.budget import Budget
 from tfgen.cost.cost_model import CostModel
-from tfgen.selection import Candidate, Ranking, Selector
+from tfgen.selection import Candidate, Ranking, Selector, network_stages
 from tfgen.space import catalog
 
 
@@ -175,6 +175,8 @@ class KernelStageTest(absltest.TestCase):
         for budget in ("storage_kb=100", "macs=1e6,storage_kb=100"):
             found = self.select(budget, both)
             self.assertCountEqual([c.architecture for c in found], both, budget)
+        for budget, stages in (("macs=9", 2), ("file_kb=9", 1), ("macs=9,storage_kb=9", 1)):
+            self.assertLen(network_stages(self.space, Budget.parse(budget), 0.1), stages, budget)
 
     def test_the_nearest_budget_is_a_fast_networks(self):
         # The slow network has 50,728 MACs, the fast one twice the channels of the stem.

@@ -47,7 +47,7 @@ class SmallNetworkTest(absltest.TestCase):
         self.assertEqual(counting.macs(self.slots)[0], 1728 + 512 + 576 + 1600 + 512 + 8)
 
     def test_parameters_with_gamma_and_beta(self):
-        # Stem 108 + 2*4, expansion 32 + 2*8, 36 + 2*4, 100 + 2*4, projection 32 + 2*4, output 8 + 2.
+        # Stem 108 + 2*4, expansion 32 + 2*8, 36 + 2*4, 100 + 2*4, projection 32 + 2*4, last 8 + 2.
         self.assertEqual(counting.params(self.slots)[0], 116 + 48 + 44 + 108 + 40 + 10)
 
     def test_storage(self):
@@ -117,7 +117,7 @@ class ImageSpaceTest(parameterized.TestCase):
             self.assertAlmostEqual(model.minimum["macs"] / 1e6, least, delta=0.05)
             self.assertAlmostEqual(model.maximum["macs"] / 1e6, most, delta=0.05)
 
-    def test_100_000_networks_are_lowered_in_a_second(self):
+    def test_100_000_networks_are_lowered_in_moments(self):
         space = catalog.get("cifar10_mobile")
         choices = space.sample(100_000, seeds.stream(2, "s"))
         seconds = []
@@ -125,7 +125,7 @@ class ImageSpaceTest(parameterized.TestCase):
             start = time.process_time()
             lower_batch(space, choices)
             seconds.append(time.process_time() - start)
-        self.assertLess(min(seconds), 1.0)  # 0.25 s measured
+        self.assertLess(min(seconds), 2.0)  # 0.25 s alone, 0.8 s among ten busy processes
 
 
 class KernelsTest(absltest.TestCase):

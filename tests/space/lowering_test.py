@@ -311,6 +311,12 @@ class ImageSpaceTest(absltest.TestCase):
     def test_the_size_of_the_papers_space(self):
         self.assertEqual(catalog.sgnas_imagenet().size(), 80**19)
 
+    def test_a_group_checks_itself(self):
+        for wrong in ({"widths": (8, 10)}, {"depths": (0, 1)}, {"depths": ()}):
+            group = {"depths": (1,), "widths": (8,), "sub_blocks": ("33",), "stride": 1, **wrong}
+            with self.assertRaisesRegex(ValueError, "multiples of 4, depths at least 1"):
+                catalog.Group(**group)
+
     def test_a_fast_network_has_8_bit_convolutions(self):
         space = catalog.get("mnist_mobile")
         fast = catalog.point(space, {"convolutions": "fast"})

@@ -92,6 +92,10 @@ class Group:
     squeeze_excite: tuple[int, ...] = (0,)
     activation: str = "relu6"
 
+    def __post_init__(self) -> None:
+        if any(width % 4 for width in self.widths) or min(self.depths, default=0) < 1:
+            raise ValueError(f"widths are multiples of 4, depths at least 1: {self}")
+
 
 def mobile(
     name: str,
