@@ -1,5 +1,6 @@
 """Costs by hand, budgets as text, and the distances of the NAGAN paper."""
 
+import dataclasses
 import json
 import time
 
@@ -11,7 +12,7 @@ from tfgen import errors, seeds
 from tfgen.cost import counting, metrics
 from tfgen.cost.budget import Budget, Cost, Quantity, parse_all
 from tfgen.cost.cost_model import CostModel
-from tfgen.space import catalog
+from tfgen.space import bits, catalog
 
 CALIFORNIA = catalog.get("california_housing_mlp")
 
@@ -20,8 +21,8 @@ def choices(*hidden: tuple[int, int], output_bits: int) -> np.ndarray:
     """Choices of a California network from (units, bits) of its hidden layers [1, decisions]."""
     menu = {2: 0, 4: 1, 8: 2}
     row = [len(hidden) - 1]
-    for units, bits in hidden:
-        row += [units - 1, menu[bits]]
+    for units, width in hidden:
+        row += [units - 1, menu[width]]
     row += [0, 0] * (4 - len(hidden))
     return CALIFORNIA.canonical([*row, menu[output_bits]])
 
@@ -52,6 +53,44 @@ class CountingTest(absltest.TestCase):
         self.assertEqual(costs["storage_kb"][0], 0.036)
         self.assertAlmostEqual(costs["energy_uj"][0], 9.12319e-6, places=11)
         self.assertEqual(costs["peak_ram_kb"][0], 0.011)
+
+    def test_what_a_layer_adds_to_the_file(self):
+        # 8-16-1 and 8-16-16-1 at 4 bits. The layer's op: offset and table 28, 3 inputs 16, 1 output
+        # 8, options 8 = 60. Its output: offset and table 28, shape 12, name of 8 letters 16, scale
+        # 8, quantization 12 = 76; its zero point is that of every ReLU. Kernel: offset and table
+        # 24, shape 12, quantization 12, scales 4 + 4 * 16, buffer 12, and 128 bytes of data with
+        # their length at a multiple of 16: 144 = 272. Bias: the same with a shape of 8 and 64 bytes
+        # of data, 80 = 204. Zero points of 16 channels are there already. Sum 612; files have
+        # multiples of 16 bytes.
+        model = CostModel(CALIFORNIA)
+        one = model.costs(choices((16, 4), output_bits=4))["file_kb"][0]
+        two = model.costs(choices((16, 4), (16, 4), output_bits=4))["file_kb"][0]
+        self.assertIn(round((two - one) * 1000), (608, 624))
+
+    def test_what_bits_add_to_the_file(self):
+        # 16 * 16 weights of 4, 2 and 8 bits: 128, 64 and 256 bytes.
+        model = CostModel(CALIFORNIA)
+        sizes = {
+            width: model.costs(choices((16, 4), (16, width), output_bits=4))["file_kb"][0] * 1000
+            for width in (2, 4, 8)
+        }
+        self.assertEqual(round(sizes[4] - sizes[2]), 64)
+        self.assertEqual(round(sizes[8] - sizes[4]), 128)
+
+    def test_simulated_bits_come_to_no_file(self):
+        space = dataclasses.replace(CALIFORNIA, bit_policy=bits.SIMULATED)
+        self.assertNotIn("file_kb", CostModel(space).metrics)
+        self.assertNotIn("file_kb", CostModel(space).costs(choices((16, 4), output_bits=4)))
+        self.assertIn("file_kb", CostModel(CALIFORNIA).metrics)
+
+    def test_wide_activations_cost_more(self):
+        # 16-bit activations: twice the RAM, biases of 8 bytes instead of 4.
+        narrow, wide = (
+            CostModel(CALIFORNIA, width).costs(choices((16, 8), (16, 8), output_bits=8))
+            for width in (8, 16)
+        )
+        self.assertEqual(wide["peak_ram_kb"][0], 2 * narrow["peak_ram_kb"][0])
+        self.assertGreater(wide["file_kb"][0], narrow["file_kb"][0])
 
     def test_the_largest_and_the_smallest_network(self):
         # Largest: 8*128+128 = 1,152; 3 * (128*128+128) = 49,536; 128+1 = 129: 50,817 parameters;
