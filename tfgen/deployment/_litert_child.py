@@ -20,6 +20,7 @@ import numpy as np
 REQUEST, STARTED, RESULT = "request.json", "started", "result.json"
 INPUTS, OUTPUTS = "inputs_{}.npy", "outputs.npy"
 RUNTIME = "ai-edge-litert"
+_FEWEST, _MOST = 5, 300  # inferences in a window
 
 
 def main(folder: pathlib.Path) -> None:
@@ -28,8 +29,10 @@ def main(folder: pathlib.Path) -> None:
     import ai_edge_litert.interpreter  # noqa: F401  before the clock: no part of the model's cost
 
     (folder / STARTED).touch()
-    measured = request["task"] == "measure"
-    result = _measure(request) if measured else _predict(request, folder)
+    if request["task"] == "compare":
+        result = _compare(request)
+    else:
+        result = _measure(request) if request["task"] == "measure" else _predict(request, folder)
     # A result that is there is whole: the parent takes its absence for a crash.
     (folder / RESULT).write_text(json.dumps(result))
 
@@ -47,12 +50,12 @@ def _limit(request: dict[str, Any]) -> None:
         resource.setrlimit(what, (soft, hard))
 
 
-def _open(request: dict[str, Any]) -> Any:
+def _open(path: str, request: dict[str, Any]) -> Any:
     from ai_edge_litert import interpreter
 
     kinds = interpreter.OpResolverType
     opened = interpreter.Interpreter(
-        request["model"],
+        path,
         num_threads=request["threads"],
         experimental_op_resolver_type=kinds.AUTO
         if request["xnnpack"]
@@ -65,20 +68,13 @@ def _open(request: dict[str, Any]) -> Any:
 def _measure(request: dict[str, Any]) -> dict[str, Any]:
     base_kb = _peak_rss_kb()
     start = time.perf_counter_ns()
-    model = _open(request)
+    model = _open(request["model"], request)
     init_ns = time.perf_counter_ns() - start
-    random = np.random.Generator(np.random.PCG64(0))
-    for detail in model.get_input_details():
-        model.set_tensor(detail["index"], _example(random, detail))
+    _set_inputs(model)
     for _ in range(request["warmup"]):
         model.invoke()
-    spans = np.empty(request["runs"], np.int64)
-    for run in range(request["runs"]):
-        start = time.perf_counter_ns()
-        model.invoke()
-        spans[run] = time.perf_counter_ns() - start
+    milliseconds = _spans_ms(model, request["runs"])
     peak_kb = _peak_rss_kb()
-    milliseconds = spans / 1e6
     return {
         "median_ms": float(np.median(milliseconds)),
         "mean_ms": float(milliseconds.mean()),
@@ -92,6 +88,52 @@ def _measure(request: dict[str, Any]) -> dict[str, Any]:
         "runtime": f"{RUNTIME} {importlib.metadata.version(RUNTIME)}",
         "fully_accelerated": _fully_accelerated(request["model"]),
     }
+
+
+def _compare(request: dict[str, Any]) -> dict[str, Any]:
+    """Times many files in windows that take turns: what else the host does meets them all."""
+    files = sorted(pathlib.Path(request["model"]).glob("*.tflite"))
+    latency_ms: list[float] = []
+    for start in range(0, len(files), request["at_once"]):
+        models = []
+        for path in files[start : start + request["at_once"]]:
+            try:
+                models.append(_open(str(path), request))
+            except (RuntimeError, ValueError) as error:
+                raise ValueError(f"{path.name}: {error}") from error
+            _set_inputs(models[-1])
+        # The first run of a model prepares it.
+        for model in models:
+            model.invoke()
+        single_ms = [_spans_ms(model, _FEWEST).min() for model in models]
+        runs = [int(np.clip(request["window_ms"] / ms, _FEWEST, _MOST)) for ms in single_ms]
+        medians = [
+            [np.median(_spans_ms(m, count)) for m, count in zip(models, runs, strict=True)]
+            for _ in range(request["windows"])
+        ]
+        latency_ms += np.min(medians, axis=0).tolist()
+    return {
+        "latency_ms": latency_ms,
+        "fully_accelerated": [_fully_accelerated(str(path)) for path in files],
+        "file_bytes": [path.stat().st_size for path in files],
+        "runtime": f"{RUNTIME} {importlib.metadata.version(RUNTIME)}",
+    }
+
+
+def _set_inputs(model: Any) -> None:
+    random = np.random.Generator(np.random.PCG64(0))
+    for detail in model.get_input_details():
+        model.set_tensor(detail["index"], _example(random, detail))
+
+
+def _spans_ms(model: Any, runs: int) -> np.ndarray:
+    """How long each of some inferences takes [runs]."""
+    spans = np.empty(runs, np.int64)
+    for run in range(runs):
+        start = time.perf_counter_ns()
+        model.invoke()
+        spans[run] = time.perf_counter_ns() - start
+    return spans / 1e6
 
 
 def _example(random: np.random.Generator, detail: dict[str, Any]) -> np.ndarray:
@@ -129,7 +171,7 @@ def _peak_rss_kb() -> int:
 
 def _predict(request: dict[str, Any], folder: pathlib.Path) -> dict[str, Any]:
     """Runs the examples one by one, as a device does: what a batch computes is another question."""
-    model = _open(request)
+    model = _open(request["model"], request)
     inputs, outputs = model.get_input_details(), model.get_output_details()
     arrays = [
         np.load(folder / INPUTS.format(number), mmap_mode="r")

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,9 @@ RUNS = 1000
 MAX_RUNS = 10_000_000
 TIMEOUT_SECONDS = 120.0
 MEMORY_BYTES = 8 << 30  # address space, most of which libraries reserve and never touch
+CRASHED = "crashed the runtime"
+WINDOWS, WINDOW_MS = 5, 2.0  # of each of many files
+_AT_ONCE = 64  # files that are open and take turns
 _WRITTEN_BYTES = 1 << 30
 _QUOTED = 300  # characters of the child's last words
 
@@ -106,6 +110,73 @@ def measure(
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class Latency:
+    """What one of many files took.
+
+    Attributes:
+      latency_ms: of one inference of one example by one thread: the least of the windows' medians.
+      fully_accelerated: whether XNNPACK took every op; None where the runtime cannot tell.
+      file_bytes: the file's size.
+      runtime: what ran it, with version.
+    """
+
+    latency_ms: float
+    fully_accelerated: bool | None
+    file_bytes: int
+    runtime: str
+
+
+def compare(
+    contents: Sequence[bytes],
+    *,
+    windows: int = WINDOWS,
+    window_ms: float = WINDOW_MS,
+    timeout_seconds: float | None = None,
+    memory_bytes: int = MEMORY_BYTES,
+) -> list[Latency]:
+    """Times many files, one thread each, in one process.
+
+    Files take turns in windows of a few milliseconds; a window is told by its median, a file by its
+    best window. A host's clock and other work change over seconds, which then meet all files alike.
+
+    Args:
+      contents: of the files.
+      windows: of each file.
+      window_ms: of inferences in a window; 5 inferences at least, 300 at most.
+      timeout_seconds: for all of it; None for what files of 100 ms an inference would take.
+      memory_bytes: address space that the process may take.
+
+    Raises:
+      UsageError: a number is out of range.
+      CorruptFileError: the runtime refuses a file, which is named by its position, or crashes.
+      TfgenError: it took longer than the time-out, or LiteRT itself does not start.
+    """
+    if windows < 1 or not window_ms > 0:
+        raise errors.UsageError(f"need windows >= 1, window_ms > 0; got {windows}, {window_ms}")
+    if not contents:
+        return []
+    request = {
+        "task": "compare",
+        "threads": 1,
+        "xnnpack": True,
+        "windows": windows,
+        "window_ms": window_ms,
+        "at_once": _AT_ONCE,
+    }
+    if timeout_seconds is None:
+        timeout_seconds = TIMEOUT_SECONDS + len(contents) * windows * 0.5
+    with tempfile.TemporaryDirectory(prefix="tfgen-") as name:
+        folder = pathlib.Path(name)
+        files = folder / "files"
+        files.mkdir()
+        for number, content in enumerate(contents):
+            (files / f"{number:07}.tflite").write_bytes(content)
+        result = _run(files, request, folder, timeout_seconds, memory_bytes)
+    columns = (result["latency_ms"], result["fully_accelerated"], result["file_bytes"])
+    return [Latency(*row, result["runtime"]) for row in zip(*columns, strict=True)]
+
+
 def predict(
     path: str | os.PathLike[str],
     *inputs: np.ndarray,
@@ -187,7 +258,7 @@ def _run(
         raise errors.TfgenError(f"LiteRT does not start ({words})")
     result = folder / _litert_child.RESULT
     if code < 0:
-        raise errors.CorruptFileError(f"{path}: crashed the runtime ({_signal(-code)})")
+        raise errors.CorruptFileError(f"{path}: {CRASHED} ({_signal(-code)})")
     if code or not result.is_file():
         raise errors.CorruptFileError(f"{path}: the runtime refuses it ({words})")
     answer = json.loads(result.read_text())
