@@ -25,7 +25,7 @@ FLOAT_ACTIVATIONS = 32
 SOUND = ("exact", "close")
 OUTCOMES = (*SOUND, "wrong", "nan", "refused", "crashed")  # from the best to the worst
 _UNSOUND = {
-    "wrong": "is wrong by up to {:.0f} output steps",
+    "wrong": "is wrong by up to {:.5g} output steps",
     "nan": "gives NaN",
     "refused": "is refused by the runtime",
     "crashed": "crashes the runtime",
