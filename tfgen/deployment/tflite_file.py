@@ -6,12 +6,13 @@ writes once what several tensors share. `cost.file_size` counts the bytes of exa
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import os
 import pathlib
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -98,6 +99,20 @@ def read(source: str | os.PathLike[str] | bytes) -> TfliteFile:
     Raises:
       CorruptFileError: missing, truncated or not a .tflite; names the file.
     """
+    with reading(source) as content:
+        return TfliteFile(tuple(_weighted_ops(parse(content))), len(content))
+
+
+@contextlib.contextmanager
+def reading(source: str | os.PathLike[str] | bytes) -> Iterator[bytes]:
+    """The content of a .tflite; what its malformed parts raise on the way becomes one error.
+
+    Args:
+      source: a path, or the file's content.
+
+    Raises:
+      CorruptFileError: missing, or one of `_MALFORMED` was raised; names the file.
+    """
     if isinstance(source, bytes):
         name, content = "model", source
     else:
@@ -107,7 +122,7 @@ def read(source: str | os.PathLike[str] | bytes) -> TfliteFile:
         except OSError as error:
             raise errors.CorruptFileError(f"{name}: {error.strerror or error}") from None
     try:
-        return TfliteFile(tuple(_weighted_ops(parse(content))), len(content))
+        yield content
     except _MALFORMED as error:
         raise errors.CorruptFileError(f"{name}: not a whole .tflite file ({error})") from error
 
