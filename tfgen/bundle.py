@@ -21,6 +21,7 @@ from tfgen.cost.budget import Budget
 from tfgen.cost.cost_model import CostModel
 from tfgen.evidence.surrogate import Surrogate
 from tfgen.generators.base import Generator
+from tfgen.space.lowering import ACTIVATION_BITS
 from tfgen.space.search_space import SearchSpace
 from tfgen.training import tasks
 from tfgen.training.recipe import Recipe
@@ -43,6 +44,7 @@ class Bundle:
       surrogate: the encoder.
       generators: by method.
       manifest_sha256: of the manifest it was read from; empty for one that is not written yet.
+      activation_bits: of every network that is answered; 16 are computed by slow kernels.
     """
 
     name: str
@@ -54,10 +56,11 @@ class Bundle:
     surrogate: Surrogate
     generators: Mapping[str, Generator]
     manifest_sha256: str = ""
+    activation_bits: int = ACTIVATION_BITS
 
     @functools.cached_property
     def cost_model(self) -> CostModel:
-        return CostModel(self.space)
+        return CostModel(self.space, self.activation_bits)
 
     def generator(self, method: str) -> Generator:
         """The method's generator; raises UsageError that names those of this bundle."""

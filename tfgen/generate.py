@@ -10,6 +10,7 @@ hold, 2 bad usage, 3 infeasible, 4 a contract was missed after measuring, 1 anyt
 from __future__ import annotations
 
 import itertools
+import dataclasses
 import sys
 import time
 from collections.abc import Sequence
@@ -54,6 +55,9 @@ _MAX_TRAININGS = flags.DEFINE_integer(
 )  # fmt: skip
 _THREADS = flags.DEFINE_integer("threads", 1, "Threads of the measured runtime.", lower_bound=1)
 _IO = flags.DEFINE_enum("io", "float", ["float", "int8"], "The file's input and output.")
+_ACTIVATION_BITS = flags.DEFINE_enum(
+    "activation_bits", "8", ["8", "16"], "Of the whole network; 16 run on slow kernels."
+)
 _STOP_AFTER = flags.DEFINE_enum(
     "stop_after", "contract", ["candidates", "contract"], "Where to stop."
 )
@@ -76,7 +80,11 @@ def main(argv: Sequence[str]) -> int:
     budgets = parse_all(_BUDGET.value)
     devices.check(budgets)
     generators.get(_METHOD.value)
-    bundle = bundles.load(bundles.find(_BUNDLE.value))
+    bundle = dataclasses.replace(
+        bundles.load(bundles.find(_BUNDLE.value)), activation_bits=int(_ACTIVATION_BITS.value)
+    )
+    if _IO.value == "int8" and bundle.activation_bits != 8:
+        raise errors.UsageError("--io=int8 needs --activation_bits=8")
     selector = Selector(
         count=_COUNT.value,
         draws=_DRAWS.value,

@@ -28,7 +28,7 @@ from tfgen.generators.base import Evidence
 from tfgen.selection import Candidate, Selector
 from tfgen.space import catalog
 from tfgen.space.layers import LayerSpec
-from tfgen.space.lowering import lower
+from tfgen.space.lowering import ACTIVATION_BITS, lower
 from tfgen.space.search_space import SearchSpace
 from tfgen.training import datasets
 from tfgen.training.recipe import Recipe
@@ -371,10 +371,14 @@ def deliver(
 ) -> Delivery:
     """Trains, exports and measures one candidate; a deployment appears whole or not at all."""
     fingerprint = candidate.architecture.fingerprint
-    layers = lower(bundle.space, candidate.architecture)
+    layers = lower(bundle.space, candidate.architecture, bundle.activation_bits)
     training_seed = seeds.derive(seed, "delivery", fingerprint)
     answer = f"{seeds.derive(seed, str(candidate.budget), io, bundle.name):016x}"[-6:]
-    with workdir.writing_folder(work.deployment(fingerprint, answer)) as folder:
+    network = fingerprint
+    if bundle.activation_bits != ACTIVATION_BITS:
+        network += f"-a{bundle.activation_bits}"
+    kept = work.trained(network)
+    with workdir.writing_folder(work.deployment(network, answer)) as folder:
         path = make_file(
             bundle.space,
             layers,
@@ -382,7 +386,7 @@ def deliver(
             bundle.recipe,
             training_seed,
             folder,
-            trained=work.trained(fingerprint),
+            trained=kept,
             io=io,
             progress=progress,
         )
@@ -407,15 +411,14 @@ def deliver(
         )
         workdir.write_json(folder / BENCHMARK, timed.to_json())
         workdir.write_json(folder / CONTRACT, agreed.to_json())
-        trained = work.trained(fingerprint) / workdir.MANIFEST
         workdir.write_manifest(
             folder,
             config={"candidate": candidate.to_json(), "bundle": bundle.name},
             seed=training_seed,
             data={dataset.name: dataset.fingerprint},
             parents={
-                f"trained/{fingerprint}/{workdir.MANIFEST}": workdir.sha256(trained),
+                f"trained/{network}/{workdir.MANIFEST}": workdir.sha256(kept / workdir.MANIFEST),
                 f"{bundle.name}/{workdir.MANIFEST}": bundle.manifest_sha256,
             },
         )
-    return Delivery(agreed, work.deployment(fingerprint, answer) / MODEL)
+    return Delivery(agreed, work.deployment(network, answer) / MODEL)

@@ -43,12 +43,12 @@ class WorkDir:
     def candidates(self) -> pathlib.Path:
         return self.root / "candidates.json"
 
-    def trained(self, fingerprint: str) -> pathlib.Path:
-        return self.root / "trained" / fingerprint
+    def trained(self, network: str) -> pathlib.Path:
+        return self.root / "trained" / network
 
-    def deployment(self, fingerprint: str, answer: str) -> pathlib.Path:
+    def deployment(self, network: str, answer: str) -> pathlib.Path:
         """Of a network as the answer to one budget, seed and kind of file."""
-        return self.root / "deployments" / f"{fingerprint}-{answer}"
+        return self.root / "deployments" / f"{network}-{answer}"
 
 
 def package_root() -> pathlib.Path:

@@ -2,8 +2,9 @@
 
 The quantization-aware network is stripped to a float twin whose kernels lie on the trained grid;
 the TFLite converter makes a float file of it; the AI Edge quantizer packs that, given the ranges of
-weights and activations that training ended with, so that it calibrates nothing. The file is then
-unpacked and run: every stored level must be the trained one, and its answers those of the network.
+weights and activations that training ended with, so that it calibrates nothing. The file is laid
+out as every file of ours, unpacked and run: each stored level must be the trained one, and its
+answers those of the network.
 """
 
 from __future__ import annotations
@@ -105,7 +106,8 @@ def export(
     twin, grids = _strip(model, layers, ranges)
     with quiet():
         floats = conversion.convert(twin, layers)
-        content, recipe_json = _quantize(floats, layers, grids, ranges, policy, io)
+        packed, recipe_json = _quantize(floats, layers, grids, ranges, policy, io)
+    content = tflite_file.serialize(tflite_file.canonical(tflite_file.parse(packed)))
     _compare_levels(content, layers, grids, policy)
     step = float(quantize_aware.step(ranges[layers[-1].name], layers[-1].activation_bits))
     compared = examples[:COMPARED]
