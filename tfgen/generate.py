@@ -9,8 +9,8 @@ hold, 2 bad usage, 3 infeasible, 4 a contract was missed after measuring, 1 anyt
 
 from __future__ import annotations
 
-import itertools
 import dataclasses
+import itertools
 import sys
 import time
 from collections.abc import Sequence
