@@ -15,7 +15,7 @@ LAYERS = mlp((6, 1), (4, 2), 8)
 
 
 def quantized(kernel: np.ndarray, bits: int) -> np.ndarray:
-    return quantize_aware.WeightQuantizer(bits)(tf.constant(kernel), True, {}).numpy()
+    return quantize_aware.WeightQuantizer(bits)(tf.constant(kernel), False, {}).numpy()
 
 
 class WeightsTest(parameterized.TestCase):
@@ -41,7 +41,8 @@ class WeightsTest(parameterized.TestCase):
         kernel = tf.constant([[0.9, -0.02], [-0.4, 0.06]])
         with tf.GradientTape() as tape:
             tape.watch(kernel)
-            total = tf.reduce_sum(quantize_aware.WeightQuantizer(2)(kernel, True, {}))
+            quantizer = quantize_aware.WeightQuantizer(2)
+            total = tf.reduce_sum(quantizer(kernel, True, {"rounding": tf.constant(1.0)}))
         np.testing.assert_array_equal(tape.gradient(total, kernel), np.ones((2, 2)))
 
 

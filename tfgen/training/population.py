@@ -207,8 +207,14 @@ class _Network:
             parameters[:-1] = kernel
             parameters[-1] = bias
 
-    def round(self) -> None:
-        """Rounds the kernels per output channel to -top .. top times a scale; biases are copied."""
+    def round(self, rounding: bool = True) -> None:
+        """Rounds the kernels per output channel to -top .. top times a scale; biases are copied.
+
+        Without `rounding` kernels are copied too.
+        """
+        if not rounding:
+            np.copyto(self.q, self.p)
+            return
         np.abs(self.p, out=self.scratch)
         for magnitude, scale in zip(self.magnitudes, self.by_layer, strict=True):
             np.maximum.reduce(magnitude, axis=0, out=scale)
@@ -368,7 +374,7 @@ def _train_from(
                 y = arrays.y[taken]  # [chunk, batch, ...]
             if step % _FLUSH_STEPS == 0:
                 network.flush()
-            network.round()
+            network.round(step >= recipe.float_steps)
             loss = gradient(network.forward(x[place]), y[place], keep_losses)
             if keep_losses:
                 losses.append(loss)

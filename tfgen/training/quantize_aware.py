@@ -50,21 +50,26 @@ def weight_levels(kernel: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray
 
 
 class WeightQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
-    """Rounds a kernel [..., out] to the levels of `weight_levels`; gradient straight through."""
+    """Rounds a kernel [..., out] to the levels of `weight_levels`; gradient straight through.
+
+    In training it rounds only while its variable `rounding` is not 0.
+    """
 
     def __init__(self, bits: int):
         self.bits = bits
 
     def build(self, tensor_shape: Any, name: str, layer: keras.layers.Layer) -> dict[str, Any]:
-        del tensor_shape, name, layer
-        return {}
+        del tensor_shape
+        rounding = layer.add_weight(name=f"{name}_rounding", initializer="ones", trainable=False)
+        return {"rounding": rounding}
 
     def __call__(self, inputs: Any, training: bool, weights: Any, **kwargs: Any) -> tf.Tensor:
-        del training, weights, kwargs
+        del kwargs
         kernel = tf.convert_to_tensor(inputs)
         axes = list(range(kernel.shape.rank - 1))
         scale = tf.maximum(tf.reduce_max(tf.abs(kernel), axes), _MIN_WEIGHT) / top_level(self.bits)
-        return kernel + tf.stop_gradient(tf.round(kernel / scale) * scale - kernel)
+        rounded = kernel + tf.stop_gradient(tf.round(kernel / scale) * scale - kernel)
+        return tf.where(weights["rounding"] > 0, rounded, kernel) if training else rounded
 
     def get_config(self) -> dict[str, Any]:
         return {"bits": self.bits}
@@ -230,6 +235,13 @@ def set_phase(model: keras.Model, phase: float) -> None:
     for variable in model.variables:
         if variable.name.rpartition("/")[2].startswith("output_phase"):
             variable.assign(phase)
+
+
+def round_weights(model: keras.Model, rounding: bool) -> None:
+    """Whether training rounds weights from now on."""
+    for variable in model.variables:
+        if variable.name.rpartition("/")[2].partition(":")[0].endswith("kernel_rounding"):
+            variable.assign(float(rounding))
 
 
 def activation_ranges(

@@ -34,6 +34,7 @@ class Recipe:
       starts: trainings from different weights and batches, of which the one that fits the training
         split best is kept. Small networks often stop at a poor place; a second start halves what
         two trainings of one network differ by.
+      float_share: of the steps, the first, in which weights are not rounded.
     """
 
     steps: int = 2000
@@ -41,6 +42,7 @@ class Recipe:
     learning_rate: float = 1e-2
     warmup_steps: int = 500
     starts: int = 1
+    float_share: float = 0.0
 
     def __post_init__(self) -> None:
         if (
@@ -48,13 +50,15 @@ class Recipe:
             or not 0 <= self.warmup_steps <= self.steps
         ):
             raise ValueError(f"recipe needs positive steps, batch size and starts: {self}")
+        if not 0 <= self.float_share < 1:
+            raise ValueError(f"recipe needs a float share of at least 0 and below 1: {self}")
         if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
             raise ValueError(f"recipe needs a positive learning rate: {self}")
 
     @property
     def fingerprint(self) -> str:
         """Twelve hex digits that name the recipe in records."""
-        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        text = json.dumps(self.to_json(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def learning_rates(self) -> np.ndarray:
@@ -80,8 +84,16 @@ class Recipe:
         """The seed of every start; the first is the training's own."""
         return [seed, *(seeds.derive(seed, "start", number) for number in range(1, self.starts))]
 
+    @property
+    def float_steps(self) -> int:
+        """Steps before weights are rounded."""
+        return int(self.float_share * self.steps)
+
     def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        data = dataclasses.asdict(self)
+        if not self.float_share:
+            del data["float_share"]  # records are older than the field
+        return data
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Recipe:

@@ -99,9 +99,11 @@ def _train_from(
     steps = _steps(model, dataset, recipe, seed)
     watched = int(_WATCHED_SHARE * recipe.steps)
     held = recipe.steps - int(_HELD_SHARE * recipe.steps)
-    starts = sorted({*range(0, recipe.steps, _STEPS_PER_CALL), watched, held} - {recipe.steps})
+    changes = {0, recipe.float_steps, watched, held} - {recipe.steps}
+    starts = sorted({*range(0, recipe.steps, _STEPS_PER_CALL), *changes})
     for first, last in itertools.pairwise([*starts, recipe.steps]):
-        if first in (0, watched, held):
+        if first in changes:
+            quantize_aware.round_weights(model, first >= recipe.float_steps)
             quantize_aware.set_phase(model, _phase(first, watched, held))
         loss = float(steps(tf.constant(first), tf.constant(last)))
         if progress is not None:
