@@ -67,7 +67,6 @@ class BadInputTest(Temporary):
         (["--budget=storage_kb=1,storage_kb=2"], "storage_kb twice"),
         (["--budget=storage_kb>=1"], "an upper limit"),
         (["--budget=accuracy=0.9"], "is judged by r2, not by accuracy"),
-        (["--budget=file_kb=9"], "may limit: params, macs, storage_kb"),
         (["--budget=macs=900", "--rank_by=size"], "unknown ranking 'size'; known: auto"),
         (["--budget=macs=900", "--count=0"], "must be at least 1"),
         (["--budget=macs=900", "--confidence=2"], "confidence must lie in 0.5..0.99"),
@@ -103,6 +102,7 @@ class InfeasibleTest(Temporary):
         "storage_kb=0.01,r2=0.75",
         "r2=0.99",
         "energy_uj=1e-12",
+        "file_kb=1.2,r2=0.7",
         "params=1,r2=0.75",
     )
     def test_exit_3_and_the_nearest_budget_is_feasible(self, budget):
