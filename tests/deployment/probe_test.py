@@ -69,6 +69,14 @@ class ProbeTest(parameterized.TestCase):
         self.assertGreater(outputs.std(axis=0).min(), 0.05)
         self.assertLess((np.abs(outputs) > 2.95).mean(), 0.05)
 
+    def test_float_networks(self) -> None:
+        # 32 * 64 + 64 + 64 * 10 + 10 numbers of 4 bytes, and less than 2 kB of layout.
+        layers = mlp((64, 10), (8, 8), 32)
+        content = probe.write_probe(layers, (32,), None)
+        self.assertBetween(len(content), 4 * 2762, 4 * 2762 + 2000)
+        (found,) = benchmark.compare([content])
+        self.assertTrue(found.fully_accelerated)
+
     def test_many_are_timed_in_one_process(self) -> None:
         # Inputs of 64 features suit the kernels of all containers; 9 units do not suit INT4's.
         fast, odd = mlp((64, 4), (4, 8), 64), mlp((9, 4), (8, 4), 64)

@@ -18,7 +18,7 @@ _LOW, _HIGH = -3.0, 3.0  # of activations: of a normal distribution as wide as a
 def write_probe(
     layers: Sequence[LayerSpec],
     input_shape: Sequence[int],
-    policy: BitPolicy,
+    policy: BitPolicy | None,
     *,
     containers: Mapping[str, int] | None = None,
     io: str = "float",
@@ -32,7 +32,8 @@ def write_probe(
     Args:
       layers: the network.
       input_shape: of one example.
-      policy: the runtime's; says in which containers weights lie.
+      policy: the runtime's; says in which containers weights lie. None for a network of float32
+        weights and activations.
       containers: by layer, a container instead of the policy's, whether or not a runtime takes it.
       io: "float", or "int8" for integer ends.
       seed: of the numbers.
@@ -47,18 +48,24 @@ def write_probe(
     for layer in layers:
         if not layer.weighted:
             continue
+        bits, step = layer.weight_bits, steps[owners[layer.inputs[0]]][0]
+        if policy is None:
+            weights[layer.name] = _float_weights(*_weights(layer, step, 8, random))
+            continue
         container = (containers or {}).get(layer.name)
         if container is None:
-            bits = layer.weight_bits, layer.activation_bits
-            container = policy.container_bits(layer.op, *bits)
-        step = steps[owners[layer.inputs[0]]][0]
-        weights[layer.name] = _weights(layer, step, min(container, layer.weight_bits), random)
-        weights[layer.name] = tflite_writer.Weights(*weights[layer.name], container)
-    return tflite_writer.write(layers, input_shape, weights, steps, io=io)
+            container = policy.container_bits(layer.op, bits, layer.activation_bits)
+        numbers = _weights(layer, step, min(container, bits), random)
+        weights[layer.name] = tflite_writer.Weights(*numbers, container)
+    return tflite_writer.write(
+        layers, input_shape, weights, None if policy is None else steps, io=io
+    )
 
 
 def measure_probes(
-    networks: Iterable[Sequence[LayerSpec]], input_shape: Sequence[int], policy: BitPolicy
+    networks: Iterable[Sequence[LayerSpec]],
+    input_shape: Sequence[int],
+    policy: BitPolicy | None,
 ) -> list[benchmark.Latency]:
     """Size and latency of networks that nobody trained, timed side by side in one process.
 
@@ -82,6 +89,15 @@ def _weights(
     scales = np.full(layer.out_channels, math.sqrt(3 / fan_in) / top, np.float32)
     bias = random.uniform(-0.1, 0.1, layer.out_channels) / (step * scales)
     return levels, np.rint(bias).astype(np.int64), scales
+
+
+def _float_weights(
+    levels: np.ndarray, bias: np.ndarray, scales: np.ndarray
+) -> tflite_writer.Weights:
+    """Float weights of the same size and variance; their biases are 0."""
+    kernel = levels.astype(np.float32) * scales[0]  # the scales are equal
+    none = np.empty(0, np.float32)
+    return tflite_writer.Weights(kernel, 0 * bias, none, tflite_writer.FLOAT_BITS)
 
 
 def _steps(layers: Sequence[LayerSpec]) -> dict[str, tflite_writer.Step]:
