@@ -121,9 +121,9 @@ class CountingTest(absltest.TestCase):
     def test_a_batch_is_exact_and_fast(self):
         model = CostModel(CALIFORNIA)
         drawn = CALIFORNIA.sample(100_000, seeds.stream(0, "s"))
-        start = time.perf_counter()
+        start = time.process_time()
         costs = model.costs(drawn)
-        self.assertLess(time.perf_counter() - start, 1.0)
+        self.assertLess(time.process_time() - start, 1.0)
         for row in (0, 12_345, 99_999):
             single = model.cost(CALIFORNIA.architecture(drawn[row]))
             for metric, values in costs.items():
