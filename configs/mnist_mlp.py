@@ -16,7 +16,7 @@ def get_config() -> ml_collections.ConfigDict:
             "name": "mnist_mlp",
             "space": "mnist_mlp",
             "dataset": "mnist",
-            "records": 1200,
+            "records": 2600,
             "gap_networks": 30,
             "recipe": {
                 "steps": 1000,

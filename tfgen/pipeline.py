@@ -20,13 +20,13 @@ from tfgen import errors, generators, seeds, workdir
 from tfgen.cost.budget import Budget
 from tfgen.cost.cost_model import CostModel
 from tfgen.cost.metrics import PerformanceScale
-from tfgen.deployment import benchmark, contract, delivered
+from tfgen.deployment import benchmark, contract, delivered, probe
 from tfgen.evidence import collect as collecting
 from tfgen.evidence import surrogate as surrogates
 from tfgen.evidence.record import Record, RecordStore
 from tfgen.generators.base import Evidence
 from tfgen.selection import Candidate, Selector
-from tfgen.space import catalog
+from tfgen.space import bits, catalog
 from tfgen.space.layers import LayerSpec
 from tfgen.space.lowering import ACTIVATION_BITS, lower
 from tfgen.space.search_space import SearchSpace
@@ -399,6 +399,10 @@ def deliver(
         }
         predicted = {bundle.task.metric: candidate.metric}
         predicted |= {m: candidate.cost[m] for m in candidate.cost.quantities}
+        if threads == 1:
+            shape, policy = bundle.space.input_shape, bits.load(bundle.space.bit_policy)
+            (untrained,) = probe.measure_probes([layers], shape, policy)
+            predicted["latency_ms"] = untrained.latency_ms
         agreed = contract.draw_up(
             candidate.budget,
             fingerprint,

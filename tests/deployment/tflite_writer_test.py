@@ -46,7 +46,9 @@ def weights(layers: Sequence[LayerSpec], scale: float, biased: bool = True) -> d
         spread = (3 * layer.out_channels / levels.size) ** 0.5 / top
         scales = (spread * random.uniform(0.7, 1.3, layer.out_channels)).astype(np.float32)
         bias = np.rint(biased * random.normal(size=layer.out_channels) * 0.1 / (scale * scales))
-        container = POLICY.container_bits(layer.op, layer.weight_bits, layer.activation_bits)
+        container = POLICY.container_bits(
+            layer.op, layer.weight_bits, layer.activation_bits, layer.in_channels
+        )
         made[layer.name] = Weights(levels, bias.astype(np.int64), scales, container)
     return made
 
@@ -246,7 +248,7 @@ class ArithmeticTest(parameterized.TestCase):
 
 class LayoutTest(parameterized.TestCase):
     def test_reads_what_was_written(self) -> None:
-        layers = mlp((6, 5, 3), (8, 4, 2), 7)
+        layers = mlp((6, 4, 3), (8, 4, 2), 7)
         numbers = weights(layers, 0.05)
         steps = dict.fromkeys((INPUT, "hidden_1", "hidden_2", "output"), (0.05, 3))
         file = tflite_file.read(tflite_writer.write(layers, (7,), numbers, steps))

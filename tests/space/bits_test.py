@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 from absl.testing import absltest, parameterized
 
 from tfgen import errors
@@ -43,8 +44,19 @@ class LiteRt23Test(parameterized.TestCase):
         ("depthwise", 16, (8, 8, 8, 8, 8)),
     )
     def test_containers(self, op: str, activation_bits: int, containers: tuple[int, ...]) -> None:
-        found = [self.policy.container_bits(op, b, activation_bits) for b in (2, 3, 4, 6, 8)]
+        found = [self.policy.container_bits(op, b, activation_bits, 8) for b in (2, 3, 4, 6, 8)]
         self.assertSequenceEqual(found, containers)
+
+    def test_what_xnnpack_would_not_read_is_stored_wider(self) -> None:
+        # It reads INT2 where 4 divides the input channels, INT4 where 2 does.
+        for channels, containers in ((4, (2, 4, 8)), (6, (4, 4, 8)), (7, (8, 8, 8))):
+            found = [self.policy.container_bits("dense", b, 8, channels) for b in (2, 4, 8)]
+            self.assertSequenceEqual(found, containers)
+        # No fast kernel to lose: INT4 convolutions, and everything with 16-bit activations.
+        self.assertEqual(self.policy.container_bits("conv", 4, 8, 7), 4)
+        self.assertEqual(self.policy.container_bits("dense", 2, 16, 7), 2)
+        found = self.policy.containers("dense", 2, 8, np.array([1, 2, 4, 6, 8, 9]))
+        np.testing.assert_array_equal(found, [8, 4, 2, 4, 2, 8])
 
     def test_trained_widths_are_executed_and_not_offered(self) -> None:
         for op in ("dense", "conv", "depthwise"):
@@ -77,7 +89,7 @@ class LiteRt23Test(parameterized.TestCase):
 
     def test_what_is_not_executed_names_the_menu(self) -> None:
         with self.assertRaisesRegex(errors.UsageError, "litert-2.3.*conv with 5-bit.* 4, 8 bits"):
-            self.policy.container_bits("conv", 5)
+            self.policy.container_bits("conv", 5, 8, 3)
 
     def test_an_unknown_runtime_names_the_known(self) -> None:
         with self.assertRaisesRegex(errors.UsageError, "'tflm'; known: litert-2.3"):
@@ -93,7 +105,7 @@ class RowsTest(parameterized.TestCase):
             narrow = row("conv", 2, builtin, xnnpack=xnnpack)
             policy = bits.BitPolicy("by hand", (narrow, row("conv", 4), row("conv", 8)))
             self.assertEqual(policy.weight_bits("conv", compact=True), (4, 8))
-            self.assertEqual(policy.container_bits("conv", 2), 4)
+            self.assertEqual(policy.container_bits("conv", 2, 8, 3), 4)
             self.assertIn("2-bit conv", policy.unsafe("conv", 2, 8))
 
     def test_nothing_sound(self) -> None:
@@ -101,9 +113,9 @@ class RowsTest(parameterized.TestCase):
         self.assertEqual(policy.weight_bits("conv"), ())
         self.assertFalse(policy.executes("hard_swish", 0, 8))
         with self.assertRaisesRegex(errors.UsageError, "conv with 8-bit.*no bits"):
-            policy.container_bits("conv", 8)
+            policy.container_bits("conv", 8, 8, 3)
         with self.assertRaisesRegex(errors.UsageError, "hard_swish with 8-bit activations"):
-            policy.container_bits("hard_swish", 0)
+            policy.container_bits("hard_swish", 0, 8, 3)
 
     def test_only_fast_containers_are_offered_unless_bytes_count(self) -> None:
         close = bits.Result("close", 1, 0.25)

@@ -274,8 +274,10 @@ def _containers(slot: LayerSlots, policy: BitPolicy) -> Counts:
     ):
         chosen = slot.present & wide
         for weight_bits in np.flatnonzero(np.bincount(slot.weight_bits[chosen])):
-            container = policy.container_bits(slot.op, int(weight_bits), activation_bits)
-            widths[chosen & (slot.weight_bits == weight_bits)] = container
+            here = chosen & (slot.weight_bits == weight_bits)
+            widths[here] = policy.containers(
+                slot.op, int(weight_bits), activation_bits, slot.in_channels[here]
+            )
     return widths
 
 

@@ -69,7 +69,7 @@ def check_bits(layers: Sequence[LayerSpec], policy: str | bits.BitPolicy) -> Non
     policy = bits.load(policy) if isinstance(policy, str) else policy
     for layer in layers:
         try:
-            policy.container_bits(layer.op, layer.weight_bits, layer.activation_bits)
+            _container_bits(policy, layer)
         except errors.UsageError as error:
             raise errors.UsageError(f"layer {layer.name!r}: {error}") from None
 
@@ -225,7 +225,8 @@ def _quantize(
 
 
 def _container_bits(policy: bits.BitPolicy, layer: LayerSpec) -> int:
-    return policy.container_bits(layer.op, layer.weight_bits, layer.activation_bits)
+    widths = (layer.weight_bits, layer.activation_bits)
+    return policy.container_bits(layer.op, *widths, layer.in_channels)
 
 
 def _compare_levels(

@@ -54,7 +54,9 @@ def write_probe(
             continue
         container = (containers or {}).get(layer.name)
         if container is None:
-            container = policy.container_bits(layer.op, bits, layer.activation_bits)
+            container = policy.container_bits(
+                layer.op, bits, layer.activation_bits, layer.in_channels
+            )
         numbers = _weights(layer, step, min(container, bits), random)
         weights[layer.name] = tflite_writer.Weights(*numbers, container)
     return tflite_writer.write(

@@ -13,6 +13,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from tfgen import errors, workdir
 from tfgen.space.layers import OPS, WEIGHTED_OPS
 
@@ -178,23 +181,42 @@ class BitPolicy:
         """
         return self._row(op, weight_bits, activation_bits) is not None
 
-    def container_bits(self, op: str, weight_bits: int, activation_bits: int = 8) -> int:
-        """Width in the file of one weight: the narrowest sound container that holds it.
+    def container_bits(
+        self, op: str, weight_bits: int, activation_bits: int, in_channels: int
+    ) -> int:
+        """Width in the file of one weight; see `containers`."""
+        return int(
+            self.containers(op, weight_bits, activation_bits, np.array([in_channels], np.int64))[0]
+        )
+
+    def containers(
+        self, op: str, weight_bits: int, activation_bits: int, in_channels: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.int64]:
+        """Width in the file of one weight: the narrowest sound container that holds it [layers].
+
+        Where XNNPACK reads a container for some numbers of input channels only, the others take the
+        next wider one: built-in kernels round otherwise than training did, and what a few narrow
+        layers add up to is another network.
 
         Args:
-          op: one with weights.
-          weight_bits: one of TRAINED.
+          op: one of `layers.OPS`.
+          weight_bits: one of TRAINED; 0 for an op without weights.
           activation_bits: of the network.
+          in_channels: of each layer [layers].
 
         Raises:
           UsageError: the runtime does not execute this; names the menu.
         """
-        return self._executed(op, weight_bits, activation_bits).container_bits
+        narrowest = self._executed(op, weight_bits, activation_bits).container_bits
+        widths = np.full(len(in_channels), narrowest, np.int64)
+        for row in reversed(self._sound(op, activation_bits)):
+            if row.container_bits >= narrowest:
+                fits = row.xnnpack is None or in_channels % row.channel_multiple == 0
+                widths = np.where(fits, row.container_bits, widths)
+        return widths
 
     def accelerated(self, op: str, weight_bits: int, activation_bits: int = 8) -> bool:
         """Whether XNNPACK, the runtime's fast kernels, takes the op at these bits.
-
-        Given that its input channels are a multiple of the row's `channel_multiple`.
 
         Raises:
           UsageError: the runtime does not execute this; names the menu.
