@@ -34,6 +34,7 @@ _NETWORKS = flags.DEFINE_integer("networks", 20, "How many.", lower_bound=1)
 _STEPS = flags.DEFINE_integer("steps", 400, "Of each training.", lower_bound=1)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Of each training.", lower_bound=1)
 _LEARNING_RATE = flags.DEFINE_float("learning_rate", 3e-3, "Of each training.")
+_FLOAT_SHARE = flags.DEFINE_float("float_share", 0.5, "Of the steps, before weights are rounded.")
 _ACTIVATION_BITS = flags.DEFINE_integer("activation_bits", 8, "Of every network: 8 or 16.")
 _SEED = flags.DEFINE_integer("seed", 1, "Of draws and trainings.")
 
@@ -49,6 +50,7 @@ def main(argv: Sequence[str]) -> None:
         batch_size=_BATCH_SIZE.value,
         learning_rate=_LEARNING_RATE.value,
         warmup_steps=_STEPS.value // 10,
+        float_share=_FLOAT_SHARE.value,
     )
     settings = {
         "space": space.name,

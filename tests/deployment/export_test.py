@@ -206,7 +206,7 @@ class RefusalTest(absltest.TestCase):
 
         def other(floats: bytes, layers: object, grids: dict, *rest: object) -> tuple[bytes, str]:
             doubled = {
-                name: export._Grid(grid.levels, grid.scales * np.float32(2))
+                name: export._Grid(grid.levels, grid.scales * np.float32(2), grid.bias)
                 for name, grid in grids.items()
             }
             return pack(floats, layers, doubled, *rest)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,31 +13,20 @@ from tfgen.nets.keras_compat import keras, tf
 from tfgen.space.layers import INPUT, LayerSpec
 from tfgen.training import quantize_aware
 
-FILE_OPS = {
-    "add": "ADD",
-    "concat": "CONCATENATION",
-    "conv": "CONV_2D",
-    "dense": "FULLY_CONNECTED",
-    "depthwise": "DEPTHWISE_CONV_2D",
-    "flatten": "RESHAPE",
-    "hard_swish": "HARD_SWISH",
-    "max_pool": "MAX_POOL_2D",
-    "mean": "MEAN",
-    "multiply": "MUL",
-    "sigmoid": "LOGISTIC",
-    "slice": "STRIDED_SLICE",
-}
 
-
-def convert(twin: keras.Model, layers: Sequence[LayerSpec]) -> bytes:
+def convert(
+    twin: keras.Model, layers: Sequence[LayerSpec], biases: Mapping[str, np.ndarray]
+) -> bytes:
     """The float file of a network for one example at a time; its tensors are named after layers.
 
     A layer's output is <layer>, its weights <layer>/kernel and <layer>/bias: the quantizer's recipe
     and every reader of the file find a layer by name.
 
     Args:
-      twin: float, without batch normalisation.
+      twin: float, without batch normalisation, every bias 0.
       layers: what it was built from.
+      biases: by name of a weighted layer [out]. They are put in here: the converter drops those of
+        zeros, and leaves some beside their layer as additions.
 
     Raises:
       ExportMismatchError: the converter's ops are not the layers.
@@ -46,7 +35,7 @@ def convert(twin: keras.Model, layers: Sequence[LayerSpec]) -> bytes:
     forward = tf.function(lambda x: twin(x, training=False), [example])
     concrete = forward.get_concrete_function()
     converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], twin)
-    return _named(converter.convert(), twin, layers)
+    return _named(converter.convert(), twin, layers, biases)
 
 
 def file_order(kernel: np.ndarray, op: str) -> np.ndarray:
@@ -57,7 +46,12 @@ def file_order(kernel: np.ndarray, op: str) -> np.ndarray:
     return kernel[np.newaxis] if op == "depthwise" else np.moveaxis(kernel, -1, 0)
 
 
-def _named(content: bytes, twin: keras.Model, layers: Sequence[LayerSpec]) -> bytes:
+def _named(
+    content: bytes,
+    twin: keras.Model,
+    layers: Sequence[LayerSpec],
+    biases: Mapping[str, np.ndarray],
+) -> bytes:
     """The file with its tensors renamed; every op becomes one layer's, by its kind and inputs."""
     model = tflite_file.parse(content)
     graph = model.subgraphs[0]
@@ -72,14 +66,10 @@ def _named(content: bytes, twin: keras.Model, layers: Sequence[LayerSpec]) -> by
         waiting.remove(layer)
         names[int(op.outputs[0])] = layer.name
         if layer.weighted:
-            kernel, bias = _weights(twin, layer)
-            # The converter drops a bias of zeros; the architecture counts it.
-            source, kernel_index, bias_index = (*op.inputs, -1)[:3]
-            kernel_index = constants.own(
-                kernel_index, layer.name + tflite_file.KERNEL_SUFFIX, kernel
-            )
-            bias_index = constants.own(bias_index, layer.name + tflite_file.BIAS_SUFFIX, bias)
-            op.inputs = np.array([source, kernel_index, bias_index], np.int32)
+            kernel_name = layer.name + tflite_file.KERNEL_SUFFIX
+            kernel = constants.own(int(op.inputs[1]), kernel_name, _kernel(twin, layer))
+            bias = constants.add(layer.name + tflite_file.BIAS_SUFFIX, biases[layer.name])
+            op.inputs = np.array([op.inputs[0], kernel, bias], np.int32)
     if waiting:
         raise errors.ExportMismatchError(
             f"the converter dropped {', '.join(layer.name for layer in waiting)}"
@@ -89,10 +79,10 @@ def _named(content: bytes, twin: keras.Model, layers: Sequence[LayerSpec]) -> by
     return tflite_file.serialize(model)
 
 
-def _weights(twin: keras.Model, layer: LayerSpec) -> tuple[np.ndarray, np.ndarray]:
-    """Kernel in the file's order, and bias."""
-    kernel, bias = twin.get_layer(layer.name).get_weights()
-    return file_order(quantize_aware.by_channel(kernel, layer.op), layer.op), bias
+def _kernel(twin: keras.Model, layer: LayerSpec) -> np.ndarray:
+    """The layer's kernel in the file's order."""
+    kernel = twin.get_layer(layer.name).get_weights()[0]
+    return file_order(quantize_aware.by_channel(kernel, layer.op), layer.op)
 
 
 def _is_layer(
@@ -101,11 +91,11 @@ def _is_layer(
     """Whether an op of the file, whose inputs are named, can be this layer's."""
     tensors = model.subgraphs[0].tensors
     inputs = sorted(names[int(i)] for i in op.inputs if int(i) in names)
-    if kind != FILE_OPS[layer.op] or inputs != sorted(layer.inputs):
+    if kind != tflite_file.FILE_OPS[layer.op] or inputs != sorted(layer.inputs):
         return False
     if layer.weighted:
         kernel, _ = tflite_file.unpack(model, tensors[op.inputs[1]])
-        return np.array_equal(_weights(twin, layer)[0], kernel)
+        return np.array_equal(_kernel(twin, layer), kernel)
     if layer.op == "slice":
         begin = np.asarray(model.buffers[tensors[op.inputs[1]].buffer].data, np.uint8)
         channels = tensors[op.outputs[0]].shape[-1]
@@ -121,17 +111,23 @@ class _Constants:
         self._taken: set[int] = set()
 
     def own(self, index: int, name: str, values: np.ndarray) -> int:
-        """The tensor `index`, or a new one with its values, under this name."""
+        """The tensor `index` under this name, or a new one where another layer has it."""
+        if index in self._taken:
+            return self.add(name, values)
+        self._taken.add(index)
+        self._model.subgraphs[0].tensors[index].name = name.encode()
+        return index
+
+    def add(self, name: str, values: np.ndarray) -> int:
+        """A new tensor with these float32 values."""
         from ai_edge_litert import schema_py_generated as schema
 
         graph = self._model.subgraphs[0]
-        if index < 0 or index in self._taken:
-            tensor, buffer = schema.TensorT(), schema.BufferT()
-            tensor.type, tensor.shape = schema.TensorType.FLOAT32, np.array(values.shape, np.int32)
-            buffer.data = np.frombuffer(values.tobytes(), np.uint8)
-            tensor.buffer, index = len(self._model.buffers), len(graph.tensors)
-            self._model.buffers.append(buffer)
-            graph.tensors.append(tensor)
-        self._taken.add(int(index))
-        graph.tensors[index].name = name.encode()
-        return int(index)
+        tensor, buffer = schema.TensorT(), schema.BufferT()
+        tensor.name, tensor.type = name.encode(), schema.TensorType.FLOAT32
+        tensor.shape = np.array(values.shape, np.int32)
+        tensor.buffer = len(self._model.buffers)
+        buffer.data = np.frombuffer(values.tobytes(), np.uint8)
+        self._model.buffers.append(buffer)
+        graph.tensors.append(tensor)
+        return len(graph.tensors) - 1

@@ -105,7 +105,8 @@ def export(
     ranges = quantize_aware.activation_ranges(model, layers)
     twin, grids = _strip(model, layers, ranges)
     with quiet():
-        floats = conversion.convert(twin, layers)
+        biases = {name: grid.bias for name, grid in grids.items()}
+        floats = conversion.convert(twin, layers, biases)
         packed, recipe_json = _quantize(floats, layers, grids, ranges, policy, io)
     content = tflite_file.serialize(tflite_file.canonical(tflite_file.parse(packed)))
     _compare_levels(content, layers, grids, policy)
@@ -133,10 +134,12 @@ class _Grid:
     Attributes:
       levels: int64 [..., out].
       scales: of each output channel, float32 [out].
+      bias: float32 [out].
     """
 
     levels: np.ndarray
     scales: np.ndarray
+    bias: np.ndarray
 
 
 def _strip(
@@ -144,7 +147,10 @@ def _strip(
     layers: Sequence[LayerSpec],
     ranges: Mapping[str, tuple[float, float]],
 ) -> tuple[keras.Model, dict[str, _Grid]]:
-    """The float network with the kernels that the trained one computes with, and their grids."""
+    """The float network with the kernels that the trained one computes with; every grid.
+
+    Its biases are 0, see `conversion.convert`.
+    """
     twin = network.build(layers, model.input_shape[1:])
     grids = {}
     for layer in layers:
@@ -158,14 +164,15 @@ def _strip(
             quantize_aware.by_channel(kernel, layer.op), layer.weight_bits
         )
         rounded = (levels.astype(np.float32) * scales).reshape(kernel.shape)
-        twin.get_layer(layer.name).set_weights([rounded, bias])
+        twin.get_layer(layer.name).set_weights([rounded, np.zeros_like(bias)])
         # Zeros are zeros at any scale: one at which int32 holds 20 bits of the bias, or of the
         # output step where that is more.
         zeros = ~levels.any(axis=tuple(range(levels.ndim - 1)))
         ends = (layer.inputs[0], layer.name)
         step_in, step_out = (quantize_aware.step(ranges[n], layer.activation_bits) for n in ends)
         held = np.maximum(np.abs(bias), step_out * 2**10) / (step_in * 2**20)
-        grids[layer.name] = _Grid(levels, np.where(zeros, held, scales).astype(np.float32))
+        scales = np.where(zeros, held, scales).astype(np.float32)
+        grids[layer.name] = _Grid(levels, scales, bias)
     return twin, grids
 
 
@@ -207,7 +214,7 @@ def _quantize(
     }  # fmt: skip
     packer = quantizer.Quantizer(bytearray(floats))
     for layer in layers:
-        operation = qtyping.TFLOperationName(conversion.FILE_OPS[layer.op])
+        operation = qtyping.TFLOperationName(tflite_file.FILE_OPS[layer.op])
         packer.update_quantization_recipe(f"^{re.escape(layer.name)};?$", operation, config(layer))
         if not layer.weighted:
             continue
