@@ -105,7 +105,7 @@ def _train_from(
         if first in changes:
             quantize_aware.round_weights(model, first >= recipe.float_steps)
             quantize_aware.set_phase(model, _phase(first, watched, held))
-        loss = float(steps(tf.constant(first), tf.constant(last)))
+        loss = float(steps(first, last))
         if progress is not None:
             progress(done + last, loss)
     if any(layer.batch_norm for layer in layers):
@@ -125,15 +125,15 @@ def _estimate_statistics(model: keras.Model, dataset: Dataset, recipe: Recipe, s
     rows = seeds.stream(seed, "statistics").integers(
         len(dataset.train), size=(_STATISTICS_BATCHES, recipe.batch_size)
     )
-    x, batches = tf.constant(dataset.train.x), tf.constant(rows)
+    batches = tf.constant(rows)
 
     @tf.function
-    def run() -> None:
+    def run(x: tf.Tensor) -> None:
         for batch in tf.range(_STATISTICS_BATCHES):
             model(tf.gather(x, batches[batch]), training=True)
 
     quantize_aware.set_phase(model, quantize_aware.ROUND)
-    run()
+    run(tf.constant(dataset.train.x))
 
 
 def _phase(step: int, watched: int, held: int) -> float:
@@ -145,10 +145,11 @@ def _phase(step: int, watched: int, held: int) -> float:
 
 def _steps(
     model: keras.Model, dataset: Dataset, recipe: Recipe, seed: int
-) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+) -> Callable[[int, int], tf.Tensor]:
     """A graph that runs steps first .. last - 1 and returns the last one's loss.
 
-    Data, batches and learning rates are constants of the graph: Python is left alone between steps.
+    Batches and learning rates are constants of the graph: Python is left alone between steps. Data
+    are an argument, since Keras keeps graphs, with all constants, longer than their training.
     """
     losses = {
         "mean_squared_error": keras.losses.MeanSquaredError(),
@@ -163,7 +164,7 @@ def _steps(
     optimizer.build(weights)
 
     @tf.function
-    def run(first: tf.Tensor, last: tf.Tensor) -> tf.Tensor:
+    def run(first: tf.Tensor, last: tf.Tensor, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
         loss = tf.constant(0.0)
         for step in tf.range(first, last):
             rows = batches[step]
@@ -173,7 +174,7 @@ def _steps(
             optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
         return loss
 
-    return run
+    return lambda first, last: run(tf.constant(first), tf.constant(last), x, y)
 
 
 def predict(model: keras.Model, x: np.ndarray) -> np.ndarray:
