@@ -89,8 +89,7 @@ class ReadTest(FileTest):
         np.testing.assert_array_equal(op.scales, np.array([0.5, 0.25], np.float32))
         self.assertEqual((op.bias_elements, op.output_elements), (2, 2))
         self.assertEqual(file.file_bytes, len(self.content))
-        # (6 weights + 2 biases + 2 outputs) * 3 bits; 6 weights of 4 bits
-        self.assertEqual(tflite_file.storage_bits(file, {"unit": 3}), 30)
+        # 6 weights of 4 bits
         self.assertEqual(file.payload_bits, 24)
 
     def test_broken_files_are_named(self) -> None:

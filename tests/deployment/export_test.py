@@ -110,17 +110,9 @@ class ExportTest(parameterized.TestCase):
         path = self.file(self.exported.content)
         np.testing.assert_array_equal(benchmark.predict(path, self.data.test.x[:50]), wanted)
 
-    def test_storage_by_hand(self) -> None:
-        # (kernel + bias + outputs) * bits of 8-12-9-8-6-1:
-        # (96 + 12 + 12) * 8 + (108 + 9 + 9) * 6 + (72 + 8 + 8) * 4 + (48 + 6 + 6) * 3
-        # + (6 + 1 + 1) * 2 = 960 + 756 + 352 + 180 + 16
-        weight_bits = {layer.name: layer.weight_bits for layer in MIXED}
-        file = tflite_file.read(self.exported.content)
-        self.assertEqual(tflite_file.storage_bits(file, weight_bits), 2264)
-        # Containers of 8, 8, 8, 4 and 4 bits: (96 + 108 + 72) * 8 + (48 + 6) * 4.
-        self.assertEqual(file.payload_bits, 2424)
-        with self.assertRaisesRegex(errors.UsageError, "hidden_1"):
-            tflite_file.storage_bits(file, {"output": 2})
+    def test_payload_by_hand(self) -> None:
+        # 8-12-9-8-6-1 in containers of 8, 8, 8, 4 and 4 bits: (96 + 108 + 72) * 8 + (48 + 6) * 4.
+        self.assertEqual(tflite_file.read(self.exported.content).payload_bits, 2424)
 
     @parameterized.parameters(
         ((1, 1, 1), (2, 2, 2)),

@@ -49,7 +49,7 @@ class WeightsTest(parameterized.TestCase):
 class RangesTest(absltest.TestCase):
     def setUp(self) -> None:
         super().setUp()
-        self.ends = {name: tf.Variable(0.0) for name in ("min", "max", "phase")}
+        self.ends = {name: tf.Variable(0.0) for name in ("min", "max", "rounding")}
         self.quantizer = quantize_aware.RangeQuantizer(8)
 
     def call(self, values: list[float], training: bool) -> np.ndarray:
@@ -74,22 +74,17 @@ class RangesTest(absltest.TestCase):
         given = [0.004, 0.006, 2.55]
         np.testing.assert_array_equal(self.call(given, training=True), np.float32(given))
         self.assertAlmostEqual(self.range()[1], 2.55, places=6)
-        self.ends["phase"].assign(quantize_aware.ROUND)
+        self.ends["rounding"].assign(1.0)
         np.testing.assert_allclose(self.call(given, training=True), [0.0, 0.01, 2.55], atol=1e-6)
 
     def test_rounding_is_switched_for_every_activation_of_a_model(self) -> None:
         layers = mlp((3, 1), (4, 8), 8)
         model = quantize_aware.build(layers, (8,))
-        for phase in (quantize_aware.ROUND, quantize_aware.HOLD, quantize_aware.WATCH):
-            quantize_aware.set_phase(model, phase)
-            found = [v.numpy() for v in model.variables if "phase" in v.name]
-            self.assertEqual(found, [phase] * 3)  # the input and two layers
-
-    def test_held_ranges_do_not_move(self) -> None:
-        self.call([-1.0, 3.0], training=True)
-        self.ends["phase"].assign(quantize_aware.HOLD)
-        self.call([-5.0, 9.0], training=True)
-        self.assertEqual(self.range(), (-1.0, 3.0))
+        for weights, activations in ((True, False), (False, True)):
+            quantize_aware.set_rounding(model, weights=weights, activations=activations)
+            for part, on, count in (("kernel", weights, 2), ("output", activations, 3)):
+                found = [v.numpy() for v in model.variables if f"{part}_rounding" in v.name]
+                self.assertEqual(found, [float(on)] * count)  # two layers; the input's output too
 
     def test_16_bits_are_symmetric(self) -> None:
         self.quantizer = quantize_aware.RangeQuantizer(16)

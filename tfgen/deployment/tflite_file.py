@@ -450,22 +450,3 @@ def unpack(model: Any, tensor: Any) -> tuple[np.ndarray, int]:
     levels = fields.reshape(-1)[:count].astype(np.int64)
     levels[levels >= 2 ** (bits - 1)] -= 2**bits
     return levels.reshape(tensor.shape), bits
-
-
-def storage_bits(file: TfliteFile, weight_bits: Mapping[str, int]) -> int:
-    """The paper's storage (eq. 2): sum over layers of (parameters + outputs) * weight bits.
-
-    Args:
-      file: a file that tfgen exported.
-      weight_bits: layer name -> the bits it was trained at; the file's containers may be wider.
-
-    Raises:
-      UsageError: the file's layers are not those of `weight_bits`.
-    """
-    names = [op.name for op in file.ops]
-    if sorted(names) != sorted(weight_bits):
-        raise errors.UsageError(f"the file has layers {names}, the bits are for {[*weight_bits]}")
-    return sum(
-        (op.levels.size + op.bias_elements + op.output_elements) * weight_bits[op.name]
-        for op in file.ops
-    )

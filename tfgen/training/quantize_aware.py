@@ -23,7 +23,6 @@ from tfgen.nets import blocks, network
 from tfgen.nets.keras_compat import keras, tf, tfmot
 from tfgen.space.layers import INPUT, LayerSpec, range_owners
 
-WATCH, ROUND, HOLD = 0.0, 1.0, 2.0  # what training does with activations and their ranges
 _MIN_WEIGHT = 1e-8  # a channel of zeros still has a scale
 _MIN_RANGE = 1e-3  # a dead layer still has a range; below, int32 biases of the next layer overflow
 _DECAY = 0.99
@@ -86,8 +85,8 @@ class DepthwiseQuantizer(WeightQuantizer):
 class RangeQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
     """Rounds activations to 2**bits levels over a moving average of the batches' ranges.
 
-    16 bits are symmetric around 0, as runtimes have them. In training its variable `phase` decides:
-    WATCH the range and round nothing, ROUND as well, or round and HOLD the range.
+    16 bits are symmetric around 0, as runtimes have them. In training it rounds only while its
+    variable `rounding` is not 0; until then it watches.
     """
 
     def __init__(self, bits: int):
@@ -97,7 +96,7 @@ class RangeQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
         del tensor_shape
         return {
             end: layer.add_weight(name=f"{name}_{end}", initializer="zeros", trainable=False)
-            for end in ("min", "max", "phase")
+            for end in ("min", "max", "rounding")
         }
 
     def __call__(self, inputs: Any, training: bool, weights: Any, **kwargs: Any) -> tf.Tensor:
@@ -110,15 +109,14 @@ class RangeQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
                 batch_high = tf.maximum(batch_high, -batch_low)
                 batch_low = -batch_high
             # Nothing seen yet, or zeros only: take this batch's range as it is.
-            kept = tf.where(weights["phase"] >= HOLD, 1.0, _DECAY)
-            kept = tf.where(tf.equal(low, high), 0.0, kept)
-            low = low.assign(kept * low + (1 - kept) * batch_low)
-            high = high.assign(kept * high + (1 - kept) * batch_high)
+            decay = tf.where(tf.equal(low, high), 0.0, _DECAY)
+            low = low.assign(decay * low + (1 - decay) * batch_low)
+            high = high.assign(decay * high + (1 - decay) * batch_high)
         high = tf.maximum(high, low + _MIN_RANGE)
         rounded = tf.quantization.fake_quant_with_min_max_vars(
             inputs, low, high, self.bits, narrow_range=self.bits == 16
         )
-        return tf.where(weights["phase"] >= ROUND, rounded, inputs) if training else rounded
+        return tf.where(weights["rounding"] > 0, rounded, inputs) if training else rounded
 
     def get_config(self) -> dict[str, Any]:
         return {"bits": self.bits}
@@ -230,18 +228,13 @@ def variables(model: keras.Model, layer_name: str) -> Mapping[str, tf.Variable]:
     return found
 
 
-def set_phase(model: keras.Model, phase: float) -> None:
-    """What training does with activations from now on: WATCH, ROUND or HOLD."""
+def set_rounding(model: keras.Model, *, weights: bool, activations: bool) -> None:
+    """Whether training rounds weights, and activations, from now on."""
+    rounding = {"kernel_rounding": weights, "output_rounding": activations}
     for variable in model.variables:
-        if variable.name.rpartition("/")[2].startswith("output_phase"):
-            variable.assign(phase)
-
-
-def round_weights(model: keras.Model, rounding: bool) -> None:
-    """Whether training rounds weights from now on."""
-    for variable in model.variables:
-        if variable.name.rpartition("/")[2].partition(":")[0].endswith("kernel_rounding"):
-            variable.assign(float(rounding))
+        name = variable.name.rpartition("/")[2].partition(":")[0].removeprefix("depthwise_")
+        if name in rounding:
+            variable.assign(float(rounding[name]))
 
 
 def activation_ranges(
@@ -281,7 +274,7 @@ def fold(
     result = build(folded, model.input_shape[1:])
     for layer in layers:
         old, new = variables(model, layer.name), variables(result, layer.name)
-        for name in ("output_min", "output_max", "output_phase"):
+        for name in ("output_min", "output_max", "output_rounding"):
             if name in old:
                 new[name].assign(old[name])
         if not layer.weighted:

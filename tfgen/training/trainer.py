@@ -21,7 +21,6 @@ MODEL = "model.keras"
 METRICS = "metrics.json"
 _STEPS_PER_CALL = 50
 _WATCHED_SHARE = 0.5  # of the steps, before activations are rounded
-_HELD_SHARE = 0.0  # of the steps, the last, in which ranges move no more
 _STATISTICS_BATCHES = 100
 _EVALUATED_AT_ONCE = 2048
 
@@ -98,13 +97,13 @@ def _train_from(
     loss = float("nan")
     steps = _steps(model, dataset, recipe, seed)
     watched = int(_WATCHED_SHARE * recipe.steps)
-    held = recipe.steps - int(_HELD_SHARE * recipe.steps)
-    changes = {0, recipe.float_steps, watched, held} - {recipe.steps}
+    changes = {0, recipe.float_steps, watched} - {recipe.steps}
     starts = sorted({*range(0, recipe.steps, _STEPS_PER_CALL), *changes})
     for first, last in itertools.pairwise([*starts, recipe.steps]):
         if first in changes:
-            quantize_aware.round_weights(model, first >= recipe.float_steps)
-            quantize_aware.set_phase(model, _phase(first, watched, held))
+            quantize_aware.set_rounding(
+                model, weights=first >= recipe.float_steps, activations=first >= watched
+            )
         loss = float(steps(first, last))
         if progress is not None:
             progress(done + last, loss)
@@ -132,15 +131,8 @@ def _estimate_statistics(model: keras.Model, dataset: Dataset, recipe: Recipe, s
         for batch in tf.range(_STATISTICS_BATCHES):
             model(tf.gather(x, batches[batch]), training=True)
 
-    quantize_aware.set_phase(model, quantize_aware.ROUND)
+    quantize_aware.set_rounding(model, weights=True, activations=True)
     run(tf.constant(dataset.train.x))
-
-
-def _phase(step: int, watched: int, held: int) -> float:
-    """What this step does with activations."""
-    if step < watched:
-        return quantize_aware.WATCH
-    return quantize_aware.ROUND if step < held else quantize_aware.HOLD
 
 
 def _steps(
