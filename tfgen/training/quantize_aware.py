@@ -299,6 +299,8 @@ def fold(
 def settle(model: keras.Model, layers: Sequence[LayerSpec]) -> None:
     """Ends training: makes the network one that integers compute; its metric is the file's then.
 
+    Every kernel becomes its levels times its scales. Training draws weights to where two levels
+    meet, and there one graph rounds up and another, which divides otherwise, down.
     Every bias becomes an integer multiple of input step * weight scale, a grid that 2-bit weights
     make about as coarse as the layer's outputs. The output range of a layer that (almost) never
     fires becomes at least one such step: the runtime takes no output step below 1/256 of it.
@@ -314,6 +316,8 @@ def settle(model: keras.Model, layers: Sequence[LayerSpec]) -> None:
         found = variables(model, layer.name)
         kernel = by_channel(found["kernel"].numpy(), layer.op)
         levels, scales = weight_levels(kernel, layer.weight_bits)
+        rounded = levels.astype(np.float32) * scales
+        found["kernel"].assign(rounded.reshape(found["kernel"].shape))
         source = _range(model, layers, owners[layer.inputs[0]])
         grid = step(source, layer.activation_bits) * scales  # [out]
         ends = variables(model, owners[layer.name])
