@@ -40,6 +40,7 @@ _FIGURE = flags.DEFINE_string("figure", None, "SVG or PNG file for a picture.")
 _FILE_KB = flags.DEFINE_list("file_kb", ["4", "8", "16"], "Sizes of files.")
 _UNIFORM = flags.DEFINE_list("uniform", ["8", "4"], "Widths of the uniform networks.")
 _TRIES = flags.DEFINE_integer("tries", 5, "Uniform networks trained for each size.", lower_bound=1)
+_DRAWS = flags.DEFINE_integer("draws", 50_000, "Networks drawn in a round, of each kind.")
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Deliveries of each network.", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 1, "Of draws and trainings.")
 _GENERATED = "generated"
@@ -101,7 +102,7 @@ def _candidate(
     bundle: bundles.Bundle, budget: Budget, kind: str, dataset: datasets.Dataset
 ) -> Candidate:
     """The generator's first answer, or the best of the first uniform ones."""
-    selector = Selector(count=_TRIES.value)
+    selector = Selector(count=_TRIES.value, draws=_DRAWS.value)
     if kind == _GENERATED:
         return pipeline.answer(bundle, budget, _METHOD.value, selector, _SEED.value, print)[0]
     found = selector.select(
