@@ -175,8 +175,11 @@ class KernelStageTest(absltest.TestCase):
         for budget in ("storage_kb=100", "macs=1e6,storage_kb=100"):
             found = self.select(budget, both)
             self.assertCountEqual([c.architecture for c in found], both, budget)
+        model = CostModel(self.space)
         for budget, stages in (("macs=9", 2), ("file_kb=9", 1), ("macs=9,storage_kb=9", 1)):
-            self.assertLen(network_stages(self.space, Budget.parse(budget), 0.1), stages, budget)
+            self.assertLen(network_stages(model, Budget.parse(budget), 0.1), stages, budget)
+        # With 16-bit activations every kernel is slow.
+        self.assertLen(network_stages(CostModel(self.space, 16), Budget.parse("macs=9"), 0.1), 1)
 
     def test_the_nearest_budget_is_a_fast_networks(self):
         # The slow network has 50,728 MACs, the fast one twice the channels of the stem.

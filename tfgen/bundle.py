@@ -45,6 +45,7 @@ class Bundle:
       generators: by method.
       manifest_sha256: of the manifest it was read from; empty for one that is not written yet.
       activation_bits: of every network that is answered; 16 are computed by slow kernels.
+      io: "float", or "int8" for files whose input and output are integers.
     """
 
     name: str
@@ -57,10 +58,11 @@ class Bundle:
     generators: Mapping[str, Generator]
     manifest_sha256: str = ""
     activation_bits: int = ACTIVATION_BITS
+    io: str = "float"
 
     @functools.cached_property
     def cost_model(self) -> CostModel:
-        return CostModel(self.space, self.activation_bits)
+        return CostModel(self.space, self.activation_bits, self.io)
 
     def generator(self, method: str) -> Generator:
         """The method's generator; raises UsageError that names those of this bundle."""

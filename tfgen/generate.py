@@ -81,7 +81,9 @@ def main(argv: Sequence[str]) -> int:
     devices.check(budgets)
     generators.get(_METHOD.value)
     bundle = dataclasses.replace(
-        bundles.load(bundles.find(_BUNDLE.value)), activation_bits=int(_ACTIVATION_BITS.value)
+        bundles.load(bundles.find(_BUNDLE.value)),
+        activation_bits=int(_ACTIVATION_BITS.value),
+        io=_IO.value,
     )
     if _IO.value == "int8" and bundle.activation_bits != 8:
         raise errors.UsageError("--io=int8 needs --activation_bits=8")
@@ -110,7 +112,12 @@ def main(argv: Sequence[str]) -> int:
         return exit_code
     work = workdir.WorkDir(workdir.user_path(_OUTPUT_DIR.value))
     rows = [
-        {"budget": str(budget), "candidates": [candidate.to_json() for candidate in answer]}
+        {
+            "budget": str(budget),
+            "activation_bits": bundle.activation_bits,
+            "input_output": bundle.io,
+            "candidates": [candidate.to_json() for candidate in answer],
+        }
         for budget, answer in zip(budgets, answers, strict=True)
     ]
     workdir.write_json(work.candidates, rows)
@@ -147,7 +154,6 @@ def _deliver(bundle: bundles.Bundle, candidates: Sequence[Candidate], work: work
                 work,
                 dataset,
                 seed=_SEED.value,
-                io=_IO.value,
                 threads=_THREADS.value,
                 progress=_progress(bundle.recipe.steps * bundle.recipe.starts),
             )

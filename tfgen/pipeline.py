@@ -27,12 +27,13 @@ from tfgen.evidence.record import Record, RecordStore
 from tfgen.generators.base import Evidence
 from tfgen.selection import Candidate, Selector
 from tfgen.space import bits, catalog
-from tfgen.space.layers import LayerSpec
-from tfgen.space.lowering import ACTIVATION_BITS, lower
+from tfgen.space.layers import WEIGHTED_OPS, LayerSpec
+from tfgen.space.lowering import ACTIVATION_BITS, lower, lower_batch
 from tfgen.space.search_space import SearchSpace
 from tfgen.training import datasets
 from tfgen.training.recipe import Recipe
 
+_PROBED = 64  # architectures, which have every kind of op of their space
 GAP = "gap.json"
 MODEL, RECIPE = "model.tflite", "recipe.json"
 BENCHMARK, CONTRACT = "benchmark.json", "contract.json"
@@ -239,6 +240,14 @@ def check_answerable(bundle: bundles.Bundle, budget: Budget) -> None:
             f"{strangers[0]} cannot be told before the file is built; budgets of this bundle may "
             f"limit: {', '.join(bundle.cost_model.metrics)}"
         )
+    probes = bundle.space.sample(_PROBED, seeds.stream(0, "ops"))
+    for slot in lower_batch(bundle.space, probes, bundle.activation_bits):
+        policy = bits.load(bundle.space.bit_policy)
+        if slot.op not in WEIGHTED_OPS and not policy.executes(slot.op, 0, bundle.activation_bits):
+            raise errors.UsageError(
+                f"{policy.name} does not execute {slot.op} with {bundle.activation_bits}-bit "
+                f"activations, and networks of {bundle.space.name} have it"
+            )
 
 
 def answer(
@@ -365,7 +374,6 @@ def deliver(
     dataset: datasets.Dataset,
     *,
     seed: int,
-    io: str = "float",
     threads: int = 1,
     progress: Progress | None = None,
 ) -> Delivery:
@@ -373,7 +381,7 @@ def deliver(
     fingerprint = candidate.architecture.fingerprint
     layers = lower(bundle.space, candidate.architecture, bundle.activation_bits)
     training_seed = seeds.derive(seed, "delivery", fingerprint)
-    answer = f"{seeds.derive(seed, str(candidate.budget), io, bundle.name):016x}"[-6:]
+    answer = f"{seeds.derive(seed, str(candidate.budget), bundle.io, bundle.name):016x}"[-6:]
     network = fingerprint
     if bundle.activation_bits != ACTIVATION_BITS:
         network += f"-a{bundle.activation_bits}"
@@ -387,7 +395,7 @@ def deliver(
             training_seed,
             folder,
             trained=kept,
-            io=io,
+            io=bundle.io,
             progress=progress,
         )
         timed = benchmark.measure(path, threads=threads)
@@ -401,7 +409,7 @@ def deliver(
         predicted |= {m: candidate.cost[m] for m in candidate.cost.quantities}
         if threads == 1:
             shape, policy = bundle.space.input_shape, bits.load(bundle.space.bit_policy)
-            (untrained,) = probe.measure_probes([layers], shape, policy)
+            (untrained,) = probe.measure_probes([layers], shape, policy, io=bundle.io)
             predicted["latency_ms"] = untrained.latency_ms
         agreed = contract.draw_up(
             candidate.budget,
@@ -412,12 +420,18 @@ def deliver(
             file_bytes=timed.file_bytes,
             device=f"host ({platform.machine()}, {threads} thread{'s' * (threads > 1)})",
             runtime=timed.runtime,
+            fully_accelerated=timed.fully_accelerated,
         )
         workdir.write_json(folder / BENCHMARK, timed.to_json())
         workdir.write_json(folder / CONTRACT, agreed.to_json())
         workdir.write_manifest(
             folder,
-            config={"candidate": candidate.to_json(), "bundle": bundle.name},
+            config={
+                "candidate": candidate.to_json(),
+                "bundle": bundle.name,
+                "activation_bits": bundle.activation_bits,
+                "input_output": bundle.io,
+            },
             seed=training_seed,
             data={dataset.name: dataset.fingerprint},
             parents={

@@ -19,7 +19,7 @@ from tfgen.cost.budget import COST_METRICS, Budget, Cost, Quantity, rounded_up
 from tfgen.cost.cost_model import CostModel, Costs
 from tfgen.space import bits
 from tfgen.space.architecture import Architecture
-from tfgen.space.lowering import lower_batch
+from tfgen.space.lowering import ACTIVATION_BITS, lower_batch
 from tfgen.space.search_space import Choices, SearchSpace
 
 Floats = npt.NDArray[np.float64]
@@ -154,7 +154,7 @@ def confidence_stage(max_distance: float) -> Stage:
 
 
 def kernel_stage(space: SearchSpace) -> Stage:
-    """Keeps networks that the space's runtime executes with fast kernels alone."""
+    """Keeps networks whose layers with weights the space's runtime executes with fast kernels."""
     if space.bit_policy == bits.SIMULATED:
         return lambda pool: np.ones(len(pool), np.bool_)
     policy = bits.load(space.bit_policy)
@@ -171,14 +171,16 @@ def quality_stage(least: float) -> Stage:
     return lambda pool: np.asarray(pool.low >= least)
 
 
-def network_stages(space: SearchSpace, budget: Budget, max_distance: float) -> list[Stage]:
+def network_stages(cost_model: CostModel, budget: Budget, max_distance: float) -> list[Stage]:
     """The stages that judge a network whatever the budget's numbers are.
 
     Low-bit convolutions save bytes and cost time: only a budget on bytes admits their slow kernels.
+    With 16-bit activations every kernel is slow.
     """
     stages = [confidence_stage(max_distance)]
-    if not set(_BYTE_METRICS) & set(budget.limits):
-        stages.insert(0, kernel_stage(space))
+    fast = cost_model.activation_bits == ACTIVATION_BITS
+    if fast and not set(_BYTE_METRICS) & set(budget.limits):
+        stages.insert(0, kernel_stage(cost_model.space))
     return stages
 
 
@@ -300,7 +302,7 @@ class Selector:
         seed: int,
     ) -> list[Candidate]:
         """One bounded search; raises InfeasibleBudgetError with the nearest budget of its draws."""
-        stages = network_stages(space, budget, self.max_distance)
+        stages = network_stages(cost_model, budget, self.max_distance)
         limits = budget_stages(budget)
         seen: Pool | None = None
         kept = np.zeros(0, np.bool_)

@@ -458,7 +458,10 @@ def main(argv: Sequence[str]) -> None:
             rows.append(probe(layers(op, container_bits, activation_bits), floats=floats))
             print(_described(rows[-1]), flush=True)
     rows = timed(rows)
-    save(output, runtime, rows)
+    if set(_OPS.value) == set(OPS):
+        save(output, runtime, rows)
+    else:
+        print(f"{output} is not written: a policy needs every op")
     policy = bits.BitPolicy(output.stem, tuple(rows))
     for op in _OPS.value:
         for activation_bits in bits.ACTIVATIONS:

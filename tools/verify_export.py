@@ -19,9 +19,10 @@ import numpy as np
 from absl import flags
 
 from tfgen import errors, program, seeds, workdir
+from tfgen.cost import counting, kernels
 from tfgen.cost.cost_model import CostModel
-from tfgen.space import catalog
-from tfgen.space.lowering import lower
+from tfgen.space import bits, catalog
+from tfgen.space.lowering import lower, lower_batch
 from tfgen.tables import table
 from tfgen.training import datasets
 from tfgen.training.recipe import Recipe
@@ -36,7 +37,13 @@ _BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Of each training.", lower_
 _LEARNING_RATE = flags.DEFINE_float("learning_rate", 3e-3, "Of each training.")
 _FLOAT_SHARE = flags.DEFINE_float("float_share", 0.5, "Of the steps, before weights are rounded.")
 _ACTIVATION_BITS = flags.DEFINE_integer("activation_bits", 8, "Of every network: 8 or 16.")
+_FAST = flags.DEFINE_bool(
+    "fast", False, "Only networks that need no slow kernel for their weights."
+)
+_MAX_MACS = flags.DEFINE_float("max_macs", 1e12, "Only networks of at most this many.")
 _SEED = flags.DEFINE_integer("seed", 1, "Of draws and trainings.")
+
+_DRAWN = 100  # for each network that is wanted
 
 
 def main(argv: Sequence[str]) -> None:
@@ -58,12 +65,21 @@ def main(argv: Sequence[str]) -> None:
         "recipe": recipe.to_json(),
         "activation_bits": _ACTIVATION_BITS.value,
         "seed": _SEED.value,
+        "fast": _FAST.value,
+        "max_macs": _MAX_MACS.value,
     }
     kept = workdir.read_json(output) if output.is_file() else {**settings, "networks": []}
     if {name: kept.get(name) for name in settings} != settings:
         raise errors.UsageError(f"{output}: holds networks of other settings; name another file")
     rows: list[dict[str, Any]] = kept["networks"]
-    choices = space.sample(_NETWORKS.value, seeds.stream(_SEED.value, "verify", space.name))
+    choices = space.sample(
+        _DRAWN * _NETWORKS.value, seeds.stream(_SEED.value, "verify", space.name)
+    )
+    slots = lower_batch(space, choices)
+    wanted = counting.macs(slots) <= _MAX_MACS.value
+    if _FAST.value:
+        wanted &= kernels.accelerated(slots, bits.load(space.bit_policy))
+    choices = choices[wanted][: _NETWORKS.value]
     for number, row in enumerate(choices[len(rows) :], start=len(rows)):
         rows.append(_verified(space, row, dataset, recipe, seeds.derive(_SEED.value, "v", number)))
         workdir.write_json(output, kept)

@@ -11,9 +11,10 @@ from absl.testing import absltest, parameterized
 
 from tests.space.small import every_op
 from tfgen import errors
+from tfgen.cost import file_size
 from tfgen.deployment import benchmark, export, tflite_file
 from tfgen.space import bits
-from tfgen.space.layers import LayerSpec
+from tfgen.space.layers import LayerSpec, slots_of
 from tfgen.training import datasets, quantize_aware, tasks, trainer
 from tfgen.training.recipe import Recipe
 
@@ -88,6 +89,31 @@ class ImagesTest(parameterized.TestCase):
     def test_int8_file_answers_the_same(self) -> None:
         exported = self.export(self.trained.model, self.trained.layers, io="int8")
         np.testing.assert_allclose(self.predict(exported), self.predict(self.exported), atol=1e-5)
+
+    def test_is_as_large_as_counted(self) -> None:
+        for io in ("float", "int8"):
+            exported = self.export(self.trained.model, self.trained.layers, io=io)
+            counted = file_size.file_bytes(slots_of(self.trained.layers), POLICY, io)
+            self.assertEqual(len(exported.content), counted[0])
+
+    @parameterized.parameters((8, 1e-9), (16, 1e-6))
+    def test_tiny_gammas_keep_their_biases(self, activation_bits: int, gamma: float) -> None:
+        # A bias of 1 over a grid of about gamma * 1e-2 at 8 bits, 256 times less at 16, does not fit
+        # 32 bits.
+        layers = every_op(8, activation_bits, "relu")
+        model = quantize_aware.build(layers, (8, 8, 1))
+        found = quantize_aware.variables(model, "project")
+        found["gamma"].assign([gamma] * 4 + [1.0] * 4)
+        found["beta"].assign(np.ones(8))
+        for _ in range(3):
+            model(self.data.train.x[:64], training=True)
+        folded, plain = quantize_aware.fold(model, layers)
+        quantize_aware.settle(folded, plain)
+        found = quantize_aware.variables(folded, "project")
+        np.testing.assert_allclose(found["bias"].numpy()[:4], 1.0, rtol=1e-3)
+        self.assertFalse(found["kernel"].numpy()[:, :4].any())
+        self.assertTrue(found["kernel"].numpy()[:, 4:].any())
+        self.assertGreaterEqual(self.export(folded, plain).agreement, 0.99)
 
     def test_recipe_names_every_layer(self) -> None:
         recipe = json.loads(self.exported.recipe_json)

@@ -24,10 +24,12 @@ class SizeTest(parameterized.TestCase):
         space = catalog.get(name)
         policy = bits.load(space.bit_policy)
         slots = lower_batch(space, space.sample(NETWORKS, seeds.stream(0, name)))
-        counted = file_size.file_bytes(slots, policy)
-        for row in range(NETWORKS):
-            content = probe.write_probe(layers_of(slots, row), space.input_shape, policy)
-            self.assertEqual(len(content), counted[row], f"network {row}")
+        for io in ("float", "int8"):
+            counted = file_size.file_bytes(slots, policy, io)
+            for row in range(NETWORKS):
+                layers = layers_of(slots, row)
+                content = probe.write_probe(layers, space.input_shape, policy, io=io)
+                self.assertEqual(len(content), counted[row], f"network {row}, {io}")
 
     @parameterized.parameters((8, "hard_swish"), (8, "relu"), (16, "relu"))
     def test_every_op_is_counted(self, activation_bits: int, activation: str) -> None:

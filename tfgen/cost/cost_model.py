@@ -37,15 +37,26 @@ def count(slots: Sequence[LayerSlots]) -> Costs:
 
 
 class CostModel:
-    """Costs that follow from the architecture alone."""
+    """Costs that follow from the architecture, and from the kind of file that is made of it.
 
-    def __init__(self, space: SearchSpace, activation_bits: int = ACTIVATION_BITS):
+    Attributes:
+      space: whose architectures are counted.
+      activation_bits: of every network.
+      io: "float", or "int8" for files whose input and output are integers.
+    """
+
+    def __init__(
+        self, space: SearchSpace, activation_bits: int = ACTIVATION_BITS, io: str = "float"
+    ):
         self.space = space
-        self._activation_bits = activation_bits
+        self.activation_bits = activation_bits
+        self.io = io
         self._counters = dict(_COUNTED)
         if space.bit_policy != bits.SIMULATED:  # simulated bits come to no file
             policy = bits.load(space.bit_policy)
-            self._counters["file_kb"] = lambda slots: file_size.file_bytes(slots, policy) / 1_000
+            self._counters["file_kb"] = lambda slots: (
+                file_size.file_bytes(slots, policy, io) / 1_000
+            )
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -58,7 +69,7 @@ class CostModel:
         return {metric: counter(slots) for metric, counter in self._counters.items()}
 
     def _lower(self, choices: Choices) -> list[LayerSlots]:
-        return lower_batch(self.space, choices, self._activation_bits)
+        return lower_batch(self.space, choices, self.activation_bits)
 
     def cost(self, architecture: Architecture) -> Cost:
         """The counted cost of one architecture."""

@@ -98,9 +98,10 @@ _CONSTANT_TENSOR = _table((0, 4), (1, 1), (2, 4), (4, 4))  # shape, type, buffer
 _PARAMETER_TENSOR = _table((0, 4), (1, 1), (2, 4))  # shape, type, buffer
 _QUANTIZATION = _table((2, 4), (3, 4))  # scales, zero points
 _QUANTIZATION_OF_LAST = _table((2, 4), (3, 4), (6, 4))  # and the dimension of the channels
-_OPERATOR_0 = _table((1, 4), (2, 4))  # inputs, outputs; its code is number 0, QUANTIZE
+_OPERATOR_0 = _table((1, 4), (2, 4))  # inputs, outputs; code number 0 is not written
 _OPERATOR = _table((0, 4), (1, 4), (2, 4))  # code, inputs, outputs
 _OPERATOR_WITH_OPTIONS = _table((0, 4), (1, 4), (2, 4), (3, 1), (4, 4))
+_OPERATOR_0_WITH_OPTIONS = _table((1, 4), (2, 4), (3, 1), (4, 4))
 _CODES = {
     "add": _CODE_0,
     "flatten": _CODE_OF_VERSION_1,
@@ -145,21 +146,28 @@ class _Part:
     parts: Counts | int = 0
 
 
-def file_bytes(slots: Sequence[LayerSlots], policy: BitPolicy) -> Counts:
-    """Bytes of the file with float input and output [architectures].
+def file_bytes(slots: Sequence[LayerSlots], policy: BitPolicy, io: str = "float") -> Counts:
+    """Bytes of the file [architectures].
 
-    A file with integer ends is about 250 bytes smaller. A trained file is as large as counted
-    unless a ReLU's range does not start at 0, which costs 16 bytes.
+    A trained file is as large as counted unless a ReLU's range does not start at 0, which costs 16
+    bytes.
 
     Args:
       slots: the networks, each with one width of activations.
       policy: the runtime's; says in which containers weights lie.
+      io: "float", or "int8" for a file whose input and output are integers.
 
     Raises:
       UsageError: the runtime does not execute a layer at its bits.
     """
-    parts = [*_frame(slots), *_ends(slots), *_codes(slots), *_parameters(slots)]
-    parts += [_layer(slot) for slot in slots]
+    parts = [*_frame(slots), *_ends(slots, io), *_codes(slots, io), *_parameters(slots)]
+    first = _first_op(slots) if io == "int8" else None
+    for slot in slots:
+        numbered_0 = np.zeros_like(slot.present) if first is None else first == slot.op
+        parts.append(_layer(slot, slot.present & ~numbered_0, _OPERATOR, _OPERATOR_WITH_OPTIONS))
+        if numbered_0.any():
+            tables = (_OPERATOR_0, _OPERATOR_0_WITH_OPTIONS)
+            parts.append(_layer(slot, slot.present & numbered_0, *tables))
     total = _constants(slots, policy) + _zero_points(slots)
     vtables: dict[tuple[int, ...], Mask] = {}
     for part in parts:
@@ -181,32 +189,44 @@ def _frame(slots: Sequence[LayerSlots]) -> Iterator[_Part]:
     yield _Part(np.ones_like(slots[0].present), tables, parts + _OFFSET)
 
 
-def _ends(slots: Sequence[LayerSlots]) -> Iterator[_Part]:
-    """Float input and output, and the ops between them and the integers."""
+def _first_op(slots: Sequence[LayerSlots]) -> npt.NDArray[np.str_]:
+    """The op that stands first in each file [architectures]: its code is number 0."""
+    first = np.argmax(np.stack([slot.present for slot in slots]), axis=0)
+    return np.asarray(np.array([slot.op for slot in slots], np.str_)[first])
+
+
+def _ends(slots: Sequence[LayerSlots], io: str) -> Iterator[_Part]:
+    """The input, and between float ends and the integers, ops and the output."""
     always = np.ones_like(slots[0].present)
     last: Counts = np.zeros(len(always), np.int64)
     for slot in slots:
         last = np.where(slot.present, len(slot.name), last)
     shape = _shape(slots[0].in_vector)
     operator = _OFFSET + 2 * _vector(1)
-    parts = _OFFSET + shape + _string(len(INPUT)) + operator + _OFFSET + shape + _vector(1)
+    parts = _OFFSET + shape + _string(len(INPUT)) + _vector(1)
+    if io == "int8":
+        yield _Part(always, (_NAMED_TENSOR, _QUANTIZATION), parts)
+        return
+    parts += operator + _OFFSET + shape
     yield _Part(always, (_FLOAT_TENSOR, _OPERATOR_0, _UNNAMED_TENSOR, _QUANTIZATION), parts)
     texts = _string(last + len(_DEQUANTIZED))
     parts = operator + _OFFSET + _shape(slots[-1].out_vector)
     yield _Part(always, (_OPERATOR, _FLOAT_TENSOR), parts + texts)
 
 
-def _codes(slots: Sequence[LayerSlots]) -> Iterator[_Part]:
+def _codes(slots: Sequence[LayerSlots], io: str) -> Iterator[_Part]:
     """One code for each op that a file has."""
-    wide = slots[0].activation_bits == 16
-    present = {"quantize": ~wide, "wide_quantize": wide, "dequantize": np.ones_like(wide)}
+    present: dict[str, Mask] = {}
+    if io == "float":
+        wide = slots[0].activation_bits == 16
+        present = {"quantize": ~wide, "wide_quantize": wide, "dequantize": np.ones_like(wide)}
     for slot in slots:
         present[slot.op] = slot.present | present.get(slot.op, False)
     for op, times in present.items():
         yield _Part(times, (_CODES.get(op, _CODE),), _OFFSET)
 
 
-def _layer(slot: LayerSlots) -> _Part:
+def _layer(slot: LayerSlots, times: Mask, operator: _Table, with_options: _Table) -> _Part:
     """An op, its output and its weights."""
     weighted = slot.op in WEIGHTED_OPS
     constants = 2 if weighted else _PARAMETERS.get(slot.op, 0)
@@ -215,14 +235,14 @@ def _layer(slot: LayerSlots) -> _Part:
     parts += _OFFSET + _shape(slot.out_vector) + _string(len(slot.name)) + _vector(1)
     options = _options(slot)
     tables = [_NAMED_TENSOR, _QUANTIZATION]
-    tables += [_OPERATOR] if options is None else [_OPERATOR_WITH_OPTIONS, options]
+    tables += [operator] if options is None else [with_options, options]
     if not weighted:
-        return _Part(slot.present, tuple(tables), parts + inputs)
+        return _Part(times, tuple(tables), parts + inputs)
     tables += [_CONSTANT_TENSOR, _BUFFER, _CONSTANT_TENSOR, _BUFFER, _QUANTIZATION]
     tables += [_QUANTIZATION_OF_LAST if slot.op == "depthwise" else _QUANTIZATION]
     parts += 4 * _OFFSET + _vector(2 if slot.op == "dense" else 4) + _vector(1)  # shapes
     scales = 2 * _vector(slot.out_channels)
-    return _Part(slot.present, tuple(tables), parts + inputs + scales)
+    return _Part(times, tuple(tables), parts + inputs + scales)
 
 
 def _parameters(slots: Sequence[LayerSlots]) -> Iterator[_Part]:

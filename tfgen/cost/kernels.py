@@ -1,4 +1,4 @@
-"""Which networks a runtime executes with fast kernels alone."""
+"""Which networks have no layer with weights that a runtime executes with a slow kernel."""
 
 from __future__ import annotations
 

@@ -55,6 +55,8 @@ class Contract:
       file_bytes: its size.
       device: where it was measured.
       runtime: what ran it, with version.
+      fully_accelerated: whether the runtime's fast kernels took every op; None where the runtime
+        cannot tell.
     """
 
     budget: Budget
@@ -64,6 +66,7 @@ class Contract:
     file_bytes: int
     device: str
     runtime: str
+    fully_accelerated: bool | None = None
 
     @property
     def holds(self) -> bool:
@@ -79,6 +82,7 @@ class Contract:
             "file_bytes": self.file_bytes,
             "device": self.device,
             "runtime": self.runtime,
+            "fully_accelerated": self.fully_accelerated,
             "holds": self.holds,
         }
 
@@ -95,6 +99,7 @@ class Contract:
             data["file_bytes"],
             data["device"],
             data["runtime"],
+            data["fully_accelerated"],
         )
 
 
@@ -108,6 +113,7 @@ def draw_up(
     file_bytes: int,
     device: str,
     runtime: str,
+    fully_accelerated: bool | None = None,
 ) -> Contract:
     """Compares each measured metric with what was asked and predicted.
 
@@ -119,4 +125,6 @@ def draw_up(
         asked[budget.quality[0]] = budget.quality[1]
     names = [*asked, *(m for m in measured if m not in asked)]
     terms = tuple(Term(m, asked.get(m), predicted.get(m), measured[m]) for m in names)
-    return Contract(budget, fingerprint, terms, file_sha256, file_bytes, device, runtime)
+    return Contract(
+        budget, fingerprint, terms, file_sha256, file_bytes, device, runtime, fully_accelerated
+    )

@@ -93,13 +93,15 @@ def _is_layer(
     inputs = sorted(names[int(i)] for i in op.inputs if int(i) in names)
     if kind != tflite_file.FILE_OPS[layer.op] or inputs != sorted(layer.inputs):
         return False
+    if tflite_file.fused_activation(op.builtinOptions) != layer.activation:
+        return False
     if layer.weighted:
         kernel, _ = tflite_file.unpack(model, tensors[op.inputs[1]])
         return np.array_equal(_kernel(twin, layer), kernel)
     if layer.op == "slice":
-        begin = np.asarray(model.buffers[tensors[op.inputs[1]].buffer].data, np.uint8)
+        offset = tflite_file.slice_offset(model, tensors[op.inputs[1]])
         channels = tensors[op.outputs[0]].shape[-1]
-        return (begin.view(np.int32)[-1], channels) == (layer.offset, layer.out_channels)
+        return (offset, channels) == (layer.offset, layer.out_channels)
     return True
 
 

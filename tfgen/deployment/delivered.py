@@ -80,9 +80,9 @@ def _layers(
             stride=int(getattr(op.builtinOptions, "strideH", 1)),
             weight_bits=promised[name].weight_bits,
             activation_bits=_activation_bits(output),
-            activation=_activation(op.builtinOptions),
+            activation=tflite_file.fused_activation(op.builtinOptions),
             batch_norm=promised[name].batch_norm,
-            offset=_offset(model, constants[0]) if ops[kind] == "slice" else 0,
+            offset=tflite_file.slice_offset(model, constants[0]) if ops[kind] == "slice" else 0,
         )
         if layer.weighted:
             kernel, bias = constants
@@ -112,17 +112,3 @@ def _activation_bits(tensor: Any) -> int:
     if tensor.type not in widths:
         raise ValueError(f"{tensor.name!r} is of type {tensor.type}")
     return widths[tensor.type]
-
-
-def _activation(options: Any) -> str:
-    """What an op with these options applies to its result."""
-    from ai_edge_litert import schema_py_generated as schema
-
-    fused = getattr(options, "fusedActivationFunction", schema.ActivationFunctionType.NONE)
-    names = {getattr(schema.ActivationFunctionType, v): k for k, v in tflite_writer.FUSED.items()}
-    return names[fused]
-
-
-def _offset(model: Any, begin: Any) -> int:
-    """The first channel that a slice takes."""
-    return int(np.asarray(model.buffers[begin.buffer].data, np.uint8).view(np.int32)[-1])

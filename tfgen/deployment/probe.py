@@ -68,6 +68,8 @@ def measure_probes(
     networks: Iterable[Sequence[LayerSpec]],
     input_shape: Sequence[int],
     policy: BitPolicy | None,
+    *,
+    io: str = "float",
 ) -> list[benchmark.Latency]:
     """Size and latency of networks that nobody trained, timed side by side in one process.
 
@@ -75,7 +77,7 @@ def measure_probes(
       UsageError: the runtime does not execute a layer at its bits.
       CorruptFileError: the runtime refuses a file.
     """
-    files = [write_probe(layers, input_shape, policy) for layers in networks]
+    files = [write_probe(layers, input_shape, policy, io=io) for layers in networks]
     return benchmark.compare(files)
 
 

@@ -24,6 +24,7 @@ KERNEL_SUFFIX = "/kernel"  # export names a layer's weights so
 BIAS_SUFFIX = "/bias"
 _BUFFER_ALIGNMENT = 16
 WEIGHTED_OPS = ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D")
+FUSED = {"linear": "NONE", "relu": "RELU", "relu6": "RELU6"}  # of a LayerSpec -> of the file
 FILE_OPS = {  # op of a LayerSpec -> op of the file
     "add": "ADD",
     "concat": "CONCATENATION",
@@ -424,6 +425,19 @@ def _weighted_ops(model: Any) -> list[WeightedOp]:
             )
         )
     return found
+
+
+def fused_activation(options: Any) -> str:
+    """What an op with these options applies to its result: one of FUSED."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    fused = getattr(options, "fusedActivationFunction", schema.ActivationFunctionType.NONE)
+    return {getattr(schema.ActivationFunctionType, v): k for k, v in FUSED.items()}[fused]
+
+
+def slice_offset(model: Any, begin: Any) -> int:
+    """The first channel that a slice takes, from the tensor of its begins."""
+    return int(np.asarray(model.buffers[begin.buffer].data, np.uint8).view(np.int32)[-1])
 
 
 def unpack(model: Any, tensor: Any) -> tuple[np.ndarray, int]:

@@ -16,7 +16,6 @@ FLOAT_BITS = 32
 SIGNATURE = "serving_default"
 SIGNATURE_INPUT, SIGNATURE_OUTPUT = "x", "output_0"
 _INTEGERS = {2: "INT2", 4: "INT4", 8: "INT8", 16: "INT16"}
-FUSED = {"linear": "NONE", "relu": "RELU", "relu6": "RELU6"}
 _IMAGE_AXES = (1, 2)  # of [batch, height, width, channels]
 
 Step = tuple[float, int]  # scale and zero point
@@ -314,6 +313,6 @@ def _options(schema: Any, layer: LayerSpec) -> tuple[Any, str]:
     if made is None:
         return None, "NONE"
     if layer.op in ("conv", "depthwise", "dense", "add"):
-        fused = FUSED[layer.activation]
+        fused = tflite_file.FUSED[layer.activation]
         made.fusedActivationFunction = getattr(schema.ActivationFunctionType, fused)
     return made, type(made).__name__.removesuffix("T")

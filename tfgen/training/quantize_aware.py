@@ -302,8 +302,10 @@ def settle(model: keras.Model, layers: Sequence[LayerSpec]) -> None:
     Every kernel becomes its levels times its scales. Training draws weights to where two levels
     meet, and there one graph rounds up and another, which divides otherwise, down.
     Every bias becomes an integer multiple of input step * weight scale, a grid that 2-bit weights
-    make about as coarse as the layer's outputs. The output range of a layer that (almost) never
-    fires becomes at least one such step: the runtime takes no output step below 1/256 of it.
+    make about as coarse as the layer's outputs. Where weights are so small that their grid cannot
+    hold the bias in 32 bits, the bias is the channel: its weights become zeros. The output range of
+    a layer that (almost) never fires becomes at least one such step: the runtime takes no output
+    step below 1/256 of it.
 
     Args:
       model: without batch normalisation, see `fold`.
@@ -316,10 +318,12 @@ def settle(model: keras.Model, layers: Sequence[LayerSpec]) -> None:
         found = variables(model, layer.name)
         kernel = by_channel(found["kernel"].numpy(), layer.op)
         levels, scales = weight_levels(kernel, layer.weight_bits)
-        rounded = levels.astype(np.float32) * scales
-        found["kernel"].assign(rounded.reshape(found["kernel"].shape))
         source = _range(model, layers, owners[layer.inputs[0]])
         grid = step(source, layer.activation_bits) * scales  # [out]
+        bias = found["bias"].numpy()
+        levels = np.where(np.abs(bias) > _INT32_MAX * grid, 0, levels)
+        rounded = levels.astype(np.float32) * scales
+        found["kernel"].assign(rounded.reshape(found["kernel"].shape))
         ends = variables(model, owners[layer.name])
         low, high = ends["output_min"].numpy(), ends["output_max"].numpy()
         if layer.activation_bits == 16:
@@ -328,8 +332,6 @@ def settle(model: keras.Model, layers: Sequence[LayerSpec]) -> None:
             ends["output_max"].assign(high)
         else:
             ends["output_max"].assign(max(high, low + grid.max()))
-        bias = found["bias"].numpy()
-        integers = np.clip(np.rint(bias / grid), -_INT32_MAX, _INT32_MAX)
         # Export picks the scale of a channel of zeros by its bias.
         zeros = ~levels.any(axis=tuple(range(levels.ndim - 1)))
-        found["bias"].assign(np.where(zeros, bias, integers * grid).astype(np.float32))
+        found["bias"].assign(np.where(zeros, bias, np.rint(bias / grid) * grid).astype(np.float32))
