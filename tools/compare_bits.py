@@ -93,6 +93,7 @@ def main(argv: Sequence[str]) -> None:
             )
             workdir.write_json(output, rows)
             print(rows[-1], flush=True)
+    rows = sorted(rows, key=lambda row: row["file_kb_asked"])
     print(_table(rows))
     if _FIGURE.value:
         _draw(rows, workdir.user_path(_FIGURE.value), bundle)
@@ -162,6 +163,7 @@ def _draw(rows: Sequence[dict[str, Any]], path: Path, bundle: bundles.Bundle) ->
     import matplotlib
 
     matplotlib.use("Agg")
+    matplotlib.rcParams["svg.fonttype"] = "none"
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(6, 4))
