@@ -98,8 +98,8 @@ class ImagesTest(parameterized.TestCase):
 
     @parameterized.parameters((8, 1e-9), (16, 1e-6))
     def test_tiny_gammas_keep_their_biases(self, activation_bits: int, gamma: float) -> None:
-        # The grid is about gamma * 1e-2 at 8 bits, 256 times finer at 16: 32 bits of it do not reach
-        # a bias of 1.
+        # The grid is about gamma * 1e-2 at 8 bits, 256 times finer at 16: 32 bits of it do not
+        # reach a bias of 1.
         layers = every_op(8, activation_bits, "relu")
         model = quantize_aware.build(layers, (8, 8, 1))
         found = quantize_aware.variables(model, "project")
