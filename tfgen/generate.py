@@ -87,6 +87,7 @@ def main(argv: Sequence[str]) -> int:
     )
     if _IO.value == "int8" and bundle.activation_bits != 8:
         raise errors.UsageError("--io=int8 needs --activation_bits=8")
+    pipeline.check_executed(bundle)
     selector = Selector(
         count=_COUNT.value,
         draws=_DRAWS.value,

@@ -240,9 +240,15 @@ def check_answerable(bundle: bundles.Bundle, budget: Budget) -> None:
             f"{strangers[0]} cannot be told before the file is built; budgets of this bundle may "
             f"limit: {', '.join(bundle.cost_model.metrics)}"
         )
+
+
+def check_executed(bundle: bundles.Bundle) -> None:
+    """Raises UsageError for a width of activations at which a runtime lacks an op of the space."""
+    if bundle.space.bit_policy == bits.SIMULATED:
+        return  # no runtime is meant; export refuses such networks
+    policy = bits.load(bundle.space.bit_policy)
     probes = bundle.space.sample(_PROBED, seeds.stream(0, "ops"))
     for slot in lower_batch(bundle.space, probes, bundle.activation_bits):
-        policy = bits.load(bundle.space.bit_policy)
         if slot.op not in WEIGHTED_OPS and not policy.executes(slot.op, 0, bundle.activation_bits):
             raise errors.UsageError(
                 f"{policy.name} does not execute {slot.op} with {bundle.activation_bits}-bit "

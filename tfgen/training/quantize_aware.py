@@ -268,8 +268,11 @@ def fold(
 ) -> tuple[keras.Model, tuple[LayerSpec, ...]]:
     """The network without batch normalisation that computes the same; its layers.
 
-    Kernels become their levels times the folded scales: rounding them again changes nothing.
+    Kernels become their levels times the folded scales: rounding them again changes nothing. A
+    network without batch normalisation is returned as it is.
     """
+    if not any(layer.batch_norm for layer in layers):
+        return model, tuple(layers)
     folded = tuple(dataclasses.replace(layer, batch_norm=False) for layer in layers)
     result = build(folded, model.input_shape[1:])
     for layer in layers:
