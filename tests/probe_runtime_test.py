@@ -10,7 +10,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from tfgen import errors, seeds
-from tfgen.deployment import benchmark, tflite_file, tflite_writer
+from tfgen.deployment import benchmark, child, tflite_file, tflite_writer
 from tfgen.space import bits
 from tfgen.space.layers import OPS, WEIGHTED_OPS
 from tools import probe_runtime
@@ -142,7 +142,7 @@ class ProbeTest(absltest.TestCase):
         def crash(path: pathlib.Path, *operands: np.ndarray, xnnpack: bool) -> np.ndarray:
             del operands
             if xnnpack:
-                raise errors.CorruptFileError(f"{path}: {benchmark.CRASHED} (SIGSEGV)")
+                raise errors.CorruptFileError(f"{path}: {child.CRASHED} (SIGSEGV)")
             raise errors.TfgenError(f"{path}: did not finish within 120 s")
 
         with mock.patch.object(benchmark, "predict", crash):

@@ -28,7 +28,7 @@ import numpy as np
 from absl import flags
 
 from tfgen import errors, program, seeds, workdir
-from tfgen.deployment import benchmark, tflite_file, tflite_writer
+from tfgen.deployment import benchmark, child, tflite_file, tflite_writer
 from tfgen.space import bits
 from tfgen.space.layers import INPUT, MOVING_OPS, OPS, WEIGHTED_OPS, LayerSpec
 
@@ -367,7 +367,7 @@ def _run(file: ProbeFile, *, xnnpack: bool) -> bits.Result:
             raise  # the file is not what `write` says
         except errors.TfgenError as error:
             reason = str(error).removeprefix(f"{path}: ")
-            refused = isinstance(error, errors.CorruptFileError) and benchmark.CRASHED not in reason
+            refused = isinstance(error, errors.CorruptFileError) and child.CRASHED not in reason
     # `main` has seen that the runtime starts: what did not end in time was this file's fault.
     return bits.Result("refused" if refused else "crashed", reason=reason)
 

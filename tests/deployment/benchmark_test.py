@@ -12,7 +12,7 @@ import numpy as np
 from absl.testing import absltest
 
 from tfgen import errors
-from tfgen.deployment import _litert_child, benchmark, tflite_file
+from tfgen.deployment import _litert_child, benchmark, child, tflite_file
 
 # y = W x + b in integers. Input steps of 1/4, weight steps of 1/2 and 1/4 for the two units, so
 # biases and accumulators count eighths and sixteenths; output steps of 1/8 around -3.
@@ -168,9 +168,9 @@ class BenchmarkTest(FileTest):
         crash += f"(pathlib.Path(sys.argv[1]) / {_litert_child.STARTED!r}).touch()\n"
         crash += "os.kill(os.getpid(), signal.SIGSEGV)\n"
         self.write("crashing_child.py", crash.encode())
-        child = types.SimpleNamespace(**vars(_litert_child) | {"__name__": "crashing_child"})
+        crashing = types.SimpleNamespace(**vars(_litert_child) | {"__name__": "crashing_child"})
         with (
-            mock.patch.object(benchmark, "_litert_child", child),
+            mock.patch.object(child, "_litert_child", crashing),
             mock.patch.object(sys, "path", [*sys.path, str(self.folder)]),
             self.assertRaisesRegex(errors.CorruptFileError, "hand.tflite.*SIGSEGV"),
         ):

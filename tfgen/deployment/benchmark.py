@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import pathlib
-import signal
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from typing import Any
@@ -16,18 +12,14 @@ from typing import Any
 import numpy as np
 
 from tfgen import errors, workdir
-from tfgen.deployment import _litert_child
+from tfgen.deployment import _litert_child, child
+from tfgen.deployment.child import MEMORY_BYTES, TIMEOUT_SECONDS
 
 WARMUP = 50
 RUNS = 1000
 MAX_RUNS = 10_000_000
-TIMEOUT_SECONDS = 120.0
-MEMORY_BYTES = 8 << 30  # address space, most of which libraries reserve and never touch
-CRASHED = "crashed the runtime"
 WINDOWS, WINDOW_MS = 5, 2.0  # of each of many files
 _AT_ONCE = 64  # files that are open and take turns
-_WRITTEN_BYTES = 1 << 30
-_QUOTED = 300  # characters of the child's last words
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,9 +89,9 @@ def measure(
         "warmup": warmup,
         "runs": runs,
     }
-    path = _existing(path)
+    path = child.existing(path)
     with tempfile.TemporaryDirectory(prefix="tfgen-") as folder:
-        result = _run(path, request, pathlib.Path(folder), timeout_seconds, memory_bytes)
+        result = child.run(path, request, pathlib.Path(folder), timeout_seconds, memory_bytes)
     return Benchmark(
         runs=runs,
         warmup=warmup,
@@ -172,7 +164,7 @@ def compare(
         files.mkdir()
         for number, content in enumerate(contents):
             (files / f"{number:07}.tflite").write_bytes(content)
-        result = _run(files, request, folder, timeout_seconds, memory_bytes)
+        result = child.run(files, request, folder, timeout_seconds, memory_bytes)
     columns = (result["latency_ms"], result["fully_accelerated"], result["file_bytes"])
     return [Latency(*row, result["runtime"]) for row in zip(*columns, strict=True)]
 
@@ -200,83 +192,12 @@ def predict(
       CorruptFileError: the file is missing, the runtime refuses it or crashes on it.
       TfgenError: it took longer than the time-out, or LiteRT itself does not start.
     """
-    path = _existing(path)
+    path = child.existing(path)
     with tempfile.TemporaryDirectory(prefix="tfgen-") as name:
         folder = pathlib.Path(name)
         for number, array in enumerate(inputs):
             file = folder / _litert_child.INPUTS.format(number)
             np.save(file, np.asarray(array, np.float32), allow_pickle=False)
         request = {"task": "predict", "threads": 1, "xnnpack": xnnpack, "inputs": len(inputs)}
-        _run(path, request, folder, timeout_seconds, memory_bytes)
+        child.run(path, request, folder, timeout_seconds, memory_bytes)
         return np.load(folder / _litert_child.OUTPUTS, allow_pickle=False)
-
-
-def _existing(path: str | os.PathLike[str]) -> pathlib.Path:
-    path = pathlib.Path(path).absolute()
-    if not path.is_file():
-        raise errors.CorruptFileError(f"{path}: file is missing")
-    return path
-
-
-def _run(
-    path: pathlib.Path,
-    request: dict[str, Any],
-    folder: pathlib.Path,
-    timeout_seconds: float,
-    memory_bytes: int,
-) -> dict[str, Any]:
-    """Sends a request to a child process and returns its result."""
-    request = {
-        "model": str(path),
-        "memory_bytes": memory_bytes,
-        "cpu_seconds": int(timeout_seconds * request["threads"]) + 1,
-        "written_bytes": _WRITTEN_BYTES,
-        **request,
-    }
-    (folder / _litert_child.REQUEST).write_text(json.dumps(request))
-    # The parent's path, so that the child finds tfgen in Bazel's runfiles as in site-packages.
-    # -P: not the folder where the user stands.
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    command = [sys.executable, "-P", "-m", _litert_child.__name__, str(folder)]
-    with (folder / "output").open("w+b") as output:
-        try:
-            code = subprocess.run(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                env=environment,
-                timeout=timeout_seconds,
-                check=False,
-            ).returncode
-        except subprocess.TimeoutExpired:
-            raise errors.TfgenError(
-                f"{path}: did not finish within {timeout_seconds:g} s"
-            ) from None
-        words = _last_words(output)
-    if not (folder / _litert_child.STARTED).exists():
-        raise errors.TfgenError(f"LiteRT does not start ({words})")
-    result = folder / _litert_child.RESULT
-    if code < 0:
-        raise errors.CorruptFileError(f"{path}: {CRASHED} ({_signal(-code)})")
-    if code or not result.is_file():
-        raise errors.CorruptFileError(f"{path}: the runtime refuses it ({words})")
-    answer = json.loads(result.read_text())
-    if "error" in answer:
-        raise errors.UsageError(f"{path}: {answer['error']}")
-    return answer
-
-
-def _last_words(output: Any) -> str:
-    """The end of the last line that the child wrote: its exception, if Python raised one."""
-    output.seek(0, os.SEEK_END)
-    output.seek(max(0, output.tell() - 4096))
-    lines = output.read().decode(errors="replace").split("\n")
-    return next((line.strip() for line in reversed(lines) if line.strip()), "no reason")[-_QUOTED:]
-
-
-def _signal(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
