@@ -20,7 +20,7 @@ from tfgen import errors, generators, seeds, workdir
 from tfgen.cost.budget import Budget
 from tfgen.cost.cost_model import CostModel
 from tfgen.cost.metrics import PerformanceScale
-from tfgen.deployment import benchmark, contract, delivered, probe
+from tfgen.deployment import benchmark, contract, delivered, timing
 from tfgen.evidence import collect as collecting
 from tfgen.evidence import surrogate as surrogates
 from tfgen.evidence.record import Record, RecordStore
@@ -408,14 +408,14 @@ def deliver(
         measured = {
             bundle.task.metric: delivered.score(path, dataset, dataset.test),
             **delivered.costs(path, folder / RECIPE),
-            "latency_ms": timed.median_ms,
+            "latency_ms": timed.latency_ms,
             "file_kb": timed.file_bytes / 1000,
         }
         predicted = {bundle.task.metric: candidate.metric}
         predicted |= {m: candidate.cost[m] for m in candidate.cost.quantities}
         if threads == 1:
             shape, policy = bundle.space.input_shape, bits.load(bundle.space.bit_policy)
-            (untrained,) = probe.measure_probes([layers], shape, policy, io=bundle.io)
+            (untrained,) = timing.measure_probes([layers], shape, policy, io=bundle.io)
             predicted["latency_ms"] = untrained.latency_ms
         agreed = contract.draw_up(
             candidate.budget,

@@ -28,7 +28,7 @@ import numpy as np
 from absl import flags
 
 from tfgen import errors, program, seeds, workdir
-from tfgen.deployment import benchmark, child, tflite_file, tflite_writer
+from tfgen.deployment import benchmark, child, tflite_file, tflite_writer, timing
 from tfgen.space import bits
 from tfgen.space.layers import INPUT, MOVING_OPS, OPS, WEIGHTED_OPS, LayerSpec
 
@@ -351,7 +351,7 @@ def probe(chosen: Sequence[LayerSpec], *, floats: bool = False) -> bits.Row:
 def _accelerated(files: Sequence[ProbeFile]) -> list[bool]:
     """Whether XNNPACK takes the op of each of files that run."""
     try:
-        found = benchmark.compare([file.content for file in files], windows=1)
+        found = timing.compare([file.content for file in files], windows=1)
     except errors.CorruptFileError:
         return [False] * len(files)
     return [bool(latency.fully_accelerated) for latency in found]
@@ -400,7 +400,7 @@ def timed(rows: Sequence[bits.Row]) -> list[bits.Row]:
     for row in chosen:
         layer = timed_layer(row.op, row.container_bits, row.activation_bits)
         contents.append(write(layer, seeds.stream(0, "timed", *_key(row)), examples=1).content)
-    latencies = benchmark.compare(contents, windows=_WINDOWS, window_ms=_WINDOW_MS)
+    latencies = timing.compare(contents, windows=_WINDOWS, window_ms=_WINDOW_MS)
     found = {_key(row): given.latency_ms for row, given in zip(chosen, latencies, strict=True)}
     done = []
     for row in rows:
@@ -474,7 +474,7 @@ def main(argv: Sequence[str]) -> None:
 def _runtime() -> str:
     """The runtime and its version, as it says of itself."""
     content = write(timed_layer("dense", 8, 8), seeds.stream(0), examples=1).content
-    return benchmark.compare([content], windows=1)[0].runtime
+    return timing.compare([content], windows=1)[0].runtime
 
 
 def _described(row: bits.Row) -> str:

@@ -8,7 +8,7 @@ from absl.testing import absltest, parameterized
 from tests.space.small import every_op, mlp
 from tfgen import errors, seeds
 from tfgen.cost import file_size
-from tfgen.deployment import benchmark, probe, tflite_file
+from tfgen.deployment import benchmark, probe, tflite_file, timing
 from tfgen.space import bits, catalog
 from tfgen.space.layers import layers_of, slots_of
 from tfgen.space.lowering import lower_batch
@@ -76,12 +76,12 @@ class ProbeTest(parameterized.TestCase):
         layers = mlp((64, 10), (8, 8), 32)
         content = probe.write_probe(layers, (32,), None)
         self.assertBetween(len(content), 4 * 2762, 4 * 2762 + 2000)
-        (found,) = benchmark.compare([content])
+        (found,) = timing.compare([content])
         self.assertTrue(found.fully_accelerated)
 
     def test_many_are_timed_in_one_process(self) -> None:
         small, large = mlp((64, 4), (4, 8), 64), mlp((1024, 1024, 4), (8, 8, 8), 64)
-        found = probe.measure_probes([small, large], (64,), POLICY)
+        found = timing.measure_probes([small, large], (64,), POLICY)
         self.assertEqual([x.fully_accelerated for x in found], [True, True])
         sizes = [int(file_size.file_bytes(slots_of(x), POLICY)[0]) for x in (small, large)]
         self.assertEqual([x.file_bytes for x in found], sizes)
@@ -92,7 +92,7 @@ class ProbeTest(parameterized.TestCase):
         # XNNPACK reads INT4 only where the inputs are even.
         layers = mlp((9, 4), (8, 4), 64)
         content = probe.write_probe(layers, (64,), POLICY, containers={"output": 4})
-        (found,) = benchmark.compare([content])
+        (found,) = timing.compare([content])
         self.assertFalse(found.fully_accelerated)
 
     def test_a_refused_file_is_named(self) -> None:
@@ -103,10 +103,10 @@ class ProbeTest(parameterized.TestCase):
             probe.write_probe(layers, (8, 8, 1), POLICY, containers=named),
         ]
         with self.assertRaisesRegex(errors.CorruptFileError, "0000001.tflite"):
-            benchmark.compare(files)
-        self.assertEqual(benchmark.compare([]), [])
+            timing.compare(files)
+        self.assertEqual(timing.compare([]), [])
         with self.assertRaisesRegex(errors.UsageError, "windows"):
-            benchmark.compare(files, windows=0)
+            timing.compare(files, windows=0)
 
     def test_canonical_form_is_what_is_written(self) -> None:
         content = probe.write_probe(every_op(), (8, 8, 1), POLICY)

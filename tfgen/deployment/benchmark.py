@@ -6,20 +6,18 @@ import dataclasses
 import os
 import pathlib
 import tempfile
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from tfgen import errors, workdir
-from tfgen.deployment import _litert_child, child
+from tfgen.deployment import _litert_child, child, timing
 from tfgen.deployment.child import MEMORY_BYTES, TIMEOUT_SECONDS
 
 WARMUP = 50
 RUNS = 1000
 MAX_RUNS = 10_000_000
-WINDOWS, WINDOW_MS = 5, 2.0  # of each of many files
-_AT_ONCE = 64  # files that are open and take turns
+_RETRY_SHARE = 0.25  # of the time-out, for windows that other work disturbed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,11 +25,17 @@ class Benchmark:
     """One measurement of one file; the spread is over single inferences of one example.
 
     Attributes:
+      latency_ms: what contracts and tables speak of: the least of the windows' medians.
+      spread: by how much the middle window's median is over the least, as a share.
+      reference_ms: what the reference of `timing` took in the same process: how fast the host was.
       peak_rss_kb: of the whole process, interpreter and Python included.
       base_rss_kb: of the same process before it opened the file.
       fully_accelerated: whether XNNPACK took every op; None where the runtime cannot tell.
     """
 
+    latency_ms: float
+    spread: float
+    reference_ms: float
     median_ms: float
     mean_ms: float
     p90_ms: float
@@ -68,7 +72,7 @@ def measure(
       path: the .tflite.
       threads: of the runtime.
       warmup: inferences before the clock starts.
-      runs: inferences timed, each one for itself.
+      runs: inferences timed, at least, each one for itself.
       timeout_seconds: for all of it.
       memory_bytes: address space that the process may take.
 
@@ -88,85 +92,21 @@ def measure(
         "xnnpack": True,
         "warmup": warmup,
         "runs": runs,
+        "windows": timing.WINDOWS,
+        "retry_seconds": _RETRY_SHARE * timeout_seconds,
     }
     path = child.existing(path)
-    with tempfile.TemporaryDirectory(prefix="tfgen-") as folder:
-        result = child.run(path, request, pathlib.Path(folder), timeout_seconds, memory_bytes)
+    with tempfile.TemporaryDirectory(prefix="tfgen-") as name:
+        folder = pathlib.Path(name)
+        request["reference"] = timing.write_reference(folder)
+        result = child.run(path, request, folder, timeout_seconds, memory_bytes)
     return Benchmark(
-        runs=runs,
         warmup=warmup,
         threads=threads,
         file_bytes=path.stat().st_size,
         sha256=workdir.sha256(path),
         **result,
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class Latency:
-    """What one of many files took.
-
-    Attributes:
-      latency_ms: of one inference of one example by one thread: the least of the windows' medians.
-      fully_accelerated: whether XNNPACK took every op; None where the runtime cannot tell.
-      file_bytes: the file's size.
-      runtime: what ran it, with version.
-    """
-
-    latency_ms: float
-    fully_accelerated: bool | None
-    file_bytes: int
-    runtime: str
-
-
-def compare(
-    contents: Sequence[bytes],
-    *,
-    windows: int = WINDOWS,
-    window_ms: float = WINDOW_MS,
-    timeout_seconds: float | None = None,
-    memory_bytes: int = MEMORY_BYTES,
-) -> list[Latency]:
-    """Times many files, one thread each, in one process.
-
-    Files take turns in windows of a few milliseconds; a window is told by its median, a file by its
-    best window. A host's clock and other work change over seconds, which then meet all files alike.
-
-    Args:
-      contents: of the files.
-      windows: of each file.
-      window_ms: of inferences in a window; 5 inferences at least, 300 at most.
-      timeout_seconds: for all of it; None for what files of 100 ms an inference would take.
-      memory_bytes: address space that the process may take.
-
-    Raises:
-      UsageError: a number is out of range.
-      CorruptFileError: the runtime refuses a file, which is named by its position, or crashes.
-      TfgenError: it took longer than the time-out, or LiteRT itself does not start.
-    """
-    if windows < 1 or not window_ms > 0:
-        raise errors.UsageError(f"need windows >= 1, window_ms > 0; got {windows}, {window_ms}")
-    if not contents:
-        return []
-    request = {
-        "task": "compare",
-        "threads": 1,
-        "xnnpack": True,
-        "windows": windows,
-        "window_ms": window_ms,
-        "at_once": _AT_ONCE,
-    }
-    if timeout_seconds is None:
-        timeout_seconds = TIMEOUT_SECONDS + len(contents) * windows * 0.5
-    with tempfile.TemporaryDirectory(prefix="tfgen-") as name:
-        folder = pathlib.Path(name)
-        files = folder / "files"
-        files.mkdir()
-        for number, content in enumerate(contents):
-            (files / f"{number:07}.tflite").write_bytes(content)
-        result = child.run(files, request, folder, timeout_seconds, memory_bytes)
-    columns = (result["latency_ms"], result["fully_accelerated"], result["file_bytes"])
-    return [Latency(*row, result["runtime"]) for row in zip(*columns, strict=True)]
 
 
 def predict(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from tfgen import seeds
-from tfgen.deployment import benchmark, tflite_writer
+from tfgen.deployment import tflite_writer
 from tfgen.space.bits import BitPolicy
 from tfgen.space.layers import INPUT, LayerSpec, range_owners
 
@@ -62,23 +62,6 @@ def write_probe(
     return tflite_writer.write(
         layers, input_shape, weights, None if policy is None else steps, io=io
     )
-
-
-def measure_probes(
-    networks: Iterable[Sequence[LayerSpec]],
-    input_shape: Sequence[int],
-    policy: BitPolicy | None,
-    *,
-    io: str = "float",
-) -> list[benchmark.Latency]:
-    """Size and latency of networks that nobody trained, timed side by side in one process.
-
-    Raises:
-      UsageError: the runtime does not execute a layer at its bits.
-      CorruptFileError: the runtime refuses a file.
-    """
-    files = [write_probe(layers, input_shape, policy, io=io) for layers in networks]
-    return benchmark.compare(files)
 
 
 def _weights(
