@@ -72,7 +72,7 @@ def measure(
       path: the .tflite.
       threads: of the runtime.
       warmup: inferences before the clock starts.
-      runs: inferences timed, at least, each one for itself.
+      runs: inferences timed, rounded up to whole windows; each one for itself.
       timeout_seconds: for all of it.
       memory_bytes: address space that the process may take.
 
