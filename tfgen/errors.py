@@ -41,3 +41,7 @@ class CorruptFileError(TfgenError):
 
 class ExportMismatchError(TfgenError):
     """Do not deliver: the exported file disagrees with the network it was made from."""
+
+
+class DeviceError(TfgenError):
+    """Look at the phone, its cable or the tool on it: the message says which, and what to do."""
