@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from tfgen import errors
-from tfgen.space import bits
+from tfgen.space import bits, tabulated
 from tfgen.space.architecture import Architecture
 from tfgen.space.search_space import Chosen, Decision, SearchSpace, Stage, Value, When
 
@@ -300,10 +300,11 @@ SPACES: Mapping[str, Callable[[], SearchSpace]] = {
 
 
 def get(name: str) -> SearchSpace:
-    """The space of that name; raises UsageError that names the known ones."""
-    if name not in SPACES:
-        raise errors.UsageError(f"unknown space {name!r}; known: {', '.join(sorted(SPACES))}")
-    return SPACES[name]()
+    """The space of that name, also one of `tabulated`; raises UsageError that names the known."""
+    spaces = {**SPACES, **tabulated.TABULATED}
+    if name not in spaces:
+        raise errors.UsageError(f"unknown space {name!r}; known: {', '.join(sorted(spaces))}")
+    return spaces[name]()
 
 
 # --- published networks -------------------------------------------------------------------------

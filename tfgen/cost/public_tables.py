@@ -1,0 +1,227 @@
+"""Devices that others measured: what configs/devices/ says of their tables, and reading them.
+
+The tables are not part of tfgen. A user has them in a folder; a device's entry says which file of
+it, with which sha256, where its numbers come from, and under which licence.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import gzip
+import hashlib
+import io
+import math
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from tfgen import errors, workdir
+from tfgen.cost import table_layouts
+from tfgen.cost.latency import LatencyModel
+from tfgen.cost.table_latency import BlockTable, NetworkTable, Terms
+from tfgen.space import tabulated
+from tfgen.space.search_space import SearchSpace
+
+KIND = "public"
+HOLDS = ("networks", "blocks")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_SOURCE = re.compile(r"[\w.-]+/[\w.-]+@[0-9a-f]{8}")
+
+
+@dataclasses.dataclass(frozen=True)
+class TableFile:
+    """A file in the user's folder, by name and content."""
+
+    name: str
+    sha256: str
+
+    def __post_init__(self) -> None:
+        if not self.name or pathlib.PurePath(self.name).name != self.name:
+            raise ValueError(f"a table is named without its folder, got {self.name!r}")
+        if not _SHA256.fullmatch(self.sha256):
+            raise ValueError(f"sha256 must have 64 hex digits, got {self.sha256!r}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A device's latencies on one space.
+
+    Attributes:
+      file: the table.
+      holds: one of HOLDS: a latency for each network, or one for each block.
+      column: the table's column of milliseconds.
+      source: public repository and commit of the numbers, as owner/name@commit.
+      licence: of that repository; "none stated" where it states none.
+      measured: what was measured, in words.
+      architectures: the file that says which network each row is, where the table has only indices.
+      rows: values that a row must have to be of this device, by column.
+      rest_ms: of what every network has and the table has not.
+    """
+
+    file: TableFile
+    holds: str
+    column: str
+    source: str
+    licence: str
+    measured: str
+    architectures: TableFile | None = None
+    rows: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    rest_ms: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.holds not in HOLDS:
+            raise ValueError(f"holds must be one of {HOLDS}, got {self.holds!r}")
+        if not _SOURCE.fullmatch(self.source):
+            raise ValueError(f"source must be owner/name@commit, got {self.source!r}")
+        if not (self.column and self.licence and self.measured):
+            raise ValueError("column, licence and measured must be said")
+        if not (math.isfinite(self.rest_ms) and self.rest_ms >= 0):
+            raise ValueError(f"rest_ms must be finite and not negative, got {self.rest_ms}")
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Entry:
+        """Raises KeyError, TypeError or ValueError where the data is malformed."""
+        fields = dict(data)
+        fields["file"] = TableFile(**fields["file"])
+        if "architectures" in fields:
+            fields["architectures"] = TableFile(**fields["architectures"])
+        return cls(**fields)
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """A device that others measured.
+
+    Attributes:
+      name: what budgets call it.
+      description: the hardware, in words.
+      entries: name of a space -> its table.
+    """
+
+    name: str
+    description: str
+    entries: Mapping[str, Entry]
+
+    def __post_init__(self) -> None:
+        strangers = sorted(set(self.entries) - set(tabulated.TABULATED))
+        if strangers or not self.entries or not self.description:
+            raise ValueError(f"a device has a description and tables of known spaces: {strangers}")
+
+
+def known(folder: pathlib.Path | None = None) -> dict[str, tuple[str, ...]]:
+    """Each device that others measured -> the spaces that its tables cover.
+
+    Args:
+      folder: of the devices' entries; None for the project's.
+    """
+    return {name: tuple(sorted(read(name, folder).entries)) for name in _names(folder)}
+
+
+def read(device: str, folder: pathlib.Path | None = None) -> Device:
+    """What is said of a device.
+
+    Args:
+      device: its name.
+      folder: of the devices' entries; None for the project's.
+
+    Raises:
+      UsageError: nobody's table has that device; names the known ones.
+      CorruptFileError: its file is malformed.
+    """
+    names = _names(folder)
+    if device not in names:
+        raise errors.UsageError(f"no public table of device {device!r}; known: {', '.join(names)}")
+    path = _folder(folder) / f"{device}.json"
+    data = workdir.read_json(path)
+    try:
+        entries = {space: Entry.from_json(entry) for space, entry in data["tables"].items()}
+        return Device(device, data["description"], entries)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise errors.CorruptFileError(f"{path}: {error}") from error
+
+
+def load(
+    device: str,
+    space: SearchSpace,
+    tables_dir: pathlib.Path,
+    folder: pathlib.Path | None = None,
+    seed: int = 0,
+) -> LatencyModel:
+    """The latencies of a space on a device, from a table in the user's folder.
+
+    Args:
+      device: its name.
+      space: whose networks are asked about.
+      tables_dir: the folder of public tables.
+      folder: of the devices' entries; None for the project's.
+      seed: of the split of a table into fitted and calibrating networks.
+
+    Raises:
+      UsageError: the device or its table of this space is not known, or the file is not there.
+      CorruptFileError: the file is not the one that the entry means, or has rows that it must not.
+    """
+    found = read(device, folder)
+    if space.name not in found.entries:
+        raise errors.UsageError(
+            f"no table has device {device!r} on space {space.name!r}; it has "
+            f"{', '.join(sorted(found.entries))}"
+        )
+    entry = found.entries[space.name]
+    rows = _rows(entry.file, entry, tables_dir)
+    cells = _rows(entry.architectures, entry, tables_dir) if entry.architectures else None
+    try:
+        rows = [row for row in rows if all(row[k] == v for k, v in entry.rows.items())]
+        if entry.holds == "blocks":
+            terms, term_ms, rest_ms = table_layouts.BLOCKS[space.name](space, rows, entry.column)
+            return BlockTable(device, terms, term_ms, rest_ms + entry.rest_ms)
+        # A blank: the device does not run that network.
+        rows = [row for row in rows if row[entry.column]]
+        if cells is not None:
+            cell_of = {row["index"]: row["arch_str"] for row in cells}
+            rows = [{**row, "arch_str": cell_of[row["index"]]} for row in rows]
+        layout = table_layouts.NETWORKS[space.name]
+        choices = space.canonical(layout.choices(space, rows))
+        ms = np.array([float(row[entry.column]) for row in rows])
+        return NetworkTable(
+            device, choices, ms, Terms(space, layout.groups(space)), layout.squared, seed
+        )
+    except (IndexError, KeyError, TypeError, ValueError, errors.UsageError) as error:
+        raise errors.CorruptFileError(
+            f"{entry.file.name}: is no table of {space.name}: {error!r}"
+        ) from error
+
+
+# --- files --------------------------------------------------------------------------------------
+
+
+def _folder(folder: pathlib.Path | None) -> pathlib.Path:
+    return folder or workdir.package_root() / "configs" / "devices"
+
+
+def _names(folder: pathlib.Path | None) -> list[str]:
+    paths = sorted(_folder(folder).glob("*.json"))
+    return [path.stem for path in paths if workdir.read_json(path).get("kind") == KIND]
+
+
+def _rows(file: TableFile, entry: Entry, tables_dir: pathlib.Path) -> list[dict[str, str]]:
+    """The rows of a table whose content is the expected one."""
+    # A folder as it was unpacked has the tables in folders of their own.
+    found = [tables_dir / file.name, *sorted(tables_dir.glob(f"*/{file.name}"))]
+    path = next((path for path in found if path.is_file()), None)
+    if path is None:
+        raise errors.UsageError(
+            f"{tables_dir} has no {file.name}: give the folder of public tables that has it "
+            f"(numbers of {entry.source}, licence: {entry.licence})"
+        )
+    data = path.read_bytes()
+    sha256 = hashlib.sha256(data).hexdigest()
+    if sha256 != file.sha256:
+        raise errors.CorruptFileError(
+            f"{path}: is not the table that is meant: its sha256 is {sha256}, not {file.sha256}"
+        )
+    text = gzip.decompress(data).decode()
+    return list(csv.DictReader(io.StringIO(text, newline="")))
