@@ -7,39 +7,58 @@ goes to result.json and outputs.npy in it.
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import importlib.metadata
 import json
 import math
+import os
 import pathlib
 import resource
+import signal
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
 REQUEST, STARTED, RESULT = "request.json", "started", "result.json"
+PROGRESS = "progress"  # holds the path of the file that a task of many files is at
 INPUTS, OUTPUTS = "inputs_{}.npy", "outputs.npy"
 RUNTIME = "ai-edge-litert"
 _FEWEST, _MOST = 5, 300  # inferences in a window
 _QUIET = 1.1  # times the reference's best: beyond it something else held the machine up
 _MOST_TURNS = 40  # windows for each one that is wanted
+_RETRY = 4  # times as long as the windows that are wanted take
 _REFERENCE_WARMUP = 50
+_ALIGNMENT = 64  # bytes, of tensors in the arena
 
 
 def main(folder: pathlib.Path) -> None:
     request = json.loads((folder / REQUEST).read_text())
+    _die_with(request["parent"])
     _limit(request)
     import ai_edge_litert.interpreter  # noqa: F401  before the clock: no part of the model's cost
 
     (folder / STARTED).touch()
     if request["task"] == "compare":
-        result = _compare(request)
+        result = _compare(request, folder)
+    elif request["task"] == "arena":
+        result = _arenas(request, folder)
     else:
         result = _measure(request) if request["task"] == "measure" else _predict(request, folder)
     # A result that is there is whole: the parent takes its absence for a crash.
     (folder / RESULT).write_text(json.dumps(result))
+
+
+def _die_with(parent: int) -> None:
+    """Ends this process when its parent ends, however that does."""
+    if sys.platform == "linux":
+        set_signal_of_parents_death = 1
+        ctypes.CDLL(None).prctl(set_signal_of_parents_death, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before
+        sys.exit(1)
 
 
 def _limit(request: dict[str, Any]) -> None:
@@ -55,12 +74,13 @@ def _limit(request: dict[str, Any]) -> None:
         resource.setrlimit(what, (soft, hard))
 
 
-def _open(path: str, request: dict[str, Any]) -> Any:
+def _open(model: str | bytes, request: dict[str, Any]) -> Any:
+    """The interpreter of a file, given by its path or its content, with memory for its tensors."""
     from ai_edge_litert import interpreter
 
     kinds = interpreter.OpResolverType
     opened = interpreter.Interpreter(
-        path,
+        **{"model_content" if isinstance(model, bytes) else "model_path": model},
         num_threads=request["threads"],
         experimental_op_resolver_type=kinds.AUTO
         if request["xnnpack"]
@@ -103,7 +123,7 @@ def _measure(request: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _compare(request: dict[str, Any]) -> dict[str, Any]:
+def _compare(request: dict[str, Any], folder: pathlib.Path) -> dict[str, Any]:
     """Times many files in windows that take turns: what else the host does meets them all."""
     files = sorted(pathlib.Path(request["model"]).glob("*.tflite"))
     reference = _open_reference(request)
@@ -111,14 +131,12 @@ def _compare(request: dict[str, Any]) -> dict[str, Any]:
     reference_ms = math.inf
     for start in range(0, len(files), request["at_once"]):
         models = []
-        for path in files[start : start + request["at_once"]]:
-            try:
-                models.append(_open(str(path), request))
-            except (RuntimeError, ValueError) as error:
-                raise ValueError(f"{path.name}: {error}") from error
+        some = files[start : start + request["at_once"]]
+        for path in _telling(some, folder):
+            models.append(_open(str(path), request))
             _set_inputs(models[-1])
         # The first run of a model prepares it.
-        for model in models:
+        for _, model in zip(_telling(some, folder), models, strict=True):
             model.invoke()
         single_ms = [_spans_ms(model, _FEWEST).min() for model in models]
         runs = [int(np.clip(request["window_ms"] / ms, _FEWEST, _MOST)) for ms in single_ms]
@@ -131,10 +149,50 @@ def _compare(request: dict[str, Any]) -> dict[str, Any]:
         "spread": spread,
         "quiet_windows": quiet,
         "reference_ms": reference_ms,
-        "fully_accelerated": [_fully_accelerated(str(path)) for path in files],
+        "fully_accelerated": [_fully_accelerated(str(path)) for path in _telling(files, folder)],
         "file_bytes": [path.stat().st_size for path in files],
         "runtime": f"{RUNTIME} {importlib.metadata.version(RUNTIME)}",
     }
+
+
+def _telling(paths: Iterable[pathlib.Path], folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """The files one by one; a crash leaves behind at which of them it was."""
+    for path in paths:
+        (folder / PROGRESS).write_text(str(path))
+        yield path
+    (folder / PROGRESS).unlink(missing_ok=True)
+
+
+def _arenas(request: dict[str, Any], folder: pathlib.Path) -> dict[str, Any]:
+    """Bytes of the arena of each of many files."""
+    arena_bytes = []
+    for path in _telling(map(pathlib.Path, request["models"]), folder):
+        content = path.read_bytes()
+        arena_bytes.append(_arena_bytes(_open(content, request), content))
+    return {"arena_bytes": arena_bytes}
+
+
+def _arena_bytes(model: Any, content: bytes) -> int:
+    """What the tensors span that do not lie in the file's content.
+
+    In an arena each tensor starts where another ends, but for the alignment; what lies farther
+    away is another arena, that of tensors which outlive an inference.
+    """
+    first = np.frombuffer(content, np.uint8).__array_interface__["data"][0]
+    spans = []
+    for detail in model.get_tensor_details():
+        try:
+            tensor = model.tensor(detail["index"])()
+        except ValueError:  # it has no memory: it gets some in an inference, or in a delegate
+            continue
+        start = tensor.__array_interface__["data"][0]
+        if tensor.nbytes and not first <= start < first + len(content):
+            spans.append((start, start + tensor.nbytes))
+    total = reached = 0
+    for start, end in sorted(spans):
+        total += max(0, end - (reached if start - reached < _ALIGNMENT else start))
+        reached = max(reached, end)
+    return total
 
 
 @dataclasses.dataclass
@@ -177,10 +235,11 @@ def _take_turns(
     """Times models in windows that take turns, until each has enough that were quiet.
 
     Other work on a core's other thread slows a window by half. A reference, timed before and after
-    each, tells: such a window is repeated, a bounded number of times, while there is time.
+    each, tells: such a window is repeated, a bounded number of times.
     `reference_ms` is the least that the reference took before.
     """
-    deadline_s = time.monotonic() + request["retry_seconds"]
+    start_s = time.monotonic()
+    first_s = math.inf  # what the windows took that were asked for
     spans_ms: list[list[np.ndarray]] = [[] for _ in models]
     timed = _Timed(spans_ms, [[] for _ in models], reference_ms)
     _spans_ms(reference, _REFERENCE_WARMUP)
@@ -194,10 +253,11 @@ def _take_turns(
             timed.reference_ms = min(timed.reference_ms, before_ms, after_ms)
             before_ms = after_ms
         if turn + 1 >= request["windows"]:
-            enough = request["windows"]
+            spent_s, enough = time.monotonic() - start_s, request["windows"]
+            first_s = min(first_s, spent_s)
             missing = [n for n in range(len(models)) if timed.quiet(n).sum() < enough]
-        if not missing or (turn + 1 >= request["windows"] and time.monotonic() > deadline_s):
-            break
+            if not missing or spent_s > _RETRY * first_s:
+                break
     return timed
 
 

@@ -17,7 +17,6 @@ from tfgen.deployment.child import MEMORY_BYTES, TIMEOUT_SECONDS
 WARMUP = 50
 RUNS = 1000
 MAX_RUNS = 10_000_000
-_RETRY_SHARE = 0.25  # of the time-out, for windows that other work disturbed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +92,6 @@ def measure(
         "warmup": warmup,
         "runs": runs,
         "windows": timing.WINDOWS,
-        "retry_seconds": _RETRY_SHARE * timeout_seconds,
     }
     path = child.existing(path)
     with tempfile.TemporaryDirectory(prefix="tfgen-") as name:

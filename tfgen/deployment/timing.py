@@ -88,9 +88,7 @@ def compare(
         "at_once": _AT_ONCE,
     }
     if timeout_seconds is None:
-        timeout_seconds = TIMEOUT_SECONDS + len(contents) * windows * 2 * _SECONDS_A_WINDOW
-    # Of each lot of files.
-    request["retry_seconds"] = timeout_seconds / 2 / -(-len(contents) // _AT_ONCE)
+        timeout_seconds = TIMEOUT_SECONDS + len(contents) * windows * 5 * _SECONDS_A_WINDOW
     with tempfile.TemporaryDirectory(prefix="tfgen-") as name:
         folder = pathlib.Path(name)
         files = folder / "files"

@@ -1,0 +1,254 @@
+"""ProfiledLatency: from a device's table to the latency of a space's networks, with an interval.
+
+A latency is a sum over ops of what each kernel does times what that costs on the device (see
+`latency_features`). The costs, none below 0, are fitted to all that was timed, ops and whole
+networks together: ops tell the kernels apart, networks say what ops cost in company. By how much
+networks then exceed what is expected is read off some that were chosen for their latency.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from tfgen import errors
+from tfgen.cost.latency import Interval
+from tfgen.cost.latency_features import Features, features, stack
+from tfgen.cost.latency_table import LatencyTable, NetworkTiming
+from tfgen.space import bits
+from tfgen.space.layers import slots_of
+from tfgen.space.lowering import ACTIVATION_BITS, lower_batch
+from tfgen.space.search_space import Choices, SearchSpace
+
+Floats = npt.NDArray[np.float64]
+
+FEWEST_NETWORKS = 20  # timed whole, to fit to
+_OP_WEIGHT = 0.2  # of an op's relative error, where a network's counts 1
+_RIDGE = 0.05  # pulls costs that the timings do not tell to 0
+_FOLDS = 10
+_CERTAINTY = 0.9  # that a margin holds for as many networks as it says
+
+
+class ProfiledLatency:
+    """Predicts latencies on a device that was profiled.
+
+    Attributes:
+      table: what was timed.
+      space: whose networks are predicted.
+      activation_bits: of every network; 32 for networks of float32.
+      io: "float", or "int8" for integer input and output.
+    """
+
+    def __init__(
+        self,
+        table: LatencyTable,
+        space: SearchSpace,
+        activation_bits: int = ACTIVATION_BITS,
+        io: str = "float",
+    ):
+        """Fits to the table's timings.
+
+        Raises:
+          UsageError: the table has too few of this space.
+        """
+        self.table = table
+        self.space = space
+        self.activation_bits = activation_bits
+        self.io = io
+        self._policy = bits.load(space.bit_policy)
+        random = self._networks("random")
+        if len(random) < FEWEST_NETWORKS:
+            raise errors.UsageError(
+                f"device {self.device!r} was not profiled for {self._kind}: it has {len(random)} "
+                f"of its networks, {FEWEST_NETWORKS} are needed; run profile_device "
+                f"--device={self.device} --space={space.name}"
+            )
+        ops = [t for t in table.ops if t.activation_bits == activation_bits]
+        parts = [features(slots_of(t.layers), self._policy, "int8") for t in ops]
+        timed = stack([*parts, self._features(random)])
+        self._names = timed.names
+        self._timings = _Timings(
+            timed.values,
+            np.array([*(t.latency_ms for t in ops), *(t.latency_ms for t in random)]),
+            np.repeat([_OP_WEIGHT, 1.0], [len(ops), len(random)]),
+        )
+        self._model = _fit(self._timings)
+
+    @property
+    def device(self) -> str:
+        return self.table.device.name
+
+    @property
+    def _kind(self) -> str:
+        return f"{self.space.name} with {self.activation_bits}-bit activations"
+
+    def predict(self, choices: Choices, confidence: float) -> Interval:
+        """Latencies of canonical choices [architectures, decisions].
+
+        Raises:
+          UsageError: a network has an op that was not timed, or too few networks were timed to tell
+            an interval of this confidence.
+        """
+        ms, scale = self._model.predict(self._lowered(choices))
+        return Interval(ms, ms * np.exp(np.maximum(self.margin(confidence) * scale, 0.0)))
+
+    def expected_ms(self, choices: Choices) -> Floats:
+        """The expected latencies alone [architectures]."""
+        return self._model.predict(self._lowered(choices))[0]
+
+    def margin(self, confidence: float) -> float:
+        """By how much, in units of the model's own uncertainty, networks exceed what is expected.
+
+        Split-conformal, of networks that were chosen for their latency (of random ones, each
+        predicted without itself, where there are too few). An order statistic that, with a
+        probability of 0.9 over what was timed, covers at least `confidence` of networks: the plain
+        conformal quantile covers it on average over tables, which half of all tables do not reach.
+
+        Raises:
+          UsageError: too few networks were timed.
+        """
+        for residuals in (self._chosen_residuals, self._random_residuals):
+            rank = _rank(len(residuals), confidence)
+            if rank is not None:
+                return float(np.sort(residuals)[rank])
+        most = max(len(self._chosen_residuals), len(self._random_residuals))
+        highest = (1.0 - _CERTAINTY) ** (1.0 / most)
+        raise errors.UsageError(
+            f"device {self.device!r} has {most} networks of {self._kind}: they tell intervals up "
+            f"to a confidence of {math.floor(highest * 1000) / 1000:g}, {confidence:g} is asked; "
+            "run profile_device again with more --networks, or lower --confidence"
+        )
+
+    @functools.cached_property
+    def _chosen_residuals(self) -> Floats:
+        chosen = self._networks("selected")
+        if not chosen:
+            return np.empty(0)
+        ms, scale = self._model.predict(self._features(chosen).columns(self._names))
+        return _residuals(np.array([t.latency_ms for t in chosen]), ms, scale)
+
+    @functools.cached_property
+    def _random_residuals(self) -> Floats:
+        """Of each random network, from a fit without it."""
+        networks = np.flatnonzero(self._timings.weights == 1.0)
+        found = []
+        for fold in range(_FOLDS):
+            held = np.isin(np.arange(len(self._timings.ms)), networks[fold::_FOLDS])
+            model, left_out = _fit(self._timings.rows(~held)), self._timings.rows(held)
+            found.append(_residuals(left_out.ms, *model.predict(left_out.features)))
+        return np.concatenate(found)
+
+    def _networks(self, origin: str) -> list[NetworkTiming]:
+        """Timed networks of this space and width; those with integer ends last."""
+        found = [
+            t
+            for t in self.table.networks
+            if t.architecture.space == self.space.name
+            and (t.activation_bits, t.origin) == (self.activation_bits, origin)
+            and len(t.architecture.choices) == len(self.space.decisions)
+        ]
+        return sorted(found, key=lambda timing: timing.io)
+
+    def _features(self, networks: Sequence[NetworkTiming]) -> Features:
+        """Of timed networks, those with integer ends last."""
+        parts = []
+        for io in ("float", "int8"):
+            choices = self.space.choices([t.architecture for t in networks if t.io == io])
+            if len(choices):
+                slots = lower_batch(self.space, choices, self.activation_bits)
+                parts.append(features(slots, self._policy, io))
+        return stack(parts)
+
+    def _lowered(self, choices: Choices) -> Floats:
+        slots = lower_batch(self.space, choices, self.activation_bits)
+        found = features(slots, self._policy, self.io)
+        try:
+            return found.columns(self._names)
+        except KeyError as error:
+            raise errors.UsageError(
+                f"device {self.device!r} has no timing of {error}, which a network of "
+                f"{self.space.name} has; run profile_device --device={self.device} "
+                f"--space={self.space.name}"
+            ) from None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Timings:
+    """Files that were timed: what they do [files, features], their latency and weight [files]."""
+
+    features: Floats
+    ms: Floats
+    weights: Floats
+
+    def rows(self, taken: npt.NDArray[np.bool_]) -> _Timings:
+        return _Timings(self.features[taken], self.ms[taken], self.weights[taken])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Model:
+    """A linear model of latency.
+
+    Attributes:
+      costs: milliseconds of one unit of each feature [features].
+      covariance: of the costs [features, features], where relative errors of networks have the
+        variance `variance`.
+      variance: of the relative errors of networks.
+    """
+
+    costs: Floats
+    covariance: Floats
+    variance: float
+
+    def predict(self, rows: Floats) -> tuple[Floats, Floats]:
+        """Expected latency and standard deviation of its logarithm, each [networks]."""
+        ms = rows @ self.costs
+        relative = rows / ms[:, None]
+        unsure = np.einsum("nf,nf->n", relative @ self.covariance, relative)
+        return ms, np.sqrt(self.variance + unsure)
+
+
+def _fit(timings: _Timings) -> _Model:
+    """Non-negative least squares of relative errors."""
+    from scipy import optimize
+
+    relative = timings.features / timings.ms[:, None]
+    unit = (
+        np.sqrt((relative**2).mean(axis=0)) + 1e-30
+    )  # of each feature, so that one ridge fits all
+    design = relative / unit * timings.weights[:, None]  # [files, features]
+    ridge = _RIDGE * np.eye(design.shape[1])
+    wanted = np.concatenate([timings.weights, np.zeros(len(ridge))])
+    costs, _ = optimize.nnls(np.concatenate([design, ridge]), wanted)
+    networks = timings.weights == 1.0
+    errors_ = (design @ costs)[networks] - 1.0
+    freedom = max(networks.sum() - (costs > 0).sum() / 2, networks.sum() / 4)
+    variance = float((errors_**2).sum() / freedom)
+    precision = design.T @ design + ridge @ ridge
+    covariance = variance * np.linalg.inv(precision) / np.outer(unit, unit)
+    return _Model(costs / unit, covariance, variance)
+
+
+def _residuals(measured_ms: Floats, ms: Floats, scale: Floats) -> Floats:
+    return np.asarray(np.log(measured_ms / ms) / scale)
+
+
+def _rank(count: int, confidence: float) -> int | None:
+    """The least residual, counted from 0, that bounds enough; None where no residual does.
+
+    The share of networks below the residual of rank r (from 0) of n is Beta(r + 1, n - r): it is at
+    least c with the probability that of n draws with chance c at most r succeed.
+    """
+    logs = [math.lgamma(k + 1) for k in range(count + 1)]
+    below = 0.0
+    for rank in range(count):
+        log = logs[count] - logs[rank] - logs[count - rank]
+        log += rank * math.log(confidence) + (count - rank) * math.log1p(-confidence)
+        below += math.exp(log)
+        if below >= _CERTAINTY:
+            return rank
+    return None
