@@ -8,6 +8,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from tfgen import tables
+
 # What ran the ops. "none" is the runtime's own kernels; "unknown" where the tool did not say.
 DELEGATES = ("none", "xnnpack", "gpu", "nnapi", "unknown")
 
@@ -109,6 +111,15 @@ class Measurement:
     def to_json(self) -> dict[str, Any]:
         """Fields by name, `ops` as a list of them."""
         return {**dataclasses.asdict(self), "ops": [dataclasses.asdict(op) for op in self.ops]}
+
+    def to_text(self) -> str:
+        """A line for each field that is known, and the profile below them."""
+        known = [(k, v) for k, v in vars(self).items() if k != "ops" and v is not None]
+        lines = [f"{k:<20}{v:.6g}" if isinstance(v, float) else f"{k:<20}{v}" for k, v in known]
+        if self.ops:
+            rows = [(op.name, op.type, f"{op.mean_ms:.6g}", str(op.calls)) for op in self.ops]
+            lines += ["", tables.table(("op", "type", "mean_ms", "calls"), rows)]
+        return "\n".join(lines)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Measurement:
