@@ -9,7 +9,7 @@ from absl.testing import absltest, parameterized
 
 from tests.space.small import every_op, mlp
 from tfgen import errors
-from tfgen.cost import cost_model
+from tfgen.cost import arena, cost_model
 from tfgen.deployment import delivered, probe
 from tfgen.space import bits
 from tfgen.space.layers import LayerSpec, slots_of
@@ -38,9 +38,10 @@ class CostsTest(parameterized.TestCase):
     @parameterized.parameters("float", "int8")
     def test_as_counted(self, io: str) -> None:
         for layers, shape in ((MLP, (5,)), (every_op(), (8, 8, 1))):
-            counted = cost_model.count(slots_of(layers))
-            costs = self.costs(layers, layers, shape, io=io)
-            self.assertEqual(costs, {metric: values[0] for metric, values in counted.items()})
+            slots = slots_of(layers)
+            counted = {m: values[0] for m, values in cost_model.count(slots).items()}
+            counted["peak_ram_kb"] = arena.arena_bytes(slots, io)[0] / 1000
+            self.assertEqual(self.costs(layers, layers, shape, io=io), counted)
 
     def test_by_hand(self) -> None:
         # 5-6-4-3: 36 + 28 + 15 parameters, 30 + 24 + 12 MACs.

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tfgen import errors
-from tfgen.cost import counting, file_size
+from tfgen.cost import arena, counting, file_size
 from tfgen.cost.budget import Budget, Cost, Quantity, rounded_up
 from tfgen.space import bits
 from tfgen.space.architecture import Architecture
@@ -57,6 +57,7 @@ class CostModel:
             self._counters["file_kb"] = lambda slots: (
                 file_size.file_bytes(slots, policy, io) / 1_000
             )
+            self._counters["peak_ram_kb"] = lambda slots: arena.arena_bytes(slots, io) / 1_000
 
     @property
     def metrics(self) -> tuple[str, ...]:

@@ -51,6 +51,7 @@ def run(
     """
     request = {
         "model": str(path),
+        "parent": os.getpid(),
         "memory_bytes": memory_bytes,
         "cpu_seconds": int(timeout_seconds * request["threads"]) + 1,
         "written_bytes": _WRITTEN_BYTES,
@@ -63,7 +64,7 @@ def run(
     command = [sys.executable, "-P", "-m", _litert_child.__name__, str(folder)]
     with (folder / "output").open("w+b") as output:
         try:
-            code = subprocess.run(
+            code: int | None = subprocess.run(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -73,10 +74,13 @@ def run(
                 check=False,
             ).returncode
         except subprocess.TimeoutExpired:
-            raise errors.TfgenError(
-                f"{path}: did not finish within {timeout_seconds:g} s"
-            ) from None
+            code = None
         words = _last_words(output)
+    progress = folder / _litert_child.PROGRESS
+    if progress.exists():
+        path = pathlib.Path(progress.read_text())
+    if code is None:
+        raise errors.TfgenError(f"{path}: did not finish within {timeout_seconds:g} s")
     if not (folder / _litert_child.STARTED).exists():
         raise errors.TfgenError(f"LiteRT does not start ({words})")
     result = folder / _litert_child.RESULT

@@ -10,7 +10,7 @@ import numpy as np
 
 from tfgen import errors, workdir
 from tfgen.cost import cost_model
-from tfgen.deployment import benchmark, tflite_file, tflite_writer
+from tfgen.deployment import arena, benchmark, tflite_file, tflite_writer
 from tfgen.space.layers import INPUT, LayerSpec, slots_of
 from tfgen.training.datasets import Dataset, Split
 
@@ -20,7 +20,8 @@ _ENDS = ("QUANTIZE", "DEQUANTIZE")  # ops between floats outside and integers in
 def costs(path: pathlib.Path, recipe: pathlib.Path) -> dict[str, float]:
     """Every metric that is counted from layers, recomputed from the file's own ops and shapes.
 
-    Bits are the recipe's, after a look at the stored levels: none may need more.
+    Bits are the recipe's, after a look at the stored levels: none may need more. The arena is read
+    off the interpreter.
 
     Args:
       path: the .tflite.
@@ -28,6 +29,7 @@ def costs(path: pathlib.Path, recipe: pathlib.Path) -> dict[str, float]:
 
     Raises:
       CorruptFileError: the file is damaged, or is not what the recipe says.
+      TfgenError: the interpreter takes too long, or does not start.
     """
     promised = {
         layer.name: layer for layer in map(LayerSpec.from_json, workdir.read_json(recipe)["layers"])
@@ -39,7 +41,9 @@ def costs(path: pathlib.Path, recipe: pathlib.Path) -> dict[str, float]:
             raise errors.CorruptFileError(f"{path}: {layer.name!r} is not as in {recipe.name}")
     if promised:
         raise errors.CorruptFileError(f"{path}: lacks layers of {recipe.name}: {[*promised]}")
-    return {m: float(v[0]) for m, v in cost_model.count(slots_of(layers)).items()}
+    (arena_bytes,) = arena.measure(path)
+    counted = {m: float(v[0]) for m, v in cost_model.count(slots_of(layers)).items()}
+    return {**counted, "peak_ram_kb": arena_bytes / 1000}
 
 
 def score(path: pathlib.Path, dataset: Dataset, split: Split) -> float:
