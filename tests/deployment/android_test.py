@@ -179,6 +179,16 @@ class MeasureTest(AndroidTest):
         self.measure(tools_dir=None, binary=self.tool)
         self.assert_cleaned()
 
+    def test_libraries_beside_the_tool(self) -> None:
+        (self.tool.parent / "libLiteRtGpu.so").write_bytes(b"")
+        self.measure(taskset="f")
+        made = self.on_phone("mkdir")[0][1]
+        self.assertIn(f"{made}/libLiteRtGpu.so", [call[-1] for call in self.calls()])
+        (run,) = self.on_phone("taskset")
+        words = ["taskset", "f", "env", f"LD_LIBRARY_PATH={made}", f"{made}/benchmark_model"]
+        self.assertEqual(run[:5], words)
+        self.assert_cleaned()
+
     def test_result_file(self) -> None:
         values = {1: 33.25, 5: 33.125, 7: 34.0}
         latencies = b"".join(bytes([n << 3 | 5]) + struct.pack("<f", v) for n, v in values.items())
@@ -195,7 +205,7 @@ class MeasureTest(AndroidTest):
         self.assertLen(found.ops, 2)
         self.assertIsInstance(found.ops[0], OpTime)
         self.assertEqual(found.ops[1].type, "depth_to_space 5")
-        self.assertAlmostEqual(found.latency_ms, 8.705)
+        self.assertAlmostEqual(found.latency_ms, 7.505)
         self.assertEqual((found.delegate, found.fully_accelerated), ("gpu", True))
         self.assertIn("depth_to_space 5", found.to_text())
         self.assertEqual(Measurement.from_json(json.loads(json.dumps(found.to_json()))), found)

@@ -35,7 +35,6 @@ _LOST = re.compile(
     r"|error: closed|protocol fault|[Cc]onnection reset|copy response: EOF"
 )
 _NO_SPACE = "No space left on device"
-_NOT_WRITTEN = re.compile(r"does not exist|No such file")
 # Unknown flags are no error to the tools: --use_cpu is LiteRT's alone, the others TFLite's too.
 _WHOLE = ("--require_full_delegation=true", "--use_cpu=false")
 _DELEGATE_FLAGS = {
@@ -67,7 +66,8 @@ def measure(
     Args:
       path: the .tflite.
       binary: `benchmark_model` for the phone's processor; or
-      tools_dir: a folder that has it as `<ABI>/benchmark_model`, such as arm64-v8a/benchmark_model.
+      tools_dir: a folder that has it as `<ABI>/benchmark_model`, such as arm64-v8a/benchmark_model,
+        with the libraries (.so) that it needs beside it.
       serial: of the phone; None for $ANDROID_SERIAL or the only one.
       threads: of the runtime.
       runs: inferences timed at least; the tools time for a second at least.
@@ -98,8 +98,13 @@ def measure(
         phone.push(tool, remote_tool, timeout_seconds)
         phone.push(path, model, timeout_seconds)
         phone.shell("chmod", "755", remote_tool)
+        # LiteRT's accelerators are libraries of their own.
+        libraries = sorted(tool.parent.glob("*.so")) if tools_dir is not None else []
+        for library in libraries:
+            phone.push(library, f"{folder}/{library.name}", timeout_seconds)
         result = f"{folder}/result.pb"
-        words = [remote_tool, f"--graph={model}", f"--result_file_path={result}"]
+        words = ["env", f"LD_LIBRARY_PATH={folder}"] if libraries else []
+        words += [remote_tool, f"--graph={model}", f"--result_file_path={result}"]
         words += [f"--num_threads={threads}", f"--num_runs={runs}", f"--warmup_runs={warmup}"]
         words += _DELEGATE_FLAGS[delegate]
         words += _WHOLE if delegate in ACCELERATORS and not allow_partial else ()
@@ -211,7 +216,7 @@ class Phone:
         """Runs the benchmark and returns all that it wrote; raises DeviceError where it failed."""
         done = self._adb("shell", shlex.join(words), timeout_seconds=timeout_seconds)
         if done.code:
-            failure = benchmark_output.failure_in(done.text.split("\n"))
+            failure = benchmark_output.failure_in(map(str.strip, done.text.split("\n")))
             if failure is None:
                 failure = f"benchmark_model {_ended(done.code)}: {_short(done.text)}"
             raise errors.DeviceError(f"phone {self.serial}: {failure}")
@@ -220,13 +225,7 @@ class Phone:
     def pull(self, source: str, target: pathlib.Path) -> bytes | None:
         """A file of the phone; None where there is none, as tools before 2025 write none."""
         done = self._adb("pull", source, str(target), timeout_seconds=_QUICK_SECONDS)
-        if done.code == 0 and target.is_file():
-            return target.read_bytes()
-        if _NOT_WRITTEN.search(done.text):
-            return None
-        raise errors.DeviceError(
-            f"phone {self.serial}: {source} cannot be copied from it: {_short(done.text)}"
-        )
+        return target.read_bytes() if done.code == 0 and target.is_file() else None
 
     def clean(self, folder: str, running: bool) -> None:
         """Removes a folder of ours, and ends what still runs in it; says so where it cannot."""

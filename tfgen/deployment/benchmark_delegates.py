@@ -78,7 +78,7 @@ def read(lines: Iterable[str]) -> Evidence:
         for name, share in told:
             kind = _kind(name)
             if kind is not None and (kind not in taken or share < taken[kind][0]):
-                taken[kind] = share, line.strip()
+                taken[kind] = share, line
     return Evidence(taken, made, frozenset(ignored), all_taken)
 
 

@@ -123,7 +123,7 @@ def parse(text: str, *, delegate: str = "none", allow_partial: bool = False) -> 
     Raises:
       DeviceError: the tool failed, timed nothing, was cut off, or did not run what was asked.
     """
-    lines = [_PREFIX.sub("", line.rstrip(), count=1) for line in text.split("\n")]
+    lines = [_PREFIX.sub("", line.lstrip(), count=1).strip() for line in text.split("\n")]
     failure = failure_in(lines)
     if failure is not None:
         raise errors.DeviceError(failure)
@@ -142,11 +142,11 @@ def parse(text: str, *, delegate: str = "none", allow_partial: bool = False) -> 
 
 
 def failure_in(lines: Iterable[str]) -> str | None:
-    """What went wrong, where one of the lines tells it, and that line."""
+    """What went wrong and the line that tells it; None where none does."""
     for line in lines:
         for pattern, meaning in _FAILURES:
             if re.search(pattern, line):
-                return f"{meaning} ({line.strip()})"
+                return f"{meaning} ({line})"
     return None
 
 
@@ -276,15 +276,15 @@ def _profile(lines: Sequence[str]) -> tuple[OpTime, ...]:
     for line in lines:
         if "Profiling Info for" in line:
             of_start = "Initialization" in line
-        elif match := _PROFILE.match(line.strip()):
+        elif match := _PROFILE.match(line):
             title, columns = match[1], []
         elif title == "Run Order" and not of_start:
             if "[node type]" in line and "[avg ms]" in line:
                 columns, ops = re.findall(r"\[([^\]]+)\]", line), []
-            elif not line.strip():
+            elif not line:
                 title = ""
             elif columns:
-                op = _op(_CELL.split(line.strip(), maxsplit=len(columns) - 1), columns)
+                op = _op(_CELL.split(line, maxsplit=len(columns) - 1), columns)
                 ops += [op] if op else []
     return tuple(ops)
 
@@ -305,4 +305,4 @@ def _op(cells: Sequence[str], columns: Sequence[str]) -> OpTime | None:
 
 
 def _last(lines: Sequence[str]) -> str:
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")[-200:]
+    return next((line for line in reversed(lines) if line), "")[-200:]

@@ -87,11 +87,13 @@ def with_result(output: Output, data: bytes) -> Output:
             "the result file and the output disagree: "
             f"mean {mean_ms:g} ms and {output.mean_ms:g} ms"
         )
-    if misc.num_runs > 0:
+    if not all(math.isfinite(value) and value >= 0 for value in found.values()):
+        raise errors.DeviceError(f"the result file of benchmark_model has times of {found}")
+    if misc.num_runs > 0 and misc.num_warmup_runs >= 0:
         found |= {"runs": misc.num_runs, "warmup": misc.num_warmup_runs}
     if memory.HasField("overall_footprint_kb") and memory.overall_footprint_kb >= 0:
         found["peak_memory_kb"] = memory.overall_footprint_kb
-    if memory.peak_mem_mb > 0:
+    if 0 < memory.peak_mem_mb < math.inf:
         found["peak_rss_kb"] = round(memory.peak_mem_mb * 1024)
     return dataclasses.replace(output, **found)
 
