@@ -6,6 +6,7 @@ it, with which sha256, where its numbers come from, and under which licence.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import gzip
@@ -14,17 +15,17 @@ import io
 import math
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from tfgen import errors, workdir
 from tfgen.cost import table_layouts
-from tfgen.cost.latency import LatencyModel
+from tfgen.cost.latency import Floats, LatencyModel
 from tfgen.cost.table_latency import BlockTable, NetworkTable, Terms
 from tfgen.space import tabulated
-from tfgen.space.search_space import SearchSpace
+from tfgen.space.search_space import Choices, SearchSpace
 
 KIND = "public"
 HOLDS = ("networks", "blocks")
@@ -164,35 +165,44 @@ def load(
       UsageError: the device or its table of this space is not known, or the file is not there.
       CorruptFileError: the file is not the one that the entry means, or has rows that it must not.
     """
-    found = read(device, folder)
-    if space.name not in found.entries:
-        raise errors.UsageError(
-            f"no table has device {device!r} on space {space.name!r}; it has "
-            f"{', '.join(sorted(found.entries))}"
-        )
-    entry = found.entries[space.name]
-    rows = _rows(entry.file, entry, tables_dir)
-    cells = _rows(entry.architectures, entry, tables_dir) if entry.architectures else None
-    try:
-        rows = [row for row in rows if all(row[k] == v for k, v in entry.rows.items())]
-        if entry.holds == "blocks":
-            terms, term_ms, rest_ms = table_layouts.BLOCKS[space.name](space, rows, entry.column)
-            return BlockTable(device, terms, term_ms, rest_ms + entry.rest_ms)
-        # A blank: the device does not run that network.
-        rows = [row for row in rows if row[entry.column]]
-        if cells is not None:
-            cell_of = {row["index"]: row["arch_str"] for row in cells}
-            rows = [{**row, "arch_str": cell_of[row["index"]]} for row in rows]
+    entry = _entry(device, space, folder)
+    if entry.holds == "networks":
+        choices, ms = networks(device, space, tables_dir, folder)
         layout = table_layouts.NETWORKS[space.name]
-        choices = space.canonical(layout.choices(space, rows))
+        terms = Terms(space, layout.groups(space))
+        with _reading(entry, space):
+            return NetworkTable(device, choices, ms, terms, layout.parts(space), seed)
+    with _reading(entry, space):
+        rows = _rows(entry, tables_dir)
+        terms, term_ms, rest_ms = table_layouts.BLOCKS[space.name](space, rows, entry.column)
+        return BlockTable(device, terms, term_ms, rest_ms + entry.rest_ms)
+
+
+def networks(
+    device: str, space: SearchSpace, tables_dir: pathlib.Path, folder: pathlib.Path | None = None
+) -> tuple[Choices, Floats]:
+    """The networks that were measured whole, and their latencies.
+
+    Args:
+      device: its name.
+      space: of the networks.
+      tables_dir: the folder of public tables.
+      folder: of the devices' entries; None for the project's.
+
+    Returns:
+      Canonical choices [networks, decisions], and ms [networks].
+
+    Raises:
+      UsageError, CorruptFileError: as `load`; UsageError also for a table of blocks.
+    """
+    entry = _entry(device, space, folder)
+    if entry.holds != "networks":
+        raise errors.UsageError(f"the table of {device!r} on {space.name!r} has blocks only")
+    with _reading(entry, space):
+        # A blank: the device does not run that network.
+        rows = [row for row in _rows(entry, tables_dir) if row[entry.column]]
         ms = np.array([float(row[entry.column]) for row in rows])
-        return NetworkTable(
-            device, choices, ms, Terms(space, layout.groups(space)), layout.squared, seed
-        )
-    except (IndexError, KeyError, TypeError, ValueError, errors.UsageError) as error:
-        raise errors.CorruptFileError(
-            f"{entry.file.name}: is no table of {space.name}: {error!r}"
-        ) from error
+        return table_layouts.NETWORKS[space.name].choices(space, rows), ms
 
 
 # --- files --------------------------------------------------------------------------------------
@@ -207,7 +217,40 @@ def _names(folder: pathlib.Path | None) -> list[str]:
     return [path.stem for path in paths if workdir.read_json(path).get("kind") == KIND]
 
 
-def _rows(file: TableFile, entry: Entry, tables_dir: pathlib.Path) -> list[dict[str, str]]:
+def _entry(device: str, space: SearchSpace, folder: pathlib.Path | None) -> Entry:
+    found = read(device, folder)
+    if space.name not in found.entries:
+        raise errors.UsageError(
+            f"no public table has device {device!r} on space {space.name!r}; it is known on "
+            f"{', '.join(sorted(found.entries))}"
+        )
+    return found.entries[space.name]
+
+
+@contextlib.contextmanager
+def _reading(entry: Entry, space: SearchSpace) -> Iterator[None]:
+    """Rows that cannot be read are the file's fault."""
+    try:
+        yield
+    except (IndexError, KeyError, TypeError, ValueError) as error:
+        raise errors.CorruptFileError(
+            f"{entry.file.name}: is no table of {space.name}: {error!r}"
+        ) from error
+
+
+def _rows(entry: Entry, tables_dir: pathlib.Path) -> list[dict[str, str]]:
+    """The device's rows of a table, each with its architecture."""
+    rows = _read_csv(entry.file, entry, tables_dir)
+    rows = [row for row in rows if all(row[k] == v for k, v in entry.rows.items())]
+    if entry.architectures is None:
+        return rows
+    texts = {
+        row["index"]: row["arch_str"] for row in _read_csv(entry.architectures, entry, tables_dir)
+    }
+    return [{**row, "arch_str": texts[row["index"]]} for row in rows]
+
+
+def _read_csv(file: TableFile, entry: Entry, tables_dir: pathlib.Path) -> list[dict[str, str]]:
     """The rows of a table whose content is the expected one."""
     # A folder as it was unpacked has the tables in folders of their own.
     found = [tables_dir / file.name, *sorted(tables_dir.glob(f"*/{file.name}"))]

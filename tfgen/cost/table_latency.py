@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,10 @@ import numpy.typing as npt
 from tfgen import errors, seeds
 from tfgen.cost.latency import Floats, Interval
 from tfgen.space.search_space import Choices, SearchSpace, Value
+
+# What terms are read from and multiplied by, of choices [architectures, decisions]: others of the
+# same shape, and numbers [architectures].
+Part = Callable[[Choices], tuple[Choices, Floats]]
 
 _FITTED_SHARE = 0.75  # of a sample's networks; the others calibrate the upper end
 _RIDGE = 1.0
@@ -69,19 +73,23 @@ class Terms:
 class Fit:
     """Latencies fitted to a sample of networks: a sum of terms in milliseconds.
 
-    Least squares of relative errors, so that small networks count as much as large ones. With
-    `squared`, each term has a part that grows with the square of that decision's value, as the
-    work of a convolution does with the input's resolution.
-
-    Attributes:
-      least_ms: half the least latency of the sample; nothing is predicted to take less.
+    Least squares of relative errors, so that small networks count as much as large ones.
     """
 
-    def __init__(self, terms: Terms, choices: Choices, ms: Floats, squared: str | None = None):
+    def __init__(self, terms: Terms, parts: Sequence[Part], choices: Choices, ms: Floats):
+        """Fits.
+
+        Args:
+          terms: what a latency is a sum of, once for each part.
+          parts: see `Part`.
+          choices: of the sample, canonical [networks, decisions].
+          ms: of the sample [networks].
+        """
         self._terms = terms
-        self._squared = squared
-        self.least_ms = float(ms.min()) / 2
+        self._parts = tuple(parts)
+        self._least_ms = float(ms.min()) / 2  # nothing is predicted to take less
         design = self._design(choices)
+        self._counts = np.split((design != 0).sum(axis=0), len(self._parts))  # each [terms]
         relative = np.median(ms) / ms
         relative /= math.sqrt(np.mean(relative**2))
         weights = relative**2 / np.sum(relative**2)
@@ -91,30 +99,32 @@ class Fit:
         gram[np.diag_indices_from(gram)] += _RIDGE
         found = np.linalg.solve(gram, centred.T @ ((ms - mean) * relative))
         self._constant_ms = mean - float(means @ found)
-        self._term_ms = found.reshape(-1, terms.count)  # [parts, terms]
+        self._term_ms = np.split(found, len(self._parts))  # each [terms]
 
-    def ms(self, choices: Choices) -> Floats:
-        """Of canonical choices [architectures, decisions] -> [architectures]."""
-        positions = self._terms.positions(choices)
-        total = np.full(len(choices), self._constant_ms)
-        for term_ms, scale in zip(self._term_ms, self._scales(choices), strict=True):
-            total += scale * term_ms[positions].sum(axis=1)
-        return np.asarray(np.maximum(total, self.least_ms))
+    def predict(self, choices: Choices) -> tuple[Floats, Floats]:
+        """Latency and doubt of canonical choices [architectures, decisions] -> [architectures].
 
-    def _scales(self, choices: Choices) -> list[Floats]:
-        """What each part of a term is multiplied by [architectures]."""
-        scales = [np.ones(len(choices))]
-        if self._squared is not None:
-            column = self._terms.space.index[self._squared]
-            values = np.array(self._terms.space.decisions[column].values, np.float64)
-            scales.append((values / values[-1])[choices[:, column]] ** 2)
-        return scales
+        Doubt is what a network's logarithmic error is taken to be in proportion to: it grows where
+        the sample has few networks with the same terms.
+        """
+        ms = np.full(len(choices), self._constant_ms)
+        rarity = np.zeros(len(choices))
+        for part, term_ms, counts in zip(self._parts, self._term_ms, self._counts, strict=True):
+            read, scale = part(choices)
+            positions = self._terms.positions(read)
+            ms += scale * term_ms[positions].sum(axis=1)
+            rarity += (1.0 / (1 + counts))[positions].sum(axis=1)
+        return np.maximum(ms, self._least_ms), np.sqrt(rarity)
 
     def _design(self, choices: Choices) -> Floats:
-        """Scale of each part of each term, 0 for those that a network has not."""
-        present = np.zeros((len(choices), self._terms.count))
-        np.put_along_axis(present, self._terms.positions(choices), 1.0, axis=1)
-        return np.hstack([present * scale[:, None] for scale in self._scales(choices)])
+        """Each part's scale of its terms, 0 for those that a network has not [networks, terms]."""
+        blocks = []
+        for part in self._parts:
+            read, scale = part(choices)
+            block = np.zeros((len(choices), self._terms.count))
+            np.put_along_axis(block, self._terms.positions(read), scale[:, None], axis=1)
+            blocks.append(block)
+        return np.hstack(blocks)
 
 
 class NetworkTable:
@@ -136,7 +146,7 @@ class NetworkTable:
         choices: Choices,
         ms: Floats,
         terms: Terms,
-        squared: str | None = None,
+        parts: Sequence[Part],
         seed: int = 0,
     ):
         """Reads, and fits where networks are missing.
@@ -146,7 +156,7 @@ class NetworkTable:
           choices: of the measured networks, canonical and distinct [networks, decisions].
           ms: what was measured, above 0 [networks].
           terms: of the fit.
-          squared: see `Fit`.
+          parts: of the fit.
           seed: of the split into fitted and calibrating networks.
         """
         self.device = device
@@ -166,8 +176,9 @@ class NetworkTable:
         )
         order = seeds.stream(seed, "table", device, self._space.name).permutation(len(ms))
         fitted, rest = np.split(order, [int(_FITTED_SHARE * len(ms))])
-        self._fit = Fit(terms, choices[fitted], ms[fitted], squared)
-        self._excess = np.sort(np.log(ms[rest] / self._fit.ms(choices[rest])))
+        self._fit = Fit(terms, parts, choices[fitted], ms[fitted])
+        expected, doubt = self._fit.predict(choices[rest])
+        self._excess = np.sort(np.log(ms[rest] / expected) / doubt)
 
     def predict(self, choices: Choices, confidence: float) -> Interval:
         """Latencies of canonical choices [architectures, decisions]; see `LatencyModel`."""
@@ -175,8 +186,8 @@ class NetworkTable:
         measured = self._ms[rows]
         if self._fit is None:
             return Interval(measured, measured)
-        fitted = self._fit.ms(choices)
-        high = fitted * math.exp(max(upper_end(self._excess, confidence), 0.0))
+        fitted, doubt = self._fit.predict(choices)
+        high = fitted * np.exp(max(upper_end(self._excess, confidence), 0.0) * doubt)
         known = rows >= 0
         return Interval(np.where(known, measured, fitted), np.where(known, measured, high))
 

@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from tfgen import errors
 from tfgen.cost.latency import Floats
-from tfgen.cost.table_latency import Terms
+from tfgen.cost.table_latency import Part, Terms
 from tfgen.space import tabulated
-from tfgen.space.search_space import SearchSpace, Value
+from tfgen.space.search_space import Choices, SearchSpace, Value
 
 Rows = Sequence[Mapping[str, str]]
 
@@ -26,14 +27,21 @@ class NetworkLayout:
     """How a space's networks stand in tables, and what of them takes time.
 
     Attributes:
-      choices: the networks of rows [networks, decisions].
+      read: the choices of rows [networks, decisions].
       groups: of the decisions whose joint values are a term of the fit.
-      squared: see `Fit`.
+      parts: of the fit.
     """
 
-    choices: Callable[[SearchSpace, Rows], npt.ArrayLike]
+    read: Callable[[SearchSpace, Rows], npt.ArrayLike]
     groups: Callable[[SearchSpace], list[tuple[str, ...]]]
-    squared: str | None = None
+    parts: Callable[[SearchSpace], list[Part]]
+
+    def choices(self, space: SearchSpace, rows: Rows) -> Choices:
+        """Canonical choices of rows [networks, decisions]; raises ValueError or KeyError."""
+        try:
+            return space.canonical(self.read(space, rows))
+        except errors.UsageError as error:
+            raise ValueError(str(error)) from error
 
 
 def _nasbench201(space: SearchSpace, rows: Rows) -> npt.ArrayLike:
@@ -66,11 +74,6 @@ def _each(space: SearchSpace) -> list[tuple[str, ...]]:
     return [(decision.name,) for decision in space.decisions]
 
 
-def _pairs(space: SearchSpace) -> list[tuple[str, ...]]:
-    """Each two edges: whether an op runs depends on what leads to it and from it."""
-    return list(itertools.combinations((d.name for d in space.decisions), 2))
-
-
 def _ofa_blocks(*joint: str) -> list[tuple[str, ...]]:
     """Kernel and expansion of each block, with the decisions `joint`."""
     return [
@@ -79,11 +82,42 @@ def _ofa_blocks(*joint: str) -> list[tuple[str, ...]]:
     ]
 
 
+def _as_chosen(choices: Choices) -> tuple[Choices, Floats]:
+    return choices, np.ones(len(choices))
+
+
+def _live(choices: Choices) -> tuple[Choices, Floats]:
+    """NAS-Bench-201's edges, "none" where no path from input to output leads through them.
+
+    Some runtimes compute such an edge and some do not, so the fit has a part for either.
+    """
+    on = choices != 0
+    reached = {0: np.ones(len(choices), np.bool_)}
+    for node in range(1, 4):
+        into = [(edge, a) for edge, (a, b) in enumerate(tabulated.NASBENCH201_EDGES) if b == node]
+        reached[node] = np.any([on[:, edge] & reached[a] for edge, a in into], axis=0)
+    used = {3: np.ones(len(choices), np.bool_)}
+    for node in (2, 1, 0):
+        out = [(edge, b) for edge, (a, b) in enumerate(tabulated.NASBENCH201_EDGES) if a == node]
+        used[node] = np.any([on[:, edge] & used[b] for edge, b in out], axis=0)
+    live = [reached[a] & used[b] for a, b in tabulated.NASBENCH201_EDGES]
+    return choices * np.stack(live, axis=1), np.ones(len(choices))
+
+
+def _resolution_squared(space: SearchSpace) -> Part:
+    """Work grows with the square of the resolution, overhead does not: a part for either."""
+    column = space.index["resolution"]
+    scales = np.square(np.array(space.decisions[column].values, np.float64) / 224)
+    return lambda choices: (choices, scales[choices[:, column]])
+
+
 NETWORKS: Mapping[str, NetworkLayout] = {
-    "fbnet": NetworkLayout(_fbnet, _each),
-    "nasbench201": NetworkLayout(_nasbench201, _pairs),
+    "fbnet": NetworkLayout(_fbnet, _each, lambda space: [_as_chosen]),
+    "nasbench201": NetworkLayout(_nasbench201, _each, lambda space: [_as_chosen, _live]),
     "ofa_mobilenet_v3": NetworkLayout(
-        _ofa, lambda space: [("resolution",), *_ofa_blocks()], "resolution"
+        _ofa,
+        lambda space: [("resolution",), *_ofa_blocks()],
+        lambda space: [_as_chosen, _resolution_squared(space)],
     ),
 }
 
