@@ -83,7 +83,8 @@ def measure(
       CorruptFileError: the .tflite is missing.
       DeviceError: there is no phone to run on, it or the tool failed, or it took too long.
     """
-    _check(threads, runs, warmup, delegate, taskset, timeout_seconds)
+    _check(threads, runs, warmup, delegate, timeout_seconds)
+    mask = None if taskset is None else _mask(taskset)
     if (binary is None) == (tools_dir is None):
         raise errors.UsageError("give either benchmark_model itself or a folder of it by ABI")
     path = pathlib.Path(path).absolute()
@@ -109,8 +110,7 @@ def measure(
         words += _DELEGATE_FLAGS[delegate]
         words += _WHOLE if delegate in ACCELERATORS and not allow_partial else ()
         words += ["--enable_op_profiling=true"] if profile else []
-        if taskset is not None:
-            words = ["taskset", _MASK.fullmatch(taskset)[1], *words]
+        words = words if mask is None else ["taskset", mask, *words]
         text = phone.run(words, timeout_seconds)
         output = benchmark_output.parse(text, delegate=delegate, allow_partial=allow_partial)
         written = phone.pull(result, pathlib.Path(local) / "result.pb")
@@ -269,14 +269,7 @@ def _folder(phone: Phone) -> Iterator[str]:
         phone.clean(name, running)
 
 
-def _check(
-    threads: int,
-    runs: int,
-    warmup: int,
-    delegate: str,
-    taskset: str | None,
-    timeout_seconds: float,
-) -> None:
+def _check(threads: int, runs: int, warmup: int, delegate: str, timeout_seconds: float) -> None:
     if threads < 1 or runs < 1 or warmup < 0 or not timeout_seconds > 0:
         raise errors.UsageError(
             "need threads >= 1, runs >= 1, warmup >= 0, timeout > 0; "
@@ -284,24 +277,31 @@ def _check(
         )
     if delegate not in ASKED:
         raise errors.UsageError(f"delegate must be one of {', '.join(ASKED)}, got {delegate!r}")
-    if taskset is not None and not _MASK.fullmatch(taskset):
+
+
+def _mask(taskset: str) -> str:
+    """The digits of a mask, which is what Android's `taskset` takes."""
+    match = _MASK.fullmatch(taskset)
+    if match is None:
         raise errors.UsageError(
             "taskset must be a hexadecimal mask of cores, such as f0 for the upper four of eight; "
             f"got {taskset!r}"
         )
+    return match[1]
 
 
 def _only(adb: str) -> str:
     """The serial number of the one phone that adb knows."""
     done = _call([adb, "devices"], _QUICK_SECONDS)
-    rows = re.findall(r"^(\S+)\t+(.+?)\s*$", done.output, re.MULTILINE)
+    lines = [line for line in done.output.split("\n") if not line.startswith(("*", "List of "))]
+    rows = [line.split(maxsplit=1) for line in lines if len(line.split()) > 1]
     if not rows:
         raise errors.DeviceError(
             "no phone; connect one with USB debugging on, until `adb devices` lists it "
             f"(adb: {_short(done.text)})"
         )
     if len(rows) > 1:
-        known = ", ".join(f"{serial} ({state})" for serial, state in rows)
+        known = ", ".join(f"{serial} ({state.strip()})" for serial, state in rows)
         raise errors.DeviceError(f"{len(rows)} phones: {known}; name one with --serial")
     return rows[0][0]
 
@@ -314,7 +314,7 @@ def _tool(
         if not path.is_file():
             raise errors.UsageError(f"{path}: there is no benchmark_model")
         return path
-    folder = pathlib.Path(tools_dir).absolute()
+    folder = pathlib.Path(tools_dir or "").absolute()
     path = folder / abi / BINARY
     if not abi or not path.is_file():
         there = sorted(p.parent.name for p in folder.glob(f"*/{BINARY}"))
