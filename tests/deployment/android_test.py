@@ -230,6 +230,10 @@ class DevicesTest(AndroidTest):
         self.answer("devices", r"printf '* daemon started successfully *\nList of devices\n\n'")
         self.assert_untouched("no phone; connect one with USB debugging on")
 
+    def test_adb_fails(self) -> None:
+        self.answer("devices", "echo 'adb: cannot bind' >&2; exit 1")
+        self.assert_untouched("adb failed: adb: cannot bind")
+
     def test_several(self) -> None:
         self.answer("devices", r"printf 'List of devices attached\nA\tdevice\nB:5\toffline\n'")
         self.assert_untouched(r"2 phones: A \(device\), B:5 \(offline\); name one with --serial")
@@ -259,8 +263,8 @@ class DevicesTest(AndroidTest):
         ),
         ("echo 'error: no devices/emulators found' >&2; exit 1", "no devices; `adb devices`"),
         (LOST, "PHONE1: not found; `adb devices` lists"),
-        ("echo recovery", "in state recovery, must be in state 'device'"),
-        ("exit 1", "in state no word"),
+        ("echo recovery", "in state 'recovery', must be in state 'device'"),
+        ("echo 'adb: no server' >&2; exit 1", "PHONE1: adb failed: adb: no server"),
     )
     def test_state(self, shell: str, words: str) -> None:
         self.answer("get-state", shell)

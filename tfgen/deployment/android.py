@@ -169,7 +169,9 @@ def connect(serial: str | None = None) -> Phone:
     ):
         if word in said:
             raise errors.DeviceError(f"phone {serial}: {word}; {help_text}")
-    raise errors.DeviceError(f"phone {serial}: in state {_short(said)}, must be in state 'device'")
+    if done.code:
+        raise errors.DeviceError(f"phone {serial}: adb failed: {_short(said)}")
+    raise errors.DeviceError(f"phone {serial}: in state {said!r}, must be in state 'device'")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -293,12 +295,13 @@ def _mask(taskset: str) -> str:
 def _only(adb: str) -> str:
     """The serial number of the one phone that adb knows."""
     done = _call([adb, "devices"], _QUICK_SECONDS)
+    if done.code:
+        raise errors.DeviceError(f"adb failed: {_short(done.text)}")
     lines = [line for line in done.output.split("\n") if not line.startswith(("*", "List of "))]
     rows = [line.split(maxsplit=1) for line in lines if len(line.split()) > 1]
     if not rows:
         raise errors.DeviceError(
-            "no phone; connect one with USB debugging on, until `adb devices` lists it "
-            f"(adb: {_short(done.text)})"
+            "no phone; connect one with USB debugging on, until `adb devices` lists it"
         )
     if len(rows) > 1:
         known = ", ".join(f"{serial} ({state.strip()})" for serial, state in rows)
