@@ -19,7 +19,7 @@ from absl import flags
 
 from tfgen import bundle as bundles
 from tfgen import errors, generators, pipeline, program, workdir
-from tfgen.cost.budget import parse_all
+from tfgen.cost.budget import Budget, parse_all
 from tfgen.deployment import devices
 from tfgen.selection import Candidate, Ranking, Selector
 from tfgen.space.architecture import Architecture
@@ -38,6 +38,9 @@ _BUNDLE = flags.DEFINE_string(
 _METHOD = flags.DEFINE_string("method", "nagan", "Which method's generator answers.")
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", "tfgen_output", "Where everything is written.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "TFDS directory; not needed for the default.")
+_TABLES_DIR = flags.DEFINE_string(
+    "tables_dir", None, "Where public tables lie, for budgets on devices that others measured."
+)
 _SEED = flags.DEFINE_integer("seed", 0, "Equal seeds give equal answers.", lower_bound=0)
 _COUNT = flags.DEFINE_integer("count", 10, "Candidates to show for a budget.")
 _DRAWS = flags.DEFINE_integer("draws", 4096, "Networks drawn in a round.")
@@ -62,7 +65,13 @@ _STOP_AFTER = flags.DEFINE_enum(
     "stop_after", "contract", ["candidates", "contract"], "Where to stop."
 )
 
-_COSTS = ("file_kb", "storage_kb", "energy_uj", "macs")  # columns of the table of candidates
+_COSTS = (
+    "latency_ms",
+    "file_kb",
+    "storage_kb",
+    "energy_uj",
+    "macs",
+)  # columns of the table of candidates
 # What a stage is, by its block, options in braces; its bits follow.
 _WORDS = {
     "conv": "{kernel}>{channels}",
@@ -78,7 +87,7 @@ def main(argv: Sequence[str]) -> int:
     del argv
     start = time.monotonic()
     budgets = parse_all(_BUDGET.value)
-    devices.check(budgets)
+    _check_devices(budgets)
     generators.get(_METHOD.value)
     bundle = dataclasses.replace(
         bundles.load(bundles.find(_BUNDLE.value)),
@@ -95,12 +104,16 @@ def main(argv: Sequence[str]) -> int:
         max_distance=_MAX_DISTANCE.value,
         ranking=Ranking(_RANK_BY.value),
     )
-    for budget in budgets:
-        pipeline.check_answerable(bundle, budget)
+    tables_dir = workdir.user_path(_TABLES_DIR.value) if _TABLES_DIR.value else None
+    costs = [pipeline.cost_model(bundle, b, _THREADS.value, tables_dir) for b in budgets]
+    for budget, model in zip(budgets, costs, strict=True):
+        pipeline.check_answerable(bundle, budget, model)
     answers: list[list[Candidate]] = []
-    for budget in budgets:
+    for budget, model in zip(budgets, costs, strict=True):
         try:
-            answer = pipeline.answer(bundle, budget, _METHOD.value, selector, _SEED.value, _say)
+            answer = pipeline.answer(
+                bundle, budget, model, _METHOD.value, selector, _SEED.value, _say
+            )
         except errors.InfeasibleBudgetError as error:
             program.complain(error)
             answers.append([])
@@ -136,6 +149,14 @@ def run() -> None:
     program.run(main)
 
 
+def _check_devices(budgets: Sequence[Budget]) -> None:
+    """Raises UsageError for devices that are not known, or cannot be measured and must be."""
+    for device in {budget.device for budget in budgets if budget.device is not None}:
+        devices.find(device)
+        if _STOP_AFTER.value == "contract":
+            devices.check_here(device, _THREADS.value)
+
+
 def _deliver(bundle: bundles.Bundle, candidates: Sequence[Candidate], work: workdir.WorkDir) -> int:
     """Trains candidates in order until one keeps the contract; the exit code of this answer."""
     dataset = datasets.load(bundle.dataset, _DATA_DIR.value)
@@ -144,6 +165,13 @@ def _deliver(bundle: bundles.Bundle, candidates: Sequence[Candidate], work: work
             f"note: this {dataset.name} is not the data that bundle {bundle.name!r} was fitted to "
             f"({dataset.fingerprint}, {bundle.dataset_fingerprint}); predictions may be off"
         )
+    budget = candidates[0].budget
+    if budget.device is not None:
+        timed = pipeline.timed_here(bundle, candidates, budget.device)
+        print(f"\n{len(timed)} of {len(candidates)} candidates keep {budget} untrained")
+        if not timed:
+            return errors.InfeasibleBudgetError.exit_code
+        candidates = timed
     attempts = list(candidates[: _MAX_TRAININGS.value])
     exit_code = 0
     for number_, candidate in enumerate(attempts, start=1):

@@ -18,9 +18,10 @@ import numpy as np
 from tfgen import bundle as bundles
 from tfgen import errors, generators, seeds, workdir
 from tfgen.cost.budget import Budget
-from tfgen.cost.cost_model import CostModel
+from tfgen.cost.cost_model import LATENCY, CostModel
+from tfgen.cost.latency_table import NetworkTiming
 from tfgen.cost.metrics import PerformanceScale
-from tfgen.deployment import benchmark, contract, delivered, timing
+from tfgen.deployment import benchmark, contract, delivered, devices, profiling, timing
 from tfgen.evidence import collect as collecting
 from tfgen.evidence import surrogate as surrogates
 from tfgen.evidence.record import Record, RecordStore
@@ -228,17 +229,39 @@ def _gap(
 # --- answers ------------------------------------------------------------------------------------
 
 
-def check_answerable(bundle: bundles.Bundle, budget: Budget) -> None:
+def cost_model(
+    bundle: bundles.Bundle, budget: Budget, threads: int, tables_dir: pathlib.Path | None
+) -> CostModel:
+    """Costs of a bundle's networks, with the latency on the budget's device if it names one.
+
+    Raises:
+      UsageError: the device is not known, or not for this bundle's space.
+      CorruptFileError: a file of the device is damaged.
+    """
+    if budget.device is None:
+        return bundle.cost_model
+    latency = devices.latency_model(
+        budget.device,
+        bundle.space,
+        activation_bits=bundle.activation_bits,
+        io=bundle.io,
+        threads=threads,
+        tables_dir=tables_dir,
+    )
+    return CostModel(bundle.space, bundle.activation_bits, bundle.io, latency)
+
+
+def check_answerable(bundle: bundles.Bundle, budget: Budget, costs: CostModel) -> None:
     """Raises UsageError for a budget on metrics that this bundle does not tell."""
     if budget.quality is not None and budget.quality[0] != bundle.task.metric:
         raise errors.UsageError(
             f"bundle {bundle.name!r} is judged by {bundle.task.metric}, not by {budget.quality[0]}"
         )
-    strangers = [m for m in budget.limits if m not in bundle.cost_model.metrics]
+    strangers = [m for m in budget.limits if m not in costs.metrics]
     if strangers:
         raise errors.UsageError(
             f"{strangers[0]} cannot be told before the file is built; budgets of this bundle may "
-            f"limit: {', '.join(bundle.cost_model.metrics)}"
+            f"limit: {', '.join(costs.metrics)}"
         )
 
 
@@ -257,29 +280,44 @@ def check_executed(bundle: bundles.Bundle) -> None:
 
 
 def answer(
-    bundle: bundles.Bundle, budget: Budget, method: str, selector: Selector, seed: int, say: Say
+    bundle: bundles.Bundle,
+    budget: Budget,
+    costs: CostModel,
+    method: str,
+    selector: Selector,
+    seed: int,
+    say: Say,
 ) -> list[Candidate]:
     """Candidates for one budget, best first; needs no TensorFlow.
+
+    Args:
+      bundle: who answers.
+      budget: what is asked.
+      costs: the bundle's, with the latency on the budget's device.
+      method: whose generator draws.
+      selector: how candidates are judged.
+      seed: of the draws.
+      say: told what the user should know.
 
     Raises:
       UsageError: the budget speaks of a metric that this bundle does not tell.
       InfeasibleBudgetError: nothing fits.
     """
-    check_answerable(bundle, budget)
+    check_answerable(bundle, budget, costs)
 
     def select(asked: Budget) -> list[Candidate]:
         return selector.select(
             bundle.space,
             bundle.generator(method),
             bundle.surrogate,
-            bundle.cost_model,
+            costs,
             asked,
             method,
             seed,
         )
 
     try:
-        remarks = bundle.cost_model.check(budget)
+        remarks = costs.check(budget)
     except errors.InfeasibleBudgetError as error:
         # The space's minimum is one network; whether the rest of the budget fits it is for draws.
         nearest = error.nearest
@@ -291,6 +329,29 @@ def answer(
     for remark in remarks:
         say(f"note: {remark}")
     return select(budget)
+
+
+def timed_here(
+    bundle: bundles.Bundle, candidates: Sequence[Candidate], device: str
+) -> list[Candidate]:
+    """The candidates whose untrained files keep the latency that is asked, on this machine.
+
+    No kernel's time depends on the numbers, so a second of timing saves a training that would miss
+    its contract. What was timed is kept for the next predictions.
+    """
+    timings = profiling.time_networks(
+        bundle.space,
+        [candidate.architecture for candidate in candidates],
+        bundle.activation_bits,
+        bundle.io,
+        "selected",
+    )
+    devices.add_networks(device, timings)
+    return [
+        candidate
+        for candidate, timing in zip(candidates, timings, strict=True)
+        if timing.latency_ms <= candidate.budget.limits[LATENCY]
+    ]
 
 
 # --- deliveries ---------------------------------------------------------------------------------
@@ -408,15 +469,15 @@ def deliver(
         measured = {
             bundle.task.metric: delivered.score(path, dataset, dataset.test),
             **delivered.costs(path, folder / RECIPE),
-            "latency_ms": timed.latency_ms,
+            LATENCY: timed.latency_ms,
             "file_kb": timed.file_bytes / 1000,
         }
         predicted = {bundle.task.metric: candidate.metric}
         predicted |= {m: candidate.cost[m] for m in candidate.cost.quantities}
-        if threads == 1:
+        if LATENCY not in predicted and threads == 1:
             shape, policy = bundle.space.input_shape, bits.load(bundle.space.bit_policy)
             (untrained,) = timing.measure_probes([layers], shape, policy, io=bundle.io)
-            predicted["latency_ms"] = untrained.latency_ms
+            predicted[LATENCY] = untrained.latency_ms
         agreed = contract.draw_up(
             candidate.budget,
             fingerprint,
@@ -428,6 +489,16 @@ def deliver(
             runtime=timed.runtime,
             fully_accelerated=timed.fully_accelerated,
         )
+        if candidate.budget.device is not None:
+            delivered_timing = NetworkTiming(
+                architecture=candidate.architecture,
+                activation_bits=bundle.activation_bits,
+                io=bundle.io,
+                origin="selected",
+                latency_ms=timed.latency_ms,
+                spread=timed.spread,
+            )
+            devices.add_networks(candidate.budget.device, [delivered_timing])
         workdir.write_json(folder / BENCHMARK, timed.to_json())
         workdir.write_json(folder / CONTRACT, agreed.to_json())
         workdir.write_manifest(

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from tfgen import errors, seeds
 from tfgen.cost import kernels
 from tfgen.cost.budget import COST_METRICS, Budget, Cost, Quantity, rounded_up
-from tfgen.cost.cost_model import CostModel, Costs
+from tfgen.cost.cost_model import CostModel, Costs, source
 from tfgen.space import bits
 from tfgen.space.architecture import Architecture
 from tfgen.space.lowering import ACTIVATION_BITS, lower_batch
@@ -70,7 +70,8 @@ class Candidate:
     Attributes:
       architecture: what to train.
       budget: what was asked.
-      cost: what was counted.
+      cost: what was counted or predicted.
+      upper: of predicted metrics, the upper end of the interval.
       metric: the expected value of the task's metric.
       low: lower end of its interval.
       high: upper end of its interval.
@@ -83,6 +84,7 @@ class Candidate:
     architecture: Architecture
     budget: Budget
     cost: Cost
+    upper: Mapping[str, float]
     metric: float
     low: float
     high: float
@@ -96,6 +98,7 @@ class Candidate:
             "fingerprint": self.architecture.fingerprint,
             "budget": self.budget.to_json(),
             "cost": self.cost.to_json(),
+            "upper": dict(self.upper),
             "metric": self.metric,
             "low": self.low,
             "high": self.high,
@@ -110,6 +113,7 @@ class Candidate:
             Architecture.from_json(data["architecture"]),
             Budget.from_json(data["budget"]),
             Cost.from_json(data["cost"]),
+            data["upper"],
             data["metric"],
             data["low"],
             data["high"],
@@ -121,10 +125,16 @@ class Candidate:
 
 @dataclasses.dataclass(frozen=True)
 class Pool:
-    """Different networks under one roof, each field [architectures]."""
+    """Different networks under one roof, each field [architectures].
+
+    Attributes:
+      costs: what is expected.
+      upper: the upper ends of their intervals: what budgets are compared with.
+    """
 
     choices: Choices
     costs: Costs
+    upper: Costs
     metric: Floats
     low: Floats
     high: Floats
@@ -163,7 +173,7 @@ def kernel_stage(space: SearchSpace) -> Stage:
 
 def limit_stage(metric: str, limit: float) -> Stage:
     """Keeps networks of at most this cost: storage (eq. 2), energy (eq. 3), any other."""
-    return lambda pool: np.asarray(pool.costs[metric] <= limit)
+    return lambda pool: np.asarray(pool.upper[metric] <= limit)
 
 
 def quality_stage(least: float) -> Stage:
@@ -212,7 +222,7 @@ class Ranking:
         """Rows of the pool, best first; ties go to the smaller network."""
         by = self.by
         if by == "auto":
-            by = "quality" if budget.limits else "storage_kb"
+            by = "quality" if budget.limits or "storage_kb" not in pool.costs else "storage_kb"
         if by == "quality":
             key = -pool.low
         elif by == "distance":
@@ -221,7 +231,8 @@ class Ranking:
             key = pool.costs[by]
         else:
             raise errors.UsageError(f"{by} cannot be told before the file is built")
-        return np.lexsort((pool.costs["storage_kb"], key))
+        smaller = pool.costs.get("storage_kb", np.zeros(len(pool)))  # a table tells no sizes
+        return np.lexsort((smaller, key))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -281,7 +292,8 @@ class Selector:
             # Another budget gets other draws: what is named as feasible was asked for and answered.
             nearest = error.nearest
             for _ in range(_VERIFICATIONS):
-                assert isinstance(nearest, Budget)
+                if not isinstance(nearest, Budget):
+                    break  # no network's interval has an end
                 try:
                     search(nearest)
                     break
@@ -323,9 +335,11 @@ class Selector:
         distance = None
         if drawn.conditions is not None:
             distance = confidence_distance(prediction.performance, drawn.conditions)
+        costs, upper = cost_model.bounds(drawn.choices, self.confidence)
         return Pool(
             drawn.choices,
-            cost_model.costs(drawn.choices),
+            costs,
+            upper,
             prediction.metric,
             prediction.low,
             prediction.high,
@@ -343,7 +357,8 @@ def _merge(old: Pool | None, new: Pool) -> Pool:
             distance = np.concatenate([old.distance, new.distance])
         both = Pool(
             np.concatenate([old.choices, new.choices]),
-            {m: np.concatenate([v, new.costs[m]]) for m, v in old.costs.items()},
+            _joined(old.costs, new.costs),
+            _joined(old.upper, new.upper),
             np.concatenate([old.metric, new.metric]),
             np.concatenate([old.low, new.low]),
             np.concatenate([old.high, new.high]),
@@ -358,11 +373,16 @@ def _merge(old: Pool | None, new: Pool) -> Pool:
     return Pool(
         both.choices[rows],
         {m: v[rows] for m, v in both.costs.items()},
+        {m: v[rows] for m, v in both.upper.items()},
         both.metric[rows],
         both.low[rows],
         both.high[rows],
         None if both.distance is None else both.distance[rows],
     )
+
+
+def _joined(old: Costs, new: Costs) -> Costs:
+    return {metric: np.concatenate([values, new[metric]]) for metric, values in old.items()}
 
 
 def _candidate(
@@ -371,7 +391,8 @@ def _candidate(
     return Candidate(
         space.architecture(pool.choices[row]),
         budget,
-        Cost({m: Quantity(float(v[row]), "counted") for m, v in pool.costs.items()}),
+        Cost({m: Quantity(float(v[row]), source(m)) for m, v in pool.costs.items()}),
+        {m: float(v[row]) for m, v in pool.upper.items() if source(m) == "predicted"},
         float(pool.metric[row]),
         float(pool.low[row]),
         float(pool.high[row]),
@@ -393,22 +414,24 @@ def _infeasible(
     for stage in stages:
         passed = rows[stage(pool)[rows]]
         rows = passed if len(passed) else rows
-    misses = [pool.costs[m][rows] / limit - 1.0 for m, limit in budget.limits.items()]
+    misses = [pool.upper[m][rows] / limit - 1.0 for m, limit in budget.limits.items()]
     if budget.quality is not None:
         misses.append(1.0 - pool.low[rows] / max(budget.quality[1], 1e-9))
     row = rows[np.maximum.reduce(misses).argmin()]
+    message = (
+        f"budget {budget}: none of {len(pool):,} different networks in {draws:,} draws is "
+        "predicted to keep it"
+    )
+    if not np.isfinite(np.maximum.reduce(misses).min()):
+        return errors.InfeasibleBudgetError(message)
     limits = {
-        m: max(limit, rounded_up(float(pool.costs[m][row]))) for m, limit in budget.limits.items()
+        m: max(limit, rounded_up(float(pool.upper[m][row]))) for m, limit in budget.limits.items()
     }
     quality = budget.quality
     if quality is not None:
         quality = (quality[0], min(quality[1], max(_down(pool.low[row]), 0.0)))
     nearest = Budget(limits, quality, budget.device)
-    return errors.InfeasibleBudgetError(
-        f"budget {budget}: none of {len(pool):,} different networks in {draws:,} draws is "
-        "predicted to keep it",
-        nearest=nearest,
-    )
+    return errors.InfeasibleBudgetError(message, nearest=nearest)
 
 
 def _down(value: float) -> float:

@@ -105,7 +105,9 @@ def _candidate(
     """The generator's first answer, or the best of the first uniform ones."""
     selector = Selector(count=_TRIES.value, draws=_DRAWS.value)
     if kind == _GENERATED:
-        return pipeline.answer(bundle, budget, _METHOD.value, selector, _SEED.value, print)[0]
+        return pipeline.answer(
+            bundle, budget, bundle.cost_model, _METHOD.value, selector, _SEED.value, print
+        )[0]
     found = selector.select(
         bundle.space,
         Uniform(bundle.space, int(kind.split()[1])),

@@ -1,22 +1,163 @@
-"""Which devices are known: one file each in configs/devices/."""
+"""Which devices are known, one file each in configs/devices/, and which of them this machine is.
+
+A file is looked for in the folder `configs/devices` where the user stands, where `profile_device`
+writes, then in the project's own.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import fcntl
+import importlib.metadata
+import pathlib
+import platform
+from collections.abc import Iterator, Sequence
 
 from tfgen import errors, workdir
-from tfgen.cost.budget import Budget
+from tfgen.cost import latency_table, public_tables
+from tfgen.cost.latency import LatencyModel
+from tfgen.cost.latency_table import Device, LatencyTable, NetworkTiming
+from tfgen.cost.profiled_latency import ProfiledLatency
+from tfgen.deployment import _litert_child
+from tfgen.space.lowering import ACTIVATION_BITS
+from tfgen.space.search_space import SearchSpace
+
+FOLDER = pathlib.Path("configs") / "devices"
+HOST = "host"  # what the machine in front of the user is called, unless he calls it otherwise
+_CPU_FACTS = ("model name", "cpu family", "model", "stepping", "Hardware", "CPU part")
+_GOVERNOR = pathlib.Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+
+
+def folders() -> list[pathlib.Path]:
+    """Where devices are described, the user's folder first."""
+    return [workdir.user_path(FOLDER), workdir.package_root() / FOLDER]
 
 
 def known() -> list[str]:
-    """Names of the devices that have a latency table."""
-    return sorted(p.stem for p in (workdir.package_root() / "configs" / "devices").glob("*.json"))
+    """Names of the devices that are described."""
+    return sorted({path.stem for folder in folders() for path in folder.glob("*.json")})
 
 
-def check(budgets: Sequence[Budget]) -> None:
-    """Raises UsageError for a budget on a device that nobody profiled."""
-    for budget in budgets:
-        if budget.device is not None and budget.device not in known():
-            raise errors.UsageError(
-                f"unknown device {budget.device!r}; known: {', '.join(known()) or 'none yet'}"
-            )
+def find(name: str) -> pathlib.Path:
+    """The file that describes a device; raises UsageError that names the known ones."""
+    if name in known():
+        places = (folder / f"{name}.json" for folder in folders())
+        return next(path for path in places if path.is_file())
+    hint = ""
+    if name == HOST:
+        hint = "; this machine was not profiled: run profile_device --device=host --space=SPACE"
+    raise errors.UsageError(f"unknown device {name!r}; known: {', '.join(known())}{hint}")
+
+
+def this_machine(name: str = HOST, threads: int = 1) -> Device:
+    """What this machine is, as a device of that name."""
+    version = importlib.metadata.version(_litert_child.RUNTIME)
+    return Device(
+        name=name,
+        processor=_processor(),
+        runtime=f"{_litert_child.RUNTIME} {version}",
+        threads=threads,
+        governor=_GOVERNOR.read_text().strip() if _GOVERNOR.is_file() else "unknown",
+    )
+
+
+def is_profiled(name: str) -> bool:
+    """Whether a device's file holds timings, not where to find those of others."""
+    data = workdir.read_json(find(name))
+    return isinstance(data, dict) and data.get("kind") == latency_table.KIND
+
+
+def table(name: str, threads: int = 1) -> LatencyTable:
+    """The timings of a device that was profiled.
+
+    Args:
+      name: of the device.
+      threads: that the file will run with.
+
+    Raises:
+      UsageError: nobody profiled it, or it was profiled with other threads, or it has this
+        machine's name and was profiled on another machine or runtime.
+      CorruptFileError: its file is damaged.
+    """
+    path = find(name)
+    found = latency_table.load(path)
+    if name == HOST:
+        found.device.check_same(this_machine(name, threads))
+    if threads != found.device.threads:
+        raise errors.UsageError(
+            f"device {name!r} was profiled with {found.device.threads} threads, --threads={threads}"
+        )
+    return found
+
+
+def check_here(name: str, threads: int = 1) -> None:
+    """Raises UsageError unless a device is this machine, so that its latencies can be measured."""
+    otherwise = "; its latency cannot be measured here: add --stop_after=candidates"
+    if not is_profiled(name):
+        raise errors.UsageError(f"device {name!r} was measured by others{otherwise}")
+    try:
+        table(name, threads).device.check_same(this_machine(name, threads))
+    except errors.UsageError as error:
+        raise errors.UsageError(f"{error}{otherwise}") from None
+
+
+def latency_model(
+    name: str,
+    space: SearchSpace,
+    *,
+    activation_bits: int = ACTIVATION_BITS,
+    io: str = "float",
+    threads: int = 1,
+    tables_dir: pathlib.Path | None = None,
+) -> LatencyModel:
+    """What predicts latencies of a space's networks on a device.
+
+    Args:
+      name: of the device.
+      space: of the networks.
+      activation_bits: of every network; 32 for networks of float32.
+      io: "float", or "int8" for integer input and output.
+      threads: of the runtime.
+      tables_dir: where the tables lie that others measured; None for nowhere.
+
+    Raises:
+      UsageError: the device is not known, or not for this space, or it needs `tables_dir`.
+      CorruptFileError: a file is damaged.
+    """
+    if is_profiled(name):
+        return ProfiledLatency(table(name, threads), space, activation_bits, io)
+    if tables_dir is None:
+        raise errors.UsageError(
+            f"device {name!r} was measured by others: say where their tables lie, --tables_dir=DIR"
+        )
+    return public_tables.load(name, space, tables_dir, find(name).parent)
+
+
+def add_networks(name: str, timings: Sequence[NetworkTiming]) -> None:
+    """Keeps what networks took on a profiled device, for the next predictions.
+
+    Several programs may do so at once.
+    """
+    path = find(name)
+    with _locked(path):
+        latency_table.load(path).adding(networks=timings).save(path)
+
+
+@contextlib.contextmanager
+def _locked(path: pathlib.Path) -> Iterator[None]:
+    """Holds other writers of a file off."""
+    with path.with_name(f".{path.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _processor() -> str:
+    """What the operating system says of the first processor."""
+    facts = {}
+    cpuinfo = pathlib.Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text().split("\n\n")[0].splitlines():
+            name, _, value = line.partition(":")
+            facts[name.strip()] = value.strip()
+    told = [facts[name] for name in _CPU_FACTS if name in facts] or [platform.processor()]
+    return f"{platform.machine()}, {', '.join(told)}"

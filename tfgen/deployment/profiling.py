@@ -1,20 +1,182 @@
-"""Which files to time so that a few hundred tell what all networks of a space take."""
+"""Times a few hundred files that tell what every network of a space takes on this machine."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import datetime
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from tfgen.cost import latency_features
+from tfgen import seeds
+from tfgen.cost import counting, latency_features
+from tfgen.cost.latency_table import Device, LatencyTable, NetworkTiming, OpTiming
+from tfgen.cost.profiled_latency import ProfiledLatency
+from tfgen.deployment import probe, timing
+from tfgen.space import bits
+from tfgen.space.architecture import Architecture
 from tfgen.space.bits import BitPolicy
 from tfgen.space.layers import INPUT, LayerSpec, layers_of, slots_of
-from tfgen.space.lowering import lower_batch
+from tfgen.space.lowering import ACTIVATION_BITS, lower_batch
 from tfgen.space.search_space import SearchSpace
 
+OPS, NETWORKS = 250, 120  # files of each kind
+_REPEATED = 20  # files that are timed twice
+_BUDGETS = (0.02, 0.98)  # quantiles of the random networks' latencies, between which budgets lie
+_DRAWS = 2048  # networks that a budget's answer is chosen from
+_POOLS = 32  # as many networks are drawn, for all budgets together
 _SAMPLED = 400  # networks whose layers are looked at
 _FEWEST = 3  # layers of a kernel, where it has so many
+
+
+def time_space(
+    table: LatencyTable | None,
+    device: Device,
+    space: SearchSpace,
+    *,
+    activation_bits: int = ACTIVATION_BITS,
+    ops: int = OPS,
+    networks: int = NETWORKS,
+    windows: int = timing.WINDOWS,
+    seed: int = 0,
+    say: Callable[[str], None],
+) -> LatencyTable:
+    """Times ops of a space, random networks, and networks that are chosen for their latency.
+
+    Args:
+      table: what was timed on this device before, to which this is added; None for a new one.
+      device: this machine.
+      space: whose ops and networks are timed.
+      activation_bits: of the networks; 32 for networks of float32.
+      ops: how many, about.
+      networks: how many random ones, and as many chosen ones.
+      windows: of each file.
+      seed: of what is timed.
+      say: told how far it is.
+
+    Raises:
+      UsageError: the runtime does not execute the space at these bits.
+    """
+    policy = bits.load(space.bit_policy)
+    parts = choose(space, policy, activation_bits, ops, seeds.stream(seed, "ops"))
+    say(f"timing {len(parts)} ops of {space.name}")
+    files = [_write(part.layers, part.input_shape, policy, io="int8") for part in parts]
+    found, reference_ms, repeatability = _time(files, windows, seed)
+    timings = [
+        OpTiming(layers=part.layers, latency_ms=time.latency_ms, spread=time.spread)
+        for part, time in zip(parts, found, strict=True)
+    ]
+    if table is None:
+        today = datetime.date.today().isoformat()
+        table = LatencyTable(
+            device=device,
+            date=today,
+            reference_ms=reference_ms,
+            repeatability=repeatability,
+            ops=(),
+            networks=(),
+        )
+    table = table.adding(ops=timings)
+
+    def timed(architectures: Sequence[Architecture], origin: str) -> LatencyTable:
+        times = time_networks(space, architectures, activation_bits, "float", origin, windows)
+        return table.adding(networks=times)
+
+    say(f"timing {networks} random networks; ops repeat within {repeatability:.1%}")
+    drawn = space.sample(networks, seeds.stream(seed, "networks"))
+    table = timed([space.architecture(row) for row in drawn], "random")
+    chosen = answers(table, space, activation_bits, networks, seed)
+    say(f"timing {len(chosen)} networks that were chosen for their latency")
+    return timed(chosen, "selected")
+
+
+def answers(
+    table: LatencyTable, space: SearchSpace, activation_bits: int, count: int, seed: int
+) -> list[Architecture]:
+    """Networks that a user would get for latency budgets all over the space's range.
+
+    Of many draws that are expected within a budget the largest is taken, by multiplications: what a
+    user wants is the best network, and networks at the limit are those that may miss it.
+    """
+    model = ProfiledLatency(table, space, activation_bits)
+    random = seeds.stream(seed, "budgets")
+    found = []
+    pool = space.sample(_DRAWS * _POOLS, random)
+    ms, macs = model.expected_ms(pool), counting.macs(lower_batch(space, pool))
+    low, high = np.quantile(np.log(ms), _BUDGETS)
+    for budget_ms in np.exp(random.uniform(low, high, count)):
+        drawn = random.choice(len(pool), _DRAWS, replace=False)
+        within = drawn[ms[drawn] <= budget_ms]
+        if len(within):
+            found.append(space.architecture(pool[within[macs[within].argmax()]]))
+    return list(dict.fromkeys(found))
+
+
+def time_networks(
+    space: SearchSpace,
+    architectures: Sequence[Architecture],
+    activation_bits: int,
+    io: str,
+    origin: str,
+    windows: int = timing.WINDOWS,
+) -> list[NetworkTiming]:
+    """What whole networks take, which nobody trained: no kernel's time depends on the numbers.
+
+    Args:
+      space: of the networks.
+      architectures: the networks.
+      activation_bits: 32 for networks of float32.
+      io: "float", or "int8" for integer input and output.
+      origin: why these, see NetworkTiming.
+      windows: of each file.
+    """
+    policy = bits.load(space.bit_policy)
+    slots = lower_batch(space, space.choices(architectures), activation_bits)
+    files = [
+        _write(layers_of(slots, row), space.input_shape, policy, io=io)
+        for row in range(len(architectures))
+    ]
+    order = np.random.Generator(np.random.PCG64(0)).permutation(len(files))
+    found = timing.compare([files[row] for row in order], windows=windows)
+    times = dict(zip(order.tolist(), found, strict=True))
+    return [
+        NetworkTiming(
+            architecture=architecture,
+            activation_bits=activation_bits,
+            io=io,
+            origin=origin,
+            latency_ms=times[row].latency_ms,
+            spread=times[row].spread,
+        )
+        for row, architecture in enumerate(architectures)
+    ]
+
+
+def _write(
+    layers: Sequence[LayerSpec], input_shape: Sequence[int], policy: BitPolicy, *, io: str
+) -> bytes:
+    floats = layers[0].activation_bits == bits.FLOAT_ACTIVATIONS
+    return probe.write_probe(layers, input_shape, None if floats else policy, io=io)
+
+
+def _time(
+    files: Sequence[bytes], windows: int, seed: int
+) -> tuple[list[timing.Latency], float, float]:
+    """Times files in random order, some twice.
+
+    Returns:
+      What each took, what the reference took, the median difference of two timings of one file.
+    """
+    random = seeds.stream(seed, "order")
+    twice = random.choice(len(files), min(_REPEATED, len(files)), replace=False)
+    order = random.permutation(np.concatenate([np.arange(len(files)), twice]))
+    found = timing.compare([files[row] for row in order], windows=windows)
+    times: list[list[timing.Latency]] = [[] for _ in files]
+    for row, time in zip(order, found, strict=True):
+        times[row].append(time)
+    pairs = np.array([[time.latency_ms for time in times[row]] for row in twice])  # [files, 2]
+    repeatability = float(np.median(np.abs(np.log(pairs[:, 0] / pairs[:, 1]))))
+    return [time[0] for time in times], found[0].reference_ms, repeatability
 
 
 @dataclasses.dataclass(frozen=True)
