@@ -88,9 +88,10 @@ class Fit:
         self._terms = terms
         self._parts = tuple(parts)
         self._least_ms = float(ms.min()) / 2  # nothing is predicted to take less
+        self._typical_ms = float(np.median(ms))
         design = self._design(choices)
         self._counts = np.split((design != 0).sum(axis=0), len(self._parts))  # each [terms]
-        relative = np.median(ms) / ms
+        relative = self._typical_ms / ms
         relative /= math.sqrt(np.mean(relative**2))
         weights = relative**2 / np.sum(relative**2)
         means, mean = weights @ design, float(weights @ ms)
@@ -102,10 +103,11 @@ class Fit:
         self._term_ms = np.split(found, len(self._parts))  # each [terms]
 
     def predict(self, choices: Choices) -> tuple[Floats, Floats]:
-        """Latency and doubt of canonical choices [architectures, decisions] -> [architectures].
+        """Latency and doubt, both ms, of canonical choices [architectures, decisions].
 
-        Doubt is what a network's logarithmic error is taken to be in proportion to: it grows where
-        the sample has few networks with the same terms.
+        Doubt [architectures] is what a network's error is taken to be in proportion to. It grows
+        with the latency, but not in proportion (small networks are off by more of theirs), and
+        where the sample has few networks with the same terms.
         """
         ms = np.full(len(choices), self._constant_ms)
         rarity = np.zeros(len(choices))
@@ -114,7 +116,8 @@ class Fit:
             positions = self._terms.positions(read)
             ms += scale * term_ms[positions].sum(axis=1)
             rarity += (1.0 / (1 + counts))[positions].sum(axis=1)
-        return np.maximum(ms, self._least_ms), np.sqrt(rarity)
+        ms = np.maximum(ms, self._least_ms)
+        return ms, np.sqrt(rarity) * (ms + self._typical_ms)
 
     def _design(self, choices: Choices) -> Floats:
         """Each part's scale of its terms, 0 for those that a network has not [networks, terms]."""
@@ -178,7 +181,7 @@ class NetworkTable:
         fitted, rest = np.split(order, [int(_FITTED_SHARE * len(ms))])
         self._fit = Fit(terms, parts, choices[fitted], ms[fitted])
         expected, doubt = self._fit.predict(choices[rest])
-        self._excess = np.sort(np.log(ms[rest] / expected) / doubt)
+        self._excess = np.sort((ms[rest] - expected) / doubt)
 
     def predict(self, choices: Choices, confidence: float) -> Interval:
         """Latencies of canonical choices [architectures, decisions]; see `LatencyModel`."""
@@ -187,7 +190,7 @@ class NetworkTable:
         if self._fit is None:
             return Interval(measured, measured)
         fitted, doubt = self._fit.predict(choices)
-        high = fitted * np.exp(max(upper_end(self._excess, confidence), 0.0) * doubt)
+        high = fitted + max(upper_end(self._excess, confidence), 0.0) * doubt
         known = rows >= 0
         return Interval(np.where(known, measured, fitted), np.where(known, measured, high))
 
