@@ -26,7 +26,7 @@ _RIDGE = 1e-3  # against features that no known device tells apart; a share of a
 # In units of the device's mean latency. How far a cost may lie from all that known devices show:
 # little, or as much as a tenth for what occurs a standard deviation more often than in the mean.
 _SLACKS = np.array([0.03, 0.1])
-_NOISES = np.array([0.02, 0.04, 0.08, 0.16])  # from careful measurements to those of a busy GPU
+_NOISES = np.array([0.02, 0.04, 0.08, 0.16, 0.32])  # from a quiet accelerator to a busy phone
 _LEAST = 0.05  # latencies below this share of the mean are not taken from the sum as they are
 
 
@@ -152,8 +152,9 @@ class DevicePrior:
         variance = ((self.features @ within) * self.features).sum(axis=2) + noise[:, None]
         mean = evidence @ sums  # [architectures]
         variance = evidence @ (variance * np.square(level_ms)[:, None] + np.square(sums - mean))
-        ms = _above_zero(mean, _LEAST * float(evidence @ level_ms))
-        return Adapted(ms, np.sqrt(variance) / ms, evidence)
+        least_ms = _LEAST * float(evidence @ level_ms)
+        sigma = np.sqrt(variance) / np.maximum(mean, least_ms)
+        return Adapted(_above_zero(mean, least_ms), sigma, evidence)
 
 
 def principal_components(known_ms: npt.ArrayLike, count: int) -> Floats:

@@ -66,8 +66,8 @@ def nasbench201_readings(choices: Choices) -> Floats:
 def first_of_graph(choices: Choices) -> npt.NDArray[np.int64]:
     """The first row whose cell is the same graph [architectures].
 
-    The same in the benchmark's sense (`to_unique_str` with zeros considered): skips are wires, and
-    ops on zeros are zeros; 6,466 graphs in all.
+    The same in the benchmark's sense (`to_unique_str` with zeros considered), 6,466 graphs in all:
+    skips are wires, and an op on zeros gives zeros; but a sum of zeros is not seen to be zero.
     """
     names = dict(enumerate(NASBENCH201_OPS))
     seen: dict[str, int] = {}
