@@ -345,6 +345,7 @@ def timed_here(
         bundle.activation_bits,
         bundle.io,
         "selected",
+        reference_ms=devices.table(device).reference_ms,
     )
     devices.add_networks(device, timings)
     return [
@@ -465,7 +466,10 @@ def deliver(
             io=bundle.io,
             progress=progress,
         )
-        timed = benchmark.measure(path, threads=threads)
+        reference_ms = None
+        if candidate.budget.device is not None:
+            reference_ms = devices.table(candidate.budget.device, threads).reference_ms
+        timed = benchmark.measure(path, threads=threads, reference_ms=reference_ms)
         measured = {
             bundle.task.metric: delivered.score(path, dataset, dataset.test),
             **delivered.costs(path, folder / RECIPE),

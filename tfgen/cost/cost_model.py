@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy.typing as npt
 from tfgen import errors
 from tfgen.cost import arena, counting, file_size
 from tfgen.cost.budget import Budget, Cost, Quantity, rounded_up
+from tfgen.cost.latency import LatencyModel
 from tfgen.space import bits
 from tfgen.space.architecture import Architecture
 from tfgen.space.layers import LayerSlots
@@ -28,12 +28,18 @@ _COUNTED: Mapping[str, _Counter] = {
     "energy_uj": lambda slots: counting.energy_pj(slots) / 1e6,
     "peak_ram_kb": lambda slots: counting.peak_ram_bits(slots) / 8_000,
 }
+LATENCY = "latency_ms"
 _MAX_CHANGES = 4  # of one decision, on the way to an extreme
 
 
 def count(slots: Sequence[LayerSlots]) -> Costs:
     """Every metric that follows from layers alone, whoever describes them."""
     return {metric: counter(slots) for metric, counter in _COUNTED.items()}
+
+
+def source(metric: str) -> str:
+    """Where the number comes from that a cost model tells of a metric: one of SOURCES."""
+    return "predicted" if metric == LATENCY else "counted"
 
 
 class CostModel:
@@ -43,15 +49,22 @@ class CostModel:
       space: whose architectures are counted.
       activation_bits: of every network.
       io: "float", or "int8" for files whose input and output are integers.
+      latency: what predicts latency, on one device; None where none is asked.
     """
 
     def __init__(
-        self, space: SearchSpace, activation_bits: int = ACTIVATION_BITS, io: str = "float"
+        self,
+        space: SearchSpace,
+        activation_bits: int = ACTIVATION_BITS,
+        io: str = "float",
+        latency: LatencyModel | None = None,
     ):
         self.space = space
         self.activation_bits = activation_bits
         self.io = io
-        self._counters = dict(_COUNTED)
+        self.latency = latency
+        self._extremes: dict[tuple[str, float], float] = {}
+        self._counters = dict(_COUNTED) if space.stages else {}  # a table has no layers
         if space.bit_policy != bits.SIMULATED:  # simulated bits come to no file
             policy = bits.load(space.bit_policy)
             self._counters["file_kb"] = lambda slots: (
@@ -62,34 +75,51 @@ class CostModel:
     @property
     def metrics(self) -> tuple[str, ...]:
         """The metrics that can be told before anything is built."""
-        return tuple(self._counters)
+        return (*self._counters, *([LATENCY] if self.latency else []))
 
     def costs(self, choices: Choices) -> Costs:
         """Every metric of canonical choices [architectures, decisions] -> [architectures]."""
+        return self.bounds(choices, 0.5)[0]
+
+    def bounds(self, choices: Choices, confidence: float) -> tuple[Costs, Costs]:
+        """Every metric of canonical choices, and the upper end of its one-sided interval.
+
+        Args:
+          choices: [architectures, decisions].
+          confidence: of the upper ends of predicted metrics; counted ones are exact.
+
+        Returns:
+          Expected values and upper ends, by metric [architectures].
+        """
         slots = self._lower(choices)
-        return {metric: counter(slots) for metric, counter in self._counters.items()}
+        costs = {metric: counter(slots) for metric, counter in self._counters.items()}
+        upper = dict(costs)
+        if self.latency is not None:
+            interval = self.latency.predict(choices, confidence)
+            costs[LATENCY], upper[LATENCY] = interval.ms, interval.high_ms
+        return costs, upper
 
     def _lower(self, choices: Choices) -> list[LayerSlots]:
+        if not self.space.stages:
+            return []
         return lower_batch(self.space, choices, self.activation_bits)
 
     def cost(self, architecture: Architecture) -> Cost:
-        """The counted cost of one architecture."""
+        """The cost of one architecture."""
         costs = self.costs(self.space.choices([architecture]))
-        return Cost({m: Quantity(float(v[0]), "counted") for m, v in costs.items()})
+        return Cost({m: Quantity(float(v[0]), source(m)) for m, v in costs.items()})
 
-    @functools.cached_property
-    def minimum(self) -> dict[str, float]:
-        """The least of each metric over the space."""
-        return {metric: self._extreme(metric, -1.0) for metric in self.metrics}
+    def minimum(self, metric: str) -> float:
+        """The least of a metric over the space; raises KeyError for one that is not told."""
+        return self._extreme(metric, -1.0)
 
-    @functools.cached_property
-    def maximum(self) -> dict[str, float]:
-        """The most of each metric over the space: what eq. 2 and 3 are normalised by."""
-        return {metric: self._extreme(metric, 1.0) for metric in self.metrics}
+    def maximum(self, metric: str) -> float:
+        """The most of a metric over the space: what eq. 2 and 3 are normalised by."""
+        return self._extreme(metric, 1.0)
 
     def normalised(self, metric: str, values: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Values of a metric as a share of the space's maximum."""
-        return np.asarray(np.asarray(values, np.float64) / self.maximum[metric])
+        return np.asarray(np.asarray(values, np.float64) / self.maximum(metric))
 
     def check(self, budget: Budget) -> list[str]:
         """Compares a budget with the space's range.
@@ -104,12 +134,12 @@ class CostModel:
         remarks = []
         nearest = dict(budget.limits)
         for metric, limit in budget.limits.items():
-            if limit < self.minimum[metric]:
-                nearest[metric] = rounded_up(self.minimum[metric])
-            elif limit >= self.maximum[metric]:
+            if limit < self.minimum(metric):
+                nearest[metric] = rounded_up(self.minimum(metric))
+            elif limit >= self.maximum(metric):
                 remarks.append(
                     f"{metric}={limit:g} is no limit: the largest network of {self.space.name} has "
-                    f"{self.maximum[metric]:.6g}"
+                    f"{self.maximum(metric):.6g}"
                 )
         if nearest != dict(budget.limits):
             least = ", ".join(f"{m} {v:.6g}" for m, v in nearest.items() if v > budget.limits[m])
@@ -125,20 +155,29 @@ class CostModel:
         Steepest ascent: of all changes of one decision, the best one, until none is better. Exact
         where the metric never falls when one decision grows, as with every counted metric of a
         chain of layers; tested against enumeration. A file's size falls where layers become equally
-        wide and share zero points, so its largest value is found to within a percent.
+        wide and share zero points, so its largest value is found to within a percent; predicted
+        latencies are no better.
         """
-        counter = self._counters[metric]
+        if (metric, sign) in self._extremes:
+            return self._extremes[metric, sign]
         decisions = self.space.decisions
         best = self.space.canonical([len(d.values) - 1 if sign > 0 else 0 for d in decisions])
-        value = sign * counter(self._lower(best))[0]
+        value = sign * self._values(metric, best)[0]
         changes = [(i, option) for i, d in enumerate(decisions) for option in range(len(d.values))]
         positions, options = np.array(changes).T
         for _ in range(_MAX_CHANGES * len(decisions)):
             tried = np.repeat(best, len(changes), axis=0)
             tried[np.arange(len(changes)), positions] = options
             tried = self.space.canonical(tried)
-            values = sign * counter(self._lower(tried))
+            values = sign * self._values(metric, tried)
             if values.max() <= value:
                 break
             best, value = tried[[values.argmax()]], values.max()
-        return float(sign * value)
+        self._extremes[metric, sign] = float(sign * value)
+        return self._extremes[metric, sign]
+
+    def _values(self, metric: str, choices: Choices) -> npt.NDArray[np.float64]:
+        """One metric of canonical choices [architectures]."""
+        if metric == LATENCY and self.latency is not None:
+            return self.latency.predict(choices, 0.5).ms
+        return self._counters[metric](self._lower(choices))

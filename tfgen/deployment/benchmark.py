@@ -2,58 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import pathlib
+import platform
 import tempfile
-from typing import Any
 
 import numpy as np
 
 from tfgen import errors, workdir
 from tfgen.deployment import _litert_child, child, timing
 from tfgen.deployment.child import MEMORY_BYTES, TIMEOUT_SECONDS
+from tfgen.deployment.measurement import Measurement
 
 WARMUP = 50
 RUNS = 1000
 MAX_RUNS = 10_000_000
-
-
-@dataclasses.dataclass(frozen=True)
-class Benchmark:
-    """One measurement of one file; the spread is over single inferences of one example.
-
-    Attributes:
-      latency_ms: what contracts and tables speak of: the least of the windows' medians.
-      spread: by how much the middle window's median is over the least, as a share.
-      reference_ms: what the reference of `timing` took in the same process: how fast the host was.
-      peak_rss_kb: of the whole process, interpreter and Python included.
-      base_rss_kb: of the same process before it opened the file.
-      fully_accelerated: whether XNNPACK took every op; None where the runtime cannot tell.
-    """
-
-    latency_ms: float
-    spread: float
-    reference_ms: float
-    median_ms: float
-    mean_ms: float
-    p90_ms: float
-    p95_ms: float
-    std_ms: float
-    min_ms: float
-    init_ms: float
-    runs: int
-    warmup: int
-    threads: int
-    peak_rss_kb: int
-    base_rss_kb: int
-    runtime: str
-    fully_accelerated: bool | None
-    file_bytes: int
-    sha256: str
-
-    def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
 
 
 def measure(
@@ -62,9 +25,10 @@ def measure(
     threads: int = 1,
     warmup: int = WARMUP,
     runs: int = RUNS,
+    reference_ms: float | None = None,
     timeout_seconds: float = TIMEOUT_SECONDS,
     memory_bytes: int = MEMORY_BYTES,
-) -> Benchmark:
+) -> Measurement:
     """Times single inferences on random inputs.
 
     Args:
@@ -72,6 +36,8 @@ def measure(
       threads: of the runtime.
       warmup: inferences before the clock starts.
       runs: inferences timed, rounded up to whole windows; each one for itself.
+      reference_ms: what the reference takes when nothing else runs here, to wait a little for that;
+        None where nobody knows.
       timeout_seconds: for all of it.
       memory_bytes: address space that the process may take.
 
@@ -92,15 +58,21 @@ def measure(
         "warmup": warmup,
         "runs": runs,
         "windows": timing.WINDOWS,
+        "reference_ms": reference_ms,
     }
     path = child.existing(path)
     with tempfile.TemporaryDirectory(prefix="tfgen-") as name:
         folder = pathlib.Path(name)
         request["reference"] = timing.write_reference(folder)
         result = child.run(path, request, folder, timeout_seconds, memory_bytes)
-    return Benchmark(
+    accelerated = result["fully_accelerated"]
+    return Measurement(
         warmup=warmup,
         threads=threads,
+        device=f"host ({platform.machine()})",
+        # XNNPACK takes what it can; where it takes not all, the result says so.
+        delegate="unknown" if accelerated is None else "xnnpack",
+        peak_memory_kb=result["peak_rss_kb"] - result["base_rss_kb"],
         file_bytes=path.stat().st_size,
         sha256=workdir.sha256(path),
         **result,

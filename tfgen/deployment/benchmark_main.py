@@ -35,8 +35,7 @@ def main(argv: Sequence[str]) -> None:
     if _JSON.value:
         print(json.dumps(measured.to_json(), indent=1))
     else:
-        for name, value in measured.to_json().items():
-            print(f"{name:<20}{value:.6g}" if isinstance(value, float) else f"{name:<20}{value}")
+        print(measured.to_text())
 
 
 def run() -> None:

@@ -13,7 +13,17 @@ from tfgen import tables
 # What ran the ops. "none" is the runtime's own kernels; "unknown" where the tool did not say.
 DELEGATES = ("none", "xnnpack", "gpu", "nnapi", "unknown")
 
-_TIMES = ("median_ms", "mean_ms", "p90_ms", "p95_ms", "std_ms", "min_ms", "init_ms")
+_TIMES = (
+    "median_ms",
+    "mean_ms",
+    "p90_ms",
+    "p95_ms",
+    "std_ms",
+    "min_ms",
+    "init_ms",
+    "spread",
+    "reference_ms",
+)
 _COUNTS = ("warmup", "peak_memory_kb", "peak_rss_kb", "base_rss_kb", "file_bytes")
 _FROM_ONE = ("runs", "threads")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -49,6 +59,8 @@ class Measurement:
         Android the median where the tool tells it, otherwise the mean.
       median_ms, mean_ms, p90_ms, p95_ms, std_ms, min_ms: of single inferences; None where the tool
         does not tell.
+      spread: by how much the middle window's median is over the least, as a share; host only.
+      reference_ms: what the reference of `timing` took: how fast the host was just then.
       init_ms: from the file to the first inference's start.
       runs: inferences timed.
       warmup: inferences before them.
@@ -72,6 +84,8 @@ class Measurement:
     p95_ms: float | None = None
     std_ms: float | None = None
     min_ms: float | None = None
+    spread: float | None = None
+    reference_ms: float | None = None
     init_ms: float | None = None
     runs: int | None = None
     warmup: int | None = None

@@ -25,6 +25,7 @@ _REPEATED = 20  # files that are timed twice
 _BUDGETS = (0.02, 0.98)  # quantiles of the random networks' latencies, between which budgets lie
 _DRAWS = 2048  # networks that a budget's answer is chosen from
 _POOLS = 32  # as many networks are drawn, for all budgets together
+_BUSY = 0.05  # repeatability that makes a table doubtful
 _SAMPLED = 400  # networks whose layers are looked at
 _FEWEST = 3  # layers of a kernel, where it has so many
 
@@ -61,7 +62,10 @@ def time_space(
     parts = choose(space, policy, activation_bits, ops, seeds.stream(seed, "ops"))
     say(f"timing {len(parts)} ops of {space.name}")
     files = [_write(part.layers, part.input_shape, policy, io="int8") for part in parts]
-    found, reference_ms, repeatability = _time(files, windows, seed)
+    known_ms = None if table is None else table.reference_ms
+    found, reference_ms, repeatability = _time(files, windows, known_ms, seed)
+    if repeatability > _BUSY:
+        say(f"ops repeat within {repeatability:.1%} only: this machine is busy, profile it again")
     timings = [
         OpTiming(layers=part.layers, latency_ms=time.latency_ms, spread=time.spread)
         for part, time in zip(parts, found, strict=True)
@@ -79,7 +83,15 @@ def time_space(
     table = table.adding(ops=timings)
 
     def timed(architectures: Sequence[Architecture], origin: str) -> LatencyTable:
-        times = time_networks(space, architectures, activation_bits, "float", origin, windows)
+        times = time_networks(
+            space,
+            architectures,
+            activation_bits,
+            "float",
+            origin,
+            windows=windows,
+            reference_ms=table.reference_ms,
+        )
         return table.adding(networks=times)
 
     say(f"timing {networks} random networks; ops repeat within {repeatability:.1%}")
@@ -118,7 +130,9 @@ def time_networks(
     activation_bits: int,
     io: str,
     origin: str,
+    *,
     windows: int = timing.WINDOWS,
+    reference_ms: float | None = None,
 ) -> list[NetworkTiming]:
     """What whole networks take, which nobody trained: no kernel's time depends on the numbers.
 
@@ -129,6 +143,7 @@ def time_networks(
       io: "float", or "int8" for integer input and output.
       origin: why these, see NetworkTiming.
       windows: of each file.
+      reference_ms: see `timing.compare`.
     """
     policy = bits.load(space.bit_policy)
     slots = lower_batch(space, space.choices(architectures), activation_bits)
@@ -137,7 +152,9 @@ def time_networks(
         for row in range(len(architectures))
     ]
     order = np.random.Generator(np.random.PCG64(0)).permutation(len(files))
-    found = timing.compare([files[row] for row in order], windows=windows)
+    found = timing.compare(
+        [files[row] for row in order], windows=windows, reference_ms=reference_ms
+    )
     times = dict(zip(order.tolist(), found, strict=True))
     return [
         NetworkTiming(
@@ -160,7 +177,7 @@ def _write(
 
 
 def _time(
-    files: Sequence[bytes], windows: int, seed: int
+    files: Sequence[bytes], windows: int, reference_ms: float | None, seed: int
 ) -> tuple[list[timing.Latency], float, float]:
     """Times files in random order, some twice.
 
@@ -170,7 +187,9 @@ def _time(
     random = seeds.stream(seed, "order")
     twice = random.choice(len(files), min(_REPEATED, len(files)), replace=False)
     order = random.permutation(np.concatenate([np.arange(len(files)), twice]))
-    found = timing.compare([files[row] for row in order], windows=windows)
+    found = timing.compare(
+        [files[row] for row in order], windows=windows, reference_ms=reference_ms
+    )
     times: list[list[timing.Latency]] = [[] for _ in files]
     for row, time in zip(order, found, strict=True):
         times[row].append(time)

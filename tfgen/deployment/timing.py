@@ -54,6 +54,7 @@ def compare(
     *,
     windows: int = WINDOWS,
     window_ms: float = WINDOW_MS,
+    reference_ms: float | None = None,
     timeout_seconds: float | None = None,
     memory_bytes: int = MEMORY_BYTES,
 ) -> list[Latency]:
@@ -67,6 +68,8 @@ def compare(
       contents: of the files.
       windows: of each file.
       window_ms: of inferences in a window; 5 inferences at least, 300 at most.
+      reference_ms: what the reference takes when nothing else runs here, to wait a little for that;
+        None where nobody knows.
       timeout_seconds: for all of it; None for what files of 100 ms an inference would take.
       memory_bytes: address space that the process may take.
 
@@ -86,6 +89,7 @@ def compare(
         "windows": windows,
         "window_ms": window_ms,
         "at_once": _AT_ONCE,
+        "reference_ms": reference_ms,
     }
     if timeout_seconds is None:
         timeout_seconds = TIMEOUT_SECONDS + len(contents) * windows * 5 * _SECONDS_A_WINDOW
