@@ -193,7 +193,7 @@ def _costs(features: Floats, ms: Floats, rows: npt.NDArray[np.bool_]) -> Floats:
     squares = np.square((x @ costs[..., None])[..., 0] - y).sum(axis=1)
     best = int(np.argmin(squares))
     # A mean of 1 over all architectures, whichever of them were measured.
-    return np.asarray(costs[best] / np.mean(features[best] @ costs[best]))
+    return np.asarray(costs[best] / max(np.mean(features[best] @ costs[best]), _LEAST))
 
 
 def _check_ms(ms: Floats) -> None:

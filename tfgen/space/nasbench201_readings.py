@@ -52,15 +52,21 @@ def nasbench201_readings(choices: Choices) -> Floats:
     if not ((choices >= 0) & (choices < len(NASBENCH201_OPS))).all():
         raise errors.UsageError(f"op codes lie in 0..{len(NASBENCH201_OPS) - 1}")
     present = choices != _NONE
-    used, reached = _used(present), _reached(present)
+    used = _used(present)
     connected = used[:, 0]
     readings = [
         _features(choices, present, np.ones(len(choices), np.bool_)),
         _features(choices, present & used[:, _TO], connected),
-        _features(choices, present & used[:, _TO] & reached[:, _FROM], connected),
+        _features(choices, live_edges(choices), connected),
     ]
     first = first_of_graph(choices)
     return np.stack([*readings, readings[0][first], readings[1][first]])
+
+
+def live_edges(choices: Choices) -> Bools:
+    """Which edges lie on a path from input to output [architectures, 6]."""
+    present = choices != _NONE
+    return present & _used(present)[:, _TO] & _reached(present)[:, _FROM]
 
 
 def first_of_graph(choices: Choices) -> npt.NDArray[np.int64]:
