@@ -65,8 +65,9 @@ def nasbench201_readings(choices: Choices) -> Floats:
 
 def live_edges(choices: Choices) -> Bools:
     """Which edges lie on a path from input to output [architectures, 6]."""
-    present = choices != _NONE
-    return present & _used(present)[:, _TO] & _reached(present)[:, _FROM]
+    present: Bools = choices != _NONE
+    live: Bools = present & _used(present)[:, _TO] & _reached(present)[:, _FROM]
+    return live
 
 
 def first_of_graph(choices: Choices) -> npt.NDArray[np.int64]:
