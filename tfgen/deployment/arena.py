@@ -12,16 +12,18 @@ from tfgen.deployment.child import MEMORY_BYTES, TIMEOUT_SECONDS
 
 def measure(
     *paths: str | os.PathLike[str],
+    xnnpack: bool = False,
     timeout_seconds: float = TIMEOUT_SECONDS,
     memory_bytes: int = MEMORY_BYTES,
 ) -> list[int]:
     """Bytes of each file's arena: inputs, outputs, what ops make and what they need meanwhile.
 
-    As the built-in kernels of one thread plan it. Constants stay in the file. XNNPACK keeps most
-    tensors in memory of its own, of which the interpreter knows nothing.
+    As the built-in kernels of one thread need it. Constants stay in the file.
 
     Args:
       *paths: of the .tflite files, one at least.
+      xnnpack: whether XNNPACK takes the ops that it knows: what they hand to each other is then in
+        memory of its own, of which the interpreter knows nothing.
       timeout_seconds: for all of it.
       memory_bytes: address space that the process may take.
 
@@ -30,7 +32,7 @@ def measure(
       TfgenError: it took longer than the time-out, or LiteRT itself does not start.
     """
     files = [child.existing(path) for path in paths]
-    request = {"task": "arena", "threads": 1, "xnnpack": False, "models": list(map(str, files))}
+    request = {"task": "arena", "threads": 1, "xnnpack": xnnpack, "models": list(map(str, files))}
     with tempfile.TemporaryDirectory(prefix="tfgen-") as folder:
         result = child.run(files[0], request, pathlib.Path(folder), timeout_seconds, memory_bytes)
     return list(result["arena_bytes"])
