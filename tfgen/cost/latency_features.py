@@ -19,7 +19,6 @@ from tfgen.space.layers import WEIGHTED_OPS, Column, LayerSlots
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
-_CHUNK = 4096  # architectures whose columns stay in the processor's cache
 _CALL = "call"  # one run of the interpreter: what every network takes
 _ENDS = "ends"  # elements that are quantized on the way in and dequantized on the way out
 
@@ -71,15 +70,6 @@ def features(slots: Sequence[LayerSlots], policy: BitPolicy, io: str) -> Feature
       UsageError: the runtime does not execute a layer.
     """
     rows = len(slots[0].present)
-    parts = [
-        _features([_cut(slot, start, start + _CHUNK) for slot in slots], policy, io)
-        for start in range(0, rows, _CHUNK)
-    ]
-    return parts[0] if len(parts) == 1 else stack(parts)
-
-
-def _features(slots: Sequence[LayerSlots], policy: BitPolicy, io: str) -> Features:
-    rows = len(slots[0].present)
     ends = np.zeros(rows, np.int64)
     if io == "float" and slots[0].activation_bits[0] != FLOAT_ACTIVATIONS:
         ends = _elements(slots[0].in_height, slots[0].in_width, slots[0].in_channels)
@@ -90,13 +80,14 @@ def _features(slots: Sequence[LayerSlots], policy: BitPolicy, io: str) -> Featur
         ends = ends + made
     sums = {_CALL: np.ones(rows), _ENDS: ends.astype(np.float64)}
     for slot in slots:
+        terms = [(name, values.astype(np.float64)) for name, values in _terms(slot)]
         for kernel, mask in _kernels(slot, policy):
-            for name, values in _terms(slot):
+            for name, values in terms:
                 key = f"{kernel}.{name}"
                 if key not in sums:
                     sums[key] = np.zeros(rows)
                 sums[key] += values if mask is None else values * mask
-    return Features(tuple(sums), np.stack(list(sums.values()), axis=1))
+    return Features(tuple(sums), np.stack(list(sums.values())).T)
 
 
 def _kernels(slot: LayerSlots, policy: BitPolicy) -> Iterator[tuple[str, Mask | None]]:
@@ -105,12 +96,12 @@ def _kernels(slot: LayerSlots, policy: BitPolicy) -> Iterator[tuple[str, Mask | 
     if slot.op == "concat":
         kinds = {f"concat_{slot.inputs.shape[1]}": slot.present}
     elif slot.op == "depthwise":  # each side and stride has code of its own
-        pairs = np.stack([slot.kernel, slot.stride], axis=1)
         kinds = {
             f"depthwise_{kernel}x{kernel}_{stride}": slot.present
             & (slot.kernel == kernel)
             & (slot.stride == stride)
-            for kernel, stride in np.unique(pairs[slot.present], axis=0).tolist()
+            for kernel in _distinct(slot.kernel)
+            for stride in _distinct(slot.stride)
         }
     elif slot.op in WEIGHTED_OPS:
         kinds = {f"{slot.op}_{'vector' if slot.in_vector else 'image'}": slot.present}
@@ -131,12 +122,13 @@ def _containers(slot: LayerSlots, here: Mask, policy: BitPolicy) -> Iterator[tup
         yield f"0/{activation_bits}", here
         return
     found = np.zeros(len(here), np.int64)
-    for bits in np.unique(slot.weight_bits[here]):
-        rows = here & (slot.weight_bits == bits)
-        widths = policy.containers(slot.op, int(bits), activation_bits, slot.in_channels)
-        found = np.where(rows, widths, found)
-    for width in np.unique(found[here]):
-        yield f"{width}/{activation_bits}", here & (found == width)
+    for bits in _distinct(np.where(here, slot.weight_bits, 0)):
+        if bits:
+            widths = policy.containers(slot.op, bits, activation_bits, slot.in_channels)
+            found = np.where(here & (slot.weight_bits == bits), widths, found)
+    for width in _distinct(found):
+        if width:
+            yield f"{width}/{activation_bits}", found == width
 
 
 def _terms(slot: LayerSlots) -> Iterator[tuple[str, Column]]:
@@ -166,19 +158,14 @@ def _terms(slot: LayerSlots) -> Iterator[tuple[str, Column]]:
         yield "inputs", _elements(slot.in_height, slot.in_width, slot.in_channels)
 
 
+def _distinct(values: Column) -> list[int]:
+    """The different values of a column of small numbers."""
+    return [int(value) for value in np.flatnonzero(np.bincount(values))]
+
+
 def _elements(height: Column, width: Column, channels: Column) -> Column:
     return np.asarray(height * width * channels)
 
 
 def _rounded(values: Column, multiple: int) -> Column:
     return np.asarray(-(-values // multiple) * multiple)
-
-
-def _cut(slot: LayerSlots, start: int, stop: int) -> LayerSlots:
-    """A slot of some of the rows."""
-    columns = {
-        field.name: getattr(slot, field.name)[start:stop]
-        for field in dataclasses.fields(slot)
-        if isinstance(getattr(slot, field.name), np.ndarray)
-    }
-    return dataclasses.replace(slot, **columns)

@@ -31,6 +31,7 @@ FEWEST_NETWORKS = 20  # timed whole, to fit to
 _OP_WEIGHT = 0.2  # of an op's relative error, where a network's counts 1
 _RIDGE = 0.05  # pulls costs that the timings do not tell to 0
 _FOLDS = 10
+_CHUNK = 4096  # architectures whose columns stay in the processor's cache
 _CERTAINTY = 0.9  # that a margin holds for as many networks as it says
 
 
@@ -94,12 +95,12 @@ class ProfiledLatency:
           UsageError: a network has an op that was not timed, or too few networks were timed to tell
             an interval of this confidence.
         """
-        ms, scale = self._model.predict(self._lowered(choices))
+        ms, scale = self._expected(choices)
         return Interval(ms, ms * np.exp(np.maximum(self.margin(confidence) * scale, 0.0)))
 
     def expected_ms(self, choices: Choices) -> Floats:
         """The expected latencies alone [architectures]."""
-        return self._model.predict(self._lowered(choices))[0]
+        return self._expected(choices)[0]
 
     def margin(self, confidence: float) -> float:
         """By how much, in units of the model's own uncertainty, networks exceed what is expected.
@@ -164,11 +165,17 @@ class ProfiledLatency:
                 parts.append(features(slots, self._policy, io))
         return stack(parts)
 
+    def _expected(self, choices: Choices) -> tuple[Floats, Floats]:
+        """Expected latencies and the standard deviation of their logarithms [architectures]."""
+        starts = range(0, max(len(choices), 1), _CHUNK)
+        told = [self._model.predict(self._lowered(choices[at : at + _CHUNK])) for at in starts]
+        return np.concatenate([ms for ms, _ in told]), np.concatenate([sd for _, sd in told])
+
     def _lowered(self, choices: Choices) -> Floats:
+        """Features of a few architectures [architectures, features]."""
         slots = lower_batch(self.space, choices, self.activation_bits)
-        found = features(slots, self._policy, self.io)
         try:
-            return found.columns(self._names)
+            return features(slots, self._policy, self.io).columns(self._names)
         except KeyError as error:
             raise errors.UsageError(
                 f"device {self.device!r} has no timing of {error}, which a network of "
@@ -194,18 +201,20 @@ class _Model:
     """A linear model of latency.
 
     Attributes:
-      costs: milliseconds of one unit of each feature [features].
-      covariance: of the costs [features, features], where relative errors of networks have the
-        variance `variance`.
+      used: the features that cost anything [used].
+      costs: milliseconds of one unit of each [used].
+      covariance: of the costs [used, used].
       variance: of the relative errors of networks.
     """
 
+    used: npt.NDArray[np.int64]
     costs: Floats
     covariance: Floats
     variance: float
 
     def predict(self, rows: Floats) -> tuple[Floats, Floats]:
         """Expected latency and standard deviation of its logarithm, each [networks]."""
+        rows = rows[:, self.used]
         ms = rows @ self.costs
         relative = rows / ms[:, None]
         unsure = np.einsum("nf,nf->n", relative @ self.covariance, relative)
@@ -228,9 +237,10 @@ def _fit(timings: _Timings) -> _Model:
     errors_ = (design @ costs)[networks] - 1.0
     freedom = max(networks.sum() - (costs > 0).sum() / 2, networks.sum() / 4)
     variance = float((errors_**2).sum() / freedom)
-    precision = design.T @ design + ridge @ ridge
-    covariance = variance * np.linalg.inv(precision) / np.outer(unit, unit)
-    return _Model(costs / unit, covariance, variance)
+    used = np.flatnonzero(costs)
+    precision = (design.T @ design + ridge @ ridge)[np.ix_(used, used)]
+    covariance = variance * np.linalg.inv(precision) / np.outer(unit[used], unit[used])
+    return _Model(used, costs[used] / unit[used], covariance, variance)
 
 
 def _residuals(measured_ms: Floats, ms: Floats, scale: Floats) -> Floats:
