@@ -90,7 +90,7 @@ class CountingTest(absltest.TestCase):
         self.assertIn("file_kb", CostModel(CALIFORNIA).metrics)
 
     def test_wide_activations_cost_more(self):
-        # 16-bit activations: the last tensor of the arena, the output, has 2 bytes instead of 1 (the
+        # 16-bit activations: the last tensor of the arena, the output, has 2 bytes and not 1 (the
         # others fit between multiples of 64 as before), biases have 8 bytes instead of 4.
         narrow, wide = (
             CostModel(CALIFORNIA, width).costs(choices((16, 8), (16, 8), output_bits=8))
