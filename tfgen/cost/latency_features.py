@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tfgen.space.bits import FLOAT_ACTIVATIONS, BitPolicy
-from tfgen.space.layers import WEIGHTED_OPS, Column, LayerSlots
+from tfgen.space.layers import NONE, WEIGHTED_OPS, Column, LayerSlots
 
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -94,7 +94,11 @@ def _kernels(slot: LayerSlots, policy: BitPolicy) -> Iterator[tuple[str, Mask | 
     """The kernels that run a slot, each with the rows where it does; None for all rows."""
     kinds = {slot.op: slot.present}
     if slot.op == "concat":
-        kinds = {f"concat_{slot.inputs.shape[1]}": slot.present}
+        inputs = (slot.inputs != NONE).sum(axis=1)
+        kinds = {
+            f"concat_{count}": slot.present & (inputs == count)
+            for count in _distinct(np.where(slot.present, inputs, 0))
+        }
     elif slot.op == "depthwise":  # each side and stride has code of its own
         kinds = {
             f"depthwise_{kernel}x{kernel}_{stride}": slot.present
