@@ -148,8 +148,8 @@ class RefusedTest(parameterized.TestCase):
             DevicePrior.fit(known_ms, readings)
 
     @parameterized.named_parameters(
-        ("nothing", [], [], "one latency for each row"),
-        ("lengths", [1, 2], [1.0], "one latency for each row"),
+        ("nothing", [], [], "one latency for each network"),
+        ("lengths", [1, 2], [1.0], "one latency for each network"),
         ("row", [125], [1.0], r"rows must lie in 0\.\.124"),
         ("negative_row", [-1], [1.0], r"rows must lie in 0\.\.124"),
         ("zero", [3], [0.0], "above 0"),

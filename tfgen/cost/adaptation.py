@@ -46,16 +46,49 @@ class Adapted:
 
 
 @dataclasses.dataclass(frozen=True)
+class NewDevice:
+    """What features cost on a device of which some networks were measured; by `DevicePrior.learn`.
+
+    Attributes:
+      scale: of each feature that costs are told for, the constant first [features].
+      evidence: the probability of each reading [readings].
+      costs_ms: the expected costs of a unit of scale [readings, features].
+      covariance: of the costs, in ms**2 [readings, features, features].
+      noise: variance of a measurement about its sum of costs, in ms**2 [readings].
+      least_ms: below this, sums are not taken as they are.
+    """
+
+    scale: Floats
+    evidence: Floats
+    costs_ms: Floats
+    covariance: Floats
+    noise: Floats
+    least_ms: float
+
+    def latencies(self, readings: Floats) -> Adapted:
+        """Latencies of architectures by their features [readings, architectures, features]."""
+        features = _with_constant(readings, self.scale)
+        sums = np.einsum("raf,rf->ra", features, self.costs_ms)
+        variance = ((features @ self.covariance) * features).sum(axis=2) + self.noise[:, None]
+        mean = self.evidence @ sums  # [architectures]
+        variance = self.evidence @ (variance + np.square(sums - mean))
+        sigma = np.sqrt(variance) / np.maximum(mean, self.least_ms)
+        return Adapted(_above_zero(mean, self.least_ms), sigma, self.evidence)
+
+
+@dataclasses.dataclass(frozen=True)
 class DevicePrior:
     """What known devices say of an unknown one; made by `fit`.
 
     Attributes:
-      features: with a constant first, in units of their scale [readings, architectures, features].
-      mean: of the features' costs, in units of a device's mean latency [features].
-      covariance: of the costs over devices [features, features].
+      features: that it was fitted to [readings, architectures, features].
+      scale: of each feature, after that of a constant [1 + features].
+      mean: of the costs of a unit of scale, in units of a device's mean latency [1 + features].
+      covariance: of the costs over devices [1 + features, 1 + features].
     """
 
     features: Floats
+    scale: Floats
     mean: Floats
     covariance: Floats
 
@@ -86,15 +119,15 @@ class DevicePrior:
         if not np.isfinite(features).all():
             raise errors.UsageError("features must be finite; leave out what is not known")
         spread = features.std(axis=(0, 1))
-        features = features / np.where(spread > 0, spread, 1.0)
-        features = np.concatenate([np.ones((*features.shape[:2], 1)), features], axis=2)
+        scale = np.concatenate([[1.0], np.where(spread > 0, spread, 1.0)])
+        scaled = _with_constant(features, scale)
         costs = np.stack(
             [
-                _costs(features, latencies[rows, device], rows)
+                _costs(scaled, latencies[rows, device], rows)
                 for device, rows in enumerate(measured.T)
             ]
-        )  # [devices, features]
-        return cls(features, costs.mean(axis=0), np.cov(costs, rowvar=False, ddof=0))
+        )  # [devices, 1 + features]
+        return cls(features, scale, costs.mean(axis=0), np.cov(costs, rowvar=False, ddof=0))
 
     def adapt(self, rows: npt.ArrayLike, measured_ms: npt.ArrayLike) -> Adapted:
         """Latencies of all architectures on a device of which some were measured.
@@ -107,16 +140,30 @@ class DevicePrior:
           UsageError: no network, shapes that do not agree, a row that does not exist, or a latency
             that is not above 0.
         """
-        measured = np.asarray(measured_ms, np.float64)
         chosen = np.asarray(rows, np.int64)
-        if chosen.shape != measured.shape or measured.ndim != 1 or not len(measured):
-            raise errors.UsageError(
-                f"give one latency for each row, got {measured.shape} for {chosen.shape}"
-            )
         if not ((chosen >= 0) & (chosen < self.features.shape[1])).all():
             raise errors.UsageError(f"rows must lie in 0..{self.features.shape[1] - 1}")
+        return self.learn(self.features[:, chosen], measured_ms).latencies(self.features)
+
+    def learn(self, readings: npt.ArrayLike, measured_ms: npt.ArrayLike) -> NewDevice:
+        """What features cost on a device of which some networks were measured.
+
+        Args:
+          readings: features of the measured networks [readings, networks, features].
+          measured_ms: their latencies, above 0 [networks].
+
+        Raises:
+          UsageError: no network, shapes that do not agree, or a latency that is not above 0.
+        """
+        measured = np.asarray(measured_ms, np.float64)
+        features = np.asarray(readings, np.float64)
+        if measured.ndim != 1 or not len(measured) or features.shape[1:-1] != measured.shape:
+            raise errors.UsageError(
+                f"give one latency for each network, got {measured.shape} latencies for "
+                f"{features.shape[1:-1]} networks"
+            )
         _check_ms(measured)
-        x = self.features[:, chosen]  # [readings, networks, features]
+        x = _with_constant(features, self.scale)  # [readings, networks, features]
         usual = x @ self.mean  # [readings, networks]
         level_ms = measured.mean() / np.maximum(usual.mean(axis=1), _LEAST)  # [readings]
         surprise = measured / level_ms[:, None] - usual
@@ -140,21 +187,22 @@ class DevicePrior:
         doubt = prior[:, None] - gain @ np.linalg.solve(kernel, gain.swapaxes(3, 4))
         return self._mixed(weights, level_ms, costs, doubt)
 
-    def _mixed(self, weights: Floats, level_ms: Floats, costs: Floats, doubt: Floats) -> Adapted:
-        """The candidates' mean and variance; first within each reading, then over readings."""
+    def _mixed(self, weights: Floats, level_ms: Floats, costs: Floats, doubt: Floats) -> NewDevice:
+        """Each reading's candidates as one: their mean and variance."""
         evidence = weights.sum(axis=(1, 2))  # [readings]
         share = weights / np.maximum(evidence, np.finfo(np.float64).tiny)[:, None, None]
         cost = np.einsum("rsn,rsnf->rf", share, costs)
         apart = costs - cost[:, None, None]
         within = np.einsum("rsn,rsnfg->rfg", share, doubt + apart[..., None] * apart[..., None, :])
         noise = np.einsum("rsn,n->r", share, np.square(_NOISES))
-        sums = np.einsum("raf,rf->ra", self.features, cost) * level_ms[:, None]
-        variance = ((self.features @ within) * self.features).sum(axis=2) + noise[:, None]
-        mean = evidence @ sums  # [architectures]
-        variance = evidence @ (variance * np.square(level_ms)[:, None] + np.square(sums - mean))
-        least_ms = _LEAST * float(evidence @ level_ms)
-        sigma = np.sqrt(variance) / np.maximum(mean, least_ms)
-        return Adapted(_above_zero(mean, least_ms), sigma, evidence)
+        return NewDevice(
+            scale=self.scale,
+            evidence=evidence,
+            costs_ms=cost * level_ms[:, None],
+            covariance=within * np.square(level_ms)[:, None, None],
+            noise=noise * np.square(level_ms),
+            least_ms=_LEAST * float(evidence @ level_ms),
+        )
 
 
 def principal_components(known_ms: npt.ArrayLike, count: int) -> Floats:
@@ -194,6 +242,12 @@ def _costs(features: Floats, ms: Floats, rows: npt.NDArray[np.bool_]) -> Floats:
     best = int(np.argmin(squares))
     # A mean of 1 over all architectures, whichever of them were measured.
     return np.asarray(costs[best] / max(np.mean(features[best] @ costs[best]), _LEAST))
+
+
+def _with_constant(features: Floats, scale: Floats) -> Floats:
+    """A constant and the features, in units of scale [..., 1 + features]."""
+    constant = np.ones((*features.shape[:-1], 1))
+    return np.concatenate([constant, features], axis=-1) / scale
 
 
 def _check_ms(ms: Floats) -> None:

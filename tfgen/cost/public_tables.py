@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import dataclasses
+import functools
 import gzip
 import hashlib
 import io
@@ -30,6 +31,7 @@ from tfgen.space.search_space import Choices, SearchSpace
 KIND = "public"
 HOLDS = ("networks", "blocks")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_KEPT_FILES = 4  # parsed; what one space has
 _SOURCE = re.compile(r"[\w.-]+/[\w.-]+@[0-9a-f]{8}")
 
 
@@ -205,6 +207,32 @@ def networks(
         return table_layouts.NETWORKS[space.name].choices(space, rows), ms
 
 
+def numbered(
+    space: SearchSpace, tables_dir: pathlib.Path, folder: pathlib.Path | None = None
+) -> Choices:
+    """All networks of a space in the order of their numbers in its benchmark [networks, decisions].
+
+    Args:
+      space: of the networks.
+      tables_dir: the folder of public tables.
+      folder: of the devices' entries; None for the project's.
+
+    Raises:
+      UsageError: no table numbers them, or the file is not there.
+      CorruptFileError: the file is not the one that is meant, or does not number them all.
+    """
+    tables = [read(name, folder).entries.get(space.name) for name in _names(folder)]
+    entry = next((table for table in tables if table and table.architectures), None)
+    if entry is None or entry.architectures is None:
+        raise errors.UsageError(f"networks of {space.name} have no numbers in a public table")
+    with _reading(entry, space):
+        rows = _read_csv(entry.architectures, entry, tables_dir)
+        rows = sorted(rows, key=lambda row: int(row["index"]))
+        if [int(row["index"]) for row in rows] != list(range(space.size())):
+            raise ValueError("each network must have a number from 0")
+        return table_layouts.NETWORKS[space.name].choices(space, rows)
+
+
 # --- files --------------------------------------------------------------------------------------
 
 
@@ -266,5 +294,11 @@ def _read_csv(file: TableFile, entry: Entry, tables_dir: pathlib.Path) -> list[d
         raise errors.CorruptFileError(
             f"{path}: is not the table that is meant: its sha256 is {sha256}, not {file.sha256}"
         )
+    return _parsed(data)
+
+
+@functools.lru_cache(maxsize=_KEPT_FILES)
+def _parsed(data: bytes) -> list[dict[str, str]]:
+    """The rows of a table's file, for reading only: many devices share a table."""
     text = gzip.decompress(data).decode()
     return list(csv.DictReader(io.StringIO(text, newline="")))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
 import re
@@ -27,11 +28,13 @@ class NetworkLayout:
     """How a space's networks stand in tables, and what of them takes time.
 
     Attributes:
+      column: which says what network a row is of.
       read: the choices of rows [networks, decisions].
       groups: of the decisions whose joint values are a term of the fit.
       parts: of the fit.
     """
 
+    column: str
     read: Callable[[SearchSpace, Rows], npt.ArrayLike]
     groups: Callable[[SearchSpace], list[tuple[str, ...]]]
     parts: Callable[[SearchSpace], list[Part]]
@@ -46,9 +49,12 @@ class NetworkLayout:
 
 def _nasbench201(space: SearchSpace, rows: Rows) -> npt.ArrayLike:
     """`arch_str`, as |op~0|+|op~0|op~1|+|op~0|op~1|op~2|: each node's inputs in order."""
-    codes = {op: code for code, op in enumerate(tabulated.NASBENCH201_OPS)}
-    cells = [re.findall(r"(\w+)~\d", row["arch_str"]) for row in rows]
-    return [[codes[op] for op in cell] for cell in cells]
+    return [_cell(row["arch_str"]) for row in rows]
+
+
+@functools.lru_cache(maxsize=2**14)  # all 15,625: the tables of many devices name them
+def _cell(text: str) -> tuple[int, ...]:
+    return tuple(tabulated.NASBENCH201_OPS.index(op) for op in re.findall(r"(\w+)~\d", text))
 
 
 def _fbnet(space: SearchSpace, rows: Rows) -> npt.ArrayLike:
@@ -112,9 +118,12 @@ def _resolution_squared(space: SearchSpace) -> Part:
 
 
 NETWORKS: Mapping[str, NetworkLayout] = {
-    "fbnet": NetworkLayout(_fbnet, _each, lambda space: [_as_chosen]),
-    "nasbench201": NetworkLayout(_nasbench201, _each, lambda space: [_as_chosen, _live]),
+    "fbnet": NetworkLayout("ops", _fbnet, _each, lambda space: [_as_chosen]),
+    "nasbench201": NetworkLayout(
+        "arch_str", _nasbench201, _each, lambda space: [_as_chosen, _live]
+    ),
     "ofa_mobilenet_v3": NetworkLayout(
+        "arch",
         _ofa,
         lambda space: [("resolution",), *_ofa_blocks()],
         lambda space: [_as_chosen, _resolution_squared(space)],
