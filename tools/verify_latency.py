@@ -47,6 +47,7 @@ _SEED = flags.DEFINE_integer("seed", 1, "Of networks and budgets.")
 _OUTPUT = flags.DEFINE_string("output", None, "A JSON file for every network's numbers.")
 _WITHIN = 0.1  # of the measured latency
 _REPEATED = 20
+_PATIENCE_S = 20.0  # for other work to end, for each lot of files
 _RANGE = (0.02, 0.98)  # quantiles of random networks' latencies, between which budgets lie
 
 
@@ -108,7 +109,13 @@ def expected_and_measured(space: SearchSpace, activation_bits: int) -> dict[str,
     twice = [*architectures, *architectures[:_REPEATED]]
     reference_ms = devices.table(_DEVICE.value).reference_ms
     timed = profiling.time_networks(
-        space, twice, activation_bits, "float", "random", reference_ms=reference_ms
+        space,
+        twice,
+        activation_bits,
+        "float",
+        "random",
+        reference_ms=reference_ms,
+        patience_s=_PATIENCE_S,
     )
     measured_ms = [timing.latency_ms for timing in timed]
     return {

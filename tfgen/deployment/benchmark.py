@@ -59,6 +59,7 @@ def measure(
         "runs": runs,
         "windows": timing.WINDOWS,
         "reference_ms": reference_ms,
+        "patience_s": timing.PATIENCE_S,
     }
     path = child.existing(path)
     with tempfile.TemporaryDirectory(prefix="tfgen-") as name:

@@ -25,6 +25,7 @@ _REPEATED = 20  # files that are timed twice
 _BUDGETS = (0.02, 0.98)  # quantiles of the random networks' latencies, between which budgets lie
 _DRAWS = 2048  # networks that a budget's answer is chosen from
 _POOLS = 32  # as many networks are drawn, for all budgets together
+_PATIENCE_S = 20.0  # for other work to end, for each lot of files
 _BUSY = 0.05  # repeatability that makes a table doubtful
 _SAMPLED = 400  # networks whose layers are looked at
 _FEWEST = 3  # layers of a kernel, where it has so many
@@ -62,8 +63,10 @@ def time_space(
     parts = choose(space, policy, activation_bits, ops, seeds.stream(seed, "ops"))
     say(f"timing {len(parts)} ops of {space.name}")
     files = [_write(part.layers, part.input_shape, policy, io="int8") for part in parts]
-    known_ms = None if table is None else table.reference_ms
-    found, reference_ms, repeatability = _time(files, windows, known_ms, seed)
+    reference_ms = timing.measure_reference()
+    if table is not None:
+        reference_ms = min(reference_ms, table.reference_ms)
+    found, repeatability = _time(files, windows, reference_ms, seed)
     if repeatability > _BUSY:
         say(f"ops repeat within {repeatability:.1%} only: this machine is busy, profile it again")
     timings = [
@@ -80,7 +83,7 @@ def time_space(
             ops=(),
             networks=(),
         )
-    table = table.adding(ops=timings)
+    table = dataclasses.replace(table.adding(ops=timings), reference_ms=reference_ms)
 
     def timed(architectures: Sequence[Architecture], origin: str) -> LatencyTable:
         times = time_networks(
@@ -91,6 +94,7 @@ def time_space(
             origin,
             windows=windows,
             reference_ms=table.reference_ms,
+            patience_s=_PATIENCE_S,
         )
         return table.adding(networks=times)
 
@@ -133,6 +137,7 @@ def time_networks(
     *,
     windows: int = timing.WINDOWS,
     reference_ms: float | None = None,
+    patience_s: float = timing.PATIENCE_S,
 ) -> list[NetworkTiming]:
     """What whole networks take, which nobody trained: no kernel's time depends on the numbers.
 
@@ -144,6 +149,7 @@ def time_networks(
       origin: why these, see NetworkTiming.
       windows: of each file.
       reference_ms: see `timing.compare`.
+      patience_s: see `timing.compare`.
     """
     policy = bits.load(space.bit_policy)
     slots = lower_batch(space, space.choices(architectures), activation_bits)
@@ -153,7 +159,10 @@ def time_networks(
     ]
     order = np.random.Generator(np.random.PCG64(0)).permutation(len(files))
     found = timing.compare(
-        [files[row] for row in order], windows=windows, reference_ms=reference_ms
+        [files[row] for row in order],
+        windows=windows,
+        reference_ms=reference_ms,
+        patience_s=patience_s,
     )
     times = dict(zip(order.tolist(), found, strict=True))
     return [
@@ -177,25 +186,28 @@ def _write(
 
 
 def _time(
-    files: Sequence[bytes], windows: int, reference_ms: float | None, seed: int
-) -> tuple[list[timing.Latency], float, float]:
+    files: Sequence[bytes], windows: int, reference_ms: float, seed: int
+) -> tuple[list[timing.Latency], float]:
     """Times files in random order, some twice.
 
     Returns:
-      What each took, what the reference took, the median difference of two timings of one file.
+      What each took, and the median difference of two timings of one file, as a share.
     """
     random = seeds.stream(seed, "order")
     twice = random.choice(len(files), min(_REPEATED, len(files)), replace=False)
     order = random.permutation(np.concatenate([np.arange(len(files)), twice]))
     found = timing.compare(
-        [files[row] for row in order], windows=windows, reference_ms=reference_ms
+        [files[row] for row in order],
+        windows=windows,
+        reference_ms=reference_ms,
+        patience_s=_PATIENCE_S,
     )
     times: list[list[timing.Latency]] = [[] for _ in files]
     for row, time in zip(order, found, strict=True):
         times[row].append(time)
     pairs = np.array([[time.latency_ms for time in times[row]] for row in twice])  # [files, 2]
     repeatability = float(np.median(np.abs(np.log(pairs[:, 0] / pairs[:, 1]))))
-    return [time[0] for time in times], found[0].reference_ms, repeatability
+    return [time[0] for time in times], repeatability
 
 
 @dataclasses.dataclass(frozen=True)
