@@ -14,13 +14,15 @@ import platform
 from collections.abc import Iterator, Sequence
 
 from tfgen import errors, workdir
-from tfgen.cost import latency_table, public_tables
+from tfgen.cost import adapted_device, adapted_latency, latency_table, public_tables
+from tfgen.cost.adapted_device import AdaptedDevice
+from tfgen.cost.adapted_latency import AdaptedLatency
 from tfgen.cost.latency import LatencyModel
 from tfgen.cost.latency_table import Device, LatencyTable, NetworkTiming
 from tfgen.cost.profiled_latency import ProfiledLatency
 from tfgen.deployment import _litert_child
 from tfgen.space.lowering import ACTIVATION_BITS
-from tfgen.space.search_space import SearchSpace
+from tfgen.space.search_space import Choices, SearchSpace
 
 FOLDER = pathlib.Path("configs") / "devices"
 HOST = "host"  # what the machine in front of the user is called, unless he calls it otherwise
@@ -63,8 +65,13 @@ def this_machine(name: str = HOST, threads: int = 1) -> Device:
 
 def is_profiled(name: str) -> bool:
     """Whether a device's file holds timings, not where to find those of others."""
+    return kind(name) == latency_table.KIND
+
+
+def kind(name: str) -> str:
+    """How a device's latencies are known: by its own profile, a few networks, or public tables."""
     data = workdir.read_json(find(name))
-    return isinstance(data, dict) and data.get("kind") == latency_table.KIND
+    return str(data.get("kind")) if isinstance(data, dict) else "none"
 
 
 def table(name: str, threads: int = 1) -> LatencyTable:
@@ -94,7 +101,10 @@ def check_here(name: str, threads: int = 1) -> None:
     """Raises UsageError unless a device is this machine, so that its latencies can be measured."""
     otherwise = "; its latency cannot be measured here: add --stop_after=candidates"
     if not is_profiled(name):
-        raise errors.UsageError(f"device {name!r} was measured by others{otherwise}")
+        whose = (
+            "was measured by others" if kind(name) == public_tables.KIND else "is no profiled one"
+        )
+        raise errors.UsageError(f"device {name!r} {whose}{otherwise}")
     try:
         table(name, threads).device.check_same(this_machine(name, threads))
     except errors.UsageError as error:
@@ -126,11 +136,79 @@ def latency_model(
     """
     if is_profiled(name):
         return ProfiledLatency(table(name, threads), space, activation_bits, io)
+    if kind(name) == adapted_device.KIND:
+        device = adapted_device.load(find(name))
+        return adapted(
+            device,
+            space,
+            activation_bits=activation_bits,
+            io=io,
+            threads=threads,
+            tables_dir=tables_dir,
+        )
     if tables_dir is None:
         raise errors.UsageError(
             f"device {name!r} was measured by others: say where their tables lie, --tables_dir=DIR"
         )
     return public_tables.load(name, space, tables_dir, find(name).parent)
+
+
+def adapted(
+    device: AdaptedDevice,
+    space: SearchSpace,
+    *,
+    activation_bits: int = ACTIVATION_BITS,
+    io: str = "float",
+    threads: int = 1,
+    tables_dir: pathlib.Path | None = None,
+) -> AdaptedLatency:
+    """What predicts latencies on a device of which a few networks were measured.
+
+    Args:
+      device: the device.
+      space: and what follows, as for `latency_model`.
+
+    Raises:
+      UsageError: the networks are of another space, or a known device is none for this purpose.
+      CorruptFileError: a file is damaged.
+    """
+    if space.name != device.space:
+        raise errors.UsageError(
+            f"device {device.name!r} was adapted on {device.space}, not on {space.name}"
+        )
+    models = {}
+    for name in device.known:
+        if kind(name) == adapted_device.KIND:
+            raise errors.UsageError(f"device {name!r} is adapted itself: adapt from measured ones")
+        models[name] = latency_model(
+            name,
+            space,
+            activation_bits=activation_bits,
+            io=io,
+            threads=threads,
+            tables_dir=tables_dir,
+        )
+    order = numbered(space, tables_dir)
+    return AdaptedLatency(device.name, space, models, device.choices, device.ms, order)
+
+
+def known_on(space: SearchSpace, tables_dir: pathlib.Path | None) -> list[str]:
+    """Devices whose own latencies are known for all of a space, from what is at hand."""
+    found = []
+    for name in known():
+        if kind(name) != adapted_device.KIND:
+            with contextlib.suppress(errors.UsageError):
+                model = latency_model(name, space, tables_dir=tables_dir)
+                if adapted_latency.tells_all(space, model):
+                    found.append(name)
+    return found
+
+
+def numbered(space: SearchSpace, tables_dir: pathlib.Path | None) -> Choices | None:
+    """A space's networks in the order of its benchmark's numbers; None where it has none."""
+    if tables_dir is None or space.name not in adapted_latency.READINGS:
+        return None
+    return public_tables.numbered(space, tables_dir)
 
 
 def add_networks(name: str, timings: Sequence[NetworkTiming]) -> None:

@@ -6,7 +6,7 @@ told for; see `cost/public_tables.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from tfgen.space import bits
 from tfgen.space.search_space import Decision, SearchSpace, When
@@ -31,6 +31,12 @@ def nasbench201() -> SearchSpace:
     """NAS-Bench-201 (Dong and Yang, ICLR 2020): five ops on each of six edges, 15,625 cells."""
     decisions = [Decision(f"edge_{a}_{b}", NASBENCH201_OPS) for a, b in NASBENCH201_EDGES]
     return _space("nasbench201", (32, 32, 3), decisions)
+
+
+def nasbench201_text(cell: Sequence[int]) -> str:
+    """A cell's choices as that benchmark writes them: |op~0|+|op~0|op~1|+|op~0|op~1|op~2|."""
+    ops = [f"{NASBENCH201_OPS[c]}~{a}" for c, (a, _) in zip(cell, NASBENCH201_EDGES, strict=True)]
+    return f"|{ops[0]}|+|{'|'.join(ops[1:3])}|+|{'|'.join(ops[3:])}|"
 
 
 def fbnet() -> SearchSpace:
