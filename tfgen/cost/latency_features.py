@@ -144,6 +144,9 @@ def _terms(slot: LayerSlots) -> Iterator[tuple[str, Column]]:
         yield "pixels", pixels
         yield "outputs", pixels * slot.out_channels
         yield "outputs_of_16", pixels * _rounded(slot.out_channels, 16)
+        yield "outputs_of_32", pixels * _rounded(slot.out_channels, 32)
+        yield "rows", slot.out_height
+        yield "rows_of_16", slot.out_height * _rounded(slot.out_channels, 16)
         yield "inputs", _elements(slot.in_height, slot.in_width, slot.in_channels)
     elif slot.op in WEIGHTED_OPS:
         depth = slot.kernel * slot.kernel * slot.in_channels
@@ -151,6 +154,8 @@ def _terms(slot: LayerSlots) -> Iterator[tuple[str, Column]]:
         yield "pixels", pixels
         yield "macs", pixels * depth * slot.out_channels
         yield "macs_of_16", rows * _rounded(depth, 4) * _rounded(slot.out_channels, 16)
+        yield "macs_of_64", pixels * depth * _rounded(slot.out_channels, 64)
+        yield "rows_of_8", _rounded(pixels, 8) * depth * _rounded(slot.out_channels, 16)
         yield "macs_of_32", rows * _rounded(depth, 8) * _rounded(slot.out_channels, 32)
         yield "outputs", pixels * slot.out_channels
         yield "outputs_of_16", rows * _rounded(slot.out_channels, 16)

@@ -20,7 +20,7 @@ from tfgen.space.layers import INPUT, LayerSpec, layers_of, slots_of
 from tfgen.space.lowering import ACTIVATION_BITS, lower_batch
 from tfgen.space.search_space import SearchSpace
 
-OPS, NETWORKS = 250, 120  # files of each kind
+OPS, NETWORKS = 250, 150  # files of each kind
 _REPEATED = 20  # files that are timed twice
 _BUDGETS = (0.02, 0.98)  # quantiles of the random networks' latencies, between which budgets lie
 _DRAWS = 2048  # networks that a budget's answer is chosen from
