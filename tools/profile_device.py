@@ -97,6 +97,11 @@ def _adapt(space: SearchSpace) -> None:
     known = list(dict.fromkeys(_ADAPT_FROM.value))
     if known == ["all"]:
         known = devices.known_on(space, tables_dir)
+    if len(known) < 2:
+        raise errors.UsageError(
+            f"two known devices or more are needed, got {', '.join(known) or 'none'}; public "
+            "tables are looked for in --tables_dir"
+        )
     device = AdaptedDevice(
         name=name,
         description=_DESCRIPTION.value,

@@ -167,7 +167,9 @@ def _read(text: str, space: SearchSpace, numbered: Choices | None) -> Network:
             if layout is None:
                 raise ValueError("write its choices as numbers separated by blanks")
             choices = layout.choices(space, [{layout.column: text}])[0]
-    except (KeyError, TypeError, ValueError, errors.UsageError) as error:
+    except KeyError as error:
+        raise ValueError(f"{text!r} is no network of {space.name}: it has no {error}") from None
+    except (TypeError, ValueError, errors.UsageError) as error:
         raise ValueError(f"{text!r} is no network of {space.name}: {error}") from None
     return tuple(choices.tolist())
 

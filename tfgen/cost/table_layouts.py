@@ -54,7 +54,8 @@ def _nasbench201(space: SearchSpace, rows: Rows) -> npt.ArrayLike:
 
 @functools.lru_cache(maxsize=2**14)  # all 15,625: the tables of many devices name them
 def _cell(text: str) -> tuple[int, ...]:
-    return tuple(tabulated.NASBENCH201_OPS.index(op) for op in re.findall(r"(\w+)~\d", text))
+    codes = {op: code for code, op in enumerate(tabulated.NASBENCH201_OPS)}
+    return tuple(codes[op] for op in re.findall(r"(\w+)~\d", text))
 
 
 def _fbnet(space: SearchSpace, rows: Rows) -> npt.ArrayLike:
