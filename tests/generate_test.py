@@ -15,8 +15,9 @@ from absl.testing import absltest, parameterized
 
 from tfgen import bundle as bundles
 from tfgen import workdir
+from tfgen.cost import latency_table
 from tfgen.cost.budget import Budget
-from tfgen.deployment import benchmark, contract
+from tfgen.deployment import benchmark, contract, devices, profiling
 from tfgen.space.architecture import Architecture
 from tfgen.space.lowering import lower
 from tfgen.training import datasets
@@ -57,6 +58,13 @@ class BadInputTest(Temporary):
     @parameterized.parameters(
         (["--budget=storage=3"], "unknown metric 'storage'; known: params, macs"),
         (["--budget=latency_ms=3@pixel9"], "unknown device 'pixel9'; known:"),
+        (["--budget=latency_ms=3@host"], "run profile_device --device=host"),
+        (["--budget=latency_ms=3@pixel3"], "add --stop_after=candidates"),
+        (["--budget=latency_ms=3@pixel3", *QUICK], "say where their tables lie, --tables_dir=DIR"),
+        (
+            ["--budget=latency_ms=3@pixel3", *QUICK, "--tables_dir=nowhere"],
+            "no public table has device 'pixel3' on space 'california_housing_mlp'",
+        ),
         (["--budget=macs=9", "--method=gan"], "unknown method 'gan'; known: nagan, random"),
         (
             ["--budget=macs=9", "--bundle=mars"],
@@ -285,6 +293,53 @@ class DeliveryTest(Temporary):
         trained = work.trained(agreed.fingerprint)
         self.assertTrue((trained / "model.keras").is_file())
         self.assertGreater(json.loads((folder / "benchmark.json").read_text())["median_ms"], 0)
+
+
+class LatencyTest(Temporary):
+    def setUp(self):
+        super().setUp()
+        space = bundles.load(bundles.find(BUNDLE)).space
+        self.host = self.root / devices.FOLDER / "host.json"
+        # 45 chosen networks tell a confidence of 0.95.
+        table = profiling.time_space(
+            None, devices.this_machine(), space, ops=60, networks=80, say=lambda text: None
+        )
+        table.save(self.host)
+
+    def networks(self) -> dict[Architecture, float]:
+        table = latency_table.load(self.host)
+        return {t.architecture: t.latency_ms for t in table.networks if t.origin == "selected"}
+
+    def test_a_latency_is_asked_predicted_measured_and_kept(self):
+        # All networks of the space take microseconds, so a millisecond is kept on any machine.
+        before = self.networks()
+        done = run("--budget=latency_ms=1@host,r2=0.6", "--count=4", cwd=str(self.root))
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.assertIn("4 of 4 candidates keep latency_ms=1@host,r2=0.6 untrained", done.stdout)
+        self.assertIn("is no limit: the largest network", done.stderr)
+        work = workdir.WorkDir(self.root / "tfgen_output")
+        (answer,) = json.loads(work.candidates.read_text())
+        for candidate in answer["candidates"]:
+            predicted = candidate["cost"]["latency_ms"]
+            self.assertEqual(predicted["source"], "predicted")
+            self.assertBetween(candidate["upper"]["latency_ms"], predicted["value"], 1)
+        (folder,) = (work.root / "deployments").iterdir()
+        agreed = json.loads((folder / "contract.json").read_text())
+        (term,) = (term for term in agreed["terms"] if term["metric"] == "latency_ms")
+        self.assertEqual((term["asked"], term["holds"]), (1.0, True))
+        measured = json.loads((folder / "benchmark.json").read_text())
+        self.assertEqual(term["measured"], measured["latency_ms"])
+        # What was timed before training, and the delivered file, tell later predictions.
+        shown = [Architecture.from_json(c["architecture"]) for c in answer["candidates"]]
+        after = self.networks()
+        self.assertEqual(set(after), {*before, *shown})
+        delivered = next(a for a in shown if a.fingerprint == agreed["fingerprint"])
+        self.assertEqual(after[delivered], term["measured"])
+
+    def test_a_latency_that_no_network_keeps(self):
+        done = run("--budget=latency_ms=1e-7@host", *QUICK, cwd=str(self.root))
+        self.assertEqual(done.returncode, 3, done.stderr)
+        self.assertIn("nearest feasible: --budget=latency_ms=", done.stderr)
 
 
 if __name__ == "__main__":

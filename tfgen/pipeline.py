@@ -326,6 +326,8 @@ def answer(
         except errors.InfeasibleBudgetError as missed:
             nearest = missed.nearest
         raise errors.InfeasibleBudgetError(str(error), nearest=nearest) from None
+    if costs.latency is not None and costs.latency.remark:
+        remarks.append(costs.latency.remark)
     for remark in remarks:
         say(f"note: {remark}")
     return select(budget)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from tfgen import errors, program, workdir
-from tfgen.deployment import android
+from tfgen.deployment import android, arena
 from tfgen.deployment.benchmark_delegates import ASKED
 
 _MODEL = flags.DEFINE_string("model", None, "The .tflite to measure.", required=True)
@@ -40,6 +40,9 @@ _PROFILE = flags.DEFINE_bool("profile", False, "Time single ops too, which slows
 _TIMEOUT = flags.DEFINE_float(
     "timeout", android.TIMEOUT_SECONDS, "Seconds for the run, and for each copy.", lower_bound=1
 )
+_VERIFY = flags.DEFINE_bool(
+    "verify", True, "Open the file here first, in a child process: a damaged one reaches no phone."
+)
 _JSON = flags.DEFINE_bool("json", False, "Print JSON instead of a table.")
 
 
@@ -49,8 +52,11 @@ def main(argv: Sequence[str]) -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     if (_BINARY.value is None) == (_TOOLS_DIR.value is None):
         raise errors.UsageError("give either --benchmark_binary or --tools_dir")
+    model = workdir.user_path(_MODEL.value)
+    if _VERIFY.value:
+        arena.measure(model)
     measured = android.measure(
-        workdir.user_path(_MODEL.value),
+        model,
         binary=_BINARY.value and workdir.user_path(_BINARY.value),
         tools_dir=_TOOLS_DIR.value and workdir.user_path(_TOOLS_DIR.value),
         serial=_SERIAL.value,

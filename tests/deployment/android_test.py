@@ -16,9 +16,11 @@ from unittest import mock
 
 from absl.testing import absltest, parameterized
 
+from tests.space.small import mlp
 from tfgen import errors
-from tfgen.deployment import android
+from tfgen.deployment import android, probe
 from tfgen.deployment.measurement import Measurement, OpTime
+from tfgen.space import bits
 
 DATA = pathlib.Path(__file__).parents[1] / "testdata" / "benchmark_output"
 
@@ -383,6 +385,11 @@ class FailureTest(AndroidTest):
 
 
 class ProgramTest(AndroidTest):
+    def setUp(self) -> None:
+        super().setUp()
+        content = probe.write_probe(mlp((2, 1), (8, 8), 4), (4,), bits.load("litert-2.3"))
+        self.model.write_bytes(content)
+
     def start(self, *flags: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [sys.executable, "-m", "tools.benchmark_android", *flags],
@@ -410,6 +417,16 @@ class ProgramTest(AndroidTest):
         )
         self.assertEqual((code, said), (0, ""))
         self.assertRegex(output, r"(?m)^latency_ms +33\.2094$")
+
+    def test_a_damaged_file_reaches_no_phone(self) -> None:
+        self.model.write_bytes(self.model.read_bytes()[:200])
+        flags = [f"--model={self.model}", f"--benchmark_binary={self.tool}"]
+        code, output, said = self.run_program(*flags)
+        self.assertEqual((code, output), (1, ""), said)
+        self.assertIn(str(self.model), said)
+        self.assertEmpty(self.calls())
+        code, _, said = self.run_program(*flags, "--noverify")
+        self.assertEqual((code, said), (0, ""))
 
     def test_help(self) -> None:
         code, output, _ = self.run_program("--help")

@@ -39,10 +39,13 @@ class LatencyModel(Protocol):
 
     Attributes:
       device: the name that budgets use.
+      remark: what a user should know of its intervals; empty where they are what they seem.
     """
 
     @property
     def device(self) -> str: ...
+    @property
+    def remark(self) -> str: ...
 
     def predict(self, choices: Choices, confidence: float) -> Interval:
         """Latencies of canonical choices [architectures, decisions].

@@ -32,6 +32,7 @@ _OP_WEIGHT = 0.2  # of an op's relative error, where a network's counts 1
 _RIDGE = 0.05  # pulls costs that the timings do not tell to 0
 _FOLDS = 10
 _CHUNK = 4096  # architectures whose columns stay in the processor's cache
+_USUAL_CONFIDENCE = 0.95
 _CERTAINTY = 0.9  # that a margin holds for as many networks as it says
 
 
@@ -83,6 +84,15 @@ class ProfiledLatency:
     @property
     def device(self) -> str:
         return self.table.device.name
+
+    @property
+    def remark(self) -> str:
+        if _rank(len(self._chosen_residuals), _USUAL_CONFIDENCE) is not None:
+            return ""
+        return (
+            f"intervals on {self.device!r} are of random networks, not of chosen ones, which may "
+            "take longer"
+        )
 
     @property
     def _kind(self) -> str:
