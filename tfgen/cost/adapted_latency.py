@@ -34,8 +34,8 @@ _BATCH = 10_000  # architectures described at a time
 class AdaptedLatency:
     """Latencies on a new device.
 
-    Upper ends hold for networks at random. Those chosen for a latency near the limit exceed them
-    more often: nothing was measured that could tell how often.
+    Upper ends rest on how known devices differ: a few measured networks are too few to keep some
+    back and calibrate on them.
 
     Attributes:
       device: the name that budgets use.
@@ -74,7 +74,7 @@ class AdaptedLatency:
         self.device = device
         self.remark = (
             f"predicted from {len(ms)} networks measured on {device} and {len(known)} known "
-            "devices; the confidence is that of networks at random"
+            "devices; the confidence rests on how those differ, no network was kept back to check it"
         )
         if numbered is not None and space.name in READINGS:
             reference = numbered
