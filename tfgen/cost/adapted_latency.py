@@ -74,7 +74,7 @@ class AdaptedLatency:
         self.device = device
         self.remark = (
             f"predicted from {len(ms)} networks measured on {device} and {len(known)} known "
-            "devices; the confidence rests on how those differ, no network was kept back to check it"
+            "devices; the confidence rests on how those differ and is not checked on this one"
         )
         if numbered is not None and space.name in READINGS:
             reference = numbered
