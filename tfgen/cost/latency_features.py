@@ -19,7 +19,7 @@ from tfgen.space.layers import NONE, WEIGHTED_OPS, Column, LayerSlots
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
-_CALL = "call"  # one run of the interpreter: what every network takes
+CALL = "call"  # one run of the interpreter: what every network takes
 _ENDS = "ends"  # elements that are quantized on the way in and dequantized on the way out
 
 
@@ -78,7 +78,7 @@ def features(slots: Sequence[LayerSlots], policy: BitPolicy, io: str) -> Feature
             output = _elements(slot.out_height, slot.out_width, slot.out_channels)
             made = np.where(slot.present, output, made)
         ends = ends + made
-    sums = {_CALL: np.ones(rows), _ENDS: ends.astype(np.float64)}
+    sums = {CALL: np.ones(rows), _ENDS: ends.astype(np.float64)}
     for slot in slots:
         terms = [(name, values.astype(np.float64)) for name, values in _terms(slot)]
         for kernel, mask in _kernels(slot, policy):

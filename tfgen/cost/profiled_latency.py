@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from tfgen import errors
 from tfgen.cost.latency import Interval
-from tfgen.cost.latency_features import Features, features, stack
+from tfgen.cost.latency_features import CALL, Features, features, stack
 from tfgen.cost.latency_table import LatencyTable, NetworkTiming
 from tfgen.space import bits
 from tfgen.space.layers import slots_of
@@ -84,6 +84,17 @@ class ProfiledLatency:
     @property
     def device(self) -> str:
         return self.table.device.name
+
+    @property
+    def call_ms(self) -> float:
+        """What one run of the interpreter takes beside its ops."""
+        costs = dict(zip(self._model.used.tolist(), self._model.costs.tolist(), strict=True))
+        return float(costs.get(self._names.index(CALL), 0.0))
+
+    @property
+    def relative_error(self) -> float:
+        """Standard deviation of a random network's relative error, as a share."""
+        return math.sqrt(self._model.variance)
 
     @property
     def remark(self) -> str:
