@@ -302,7 +302,13 @@ class LatencyTest(Temporary):
         self.host = self.root / devices.FOLDER / "host.json"
         # 45 chosen networks tell a confidence of 0.95.
         table = profiling.time_space(
-            None, devices.this_machine(), space, ops=60, networks=80, say=lambda text: None
+            None,
+            devices.this_machine(),
+            space,
+            ops=60,
+            networks=80,
+            patience_s=0,
+            say=lambda text: None,
         )
         table.save(self.host)
 

@@ -47,7 +47,6 @@ _SEED = flags.DEFINE_integer("seed", 1, "Of networks and budgets.")
 _OUTPUT = flags.DEFINE_string("output", None, "A JSON file for every network's numbers.")
 _WITHIN = 0.1  # of the measured latency
 _REPEATED = 20
-_PATIENCE_S = 20.0  # for other work to end, for each lot of files
 _RANGE = (0.02, 0.98)  # quantiles of random networks' latencies, between which budgets lie
 
 
@@ -115,7 +114,7 @@ def expected_and_measured(space: SearchSpace, activation_bits: int) -> dict[str,
         "float",
         "random",
         reference_ms=reference_ms,
-        patience_s=_PATIENCE_S,
+        patience_s=profiling.PATIENCE_S,
     )
     measured_ms = [timing.latency_ms for timing in timed]
     return {

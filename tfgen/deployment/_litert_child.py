@@ -28,7 +28,7 @@ PROGRESS = "progress"  # holds the path of the file that a task of many files is
 INPUTS, OUTPUTS = "inputs_{}.npy", "outputs.npy"
 RUNTIME = "ai-edge-litert"
 _FEWEST, _MOST = 5, 300  # inferences in a window
-_QUIET = 1.1  # times the reference's best: beyond it something else held the machine up
+_QUIET = 1.05  # times the reference's best: beyond it something else held the machine up
 _MOST_TURNS = 400  # windows for each one that is wanted
 _RETRY = 4  # times as long as the windows that are wanted take, or as patience lasts
 _PAUSE_S = 0.01  # between windows that are repeated
@@ -217,13 +217,13 @@ class _Timed:
     def latency(self, model: int) -> tuple[float, float, int]:
         """The least median of quiet windows, by how much their middle one is over it, their number.
 
-        Of all windows where none was quiet.
+        Where no window was quiet, of the quietest ones.
         """
         medians = np.array([np.median(spans) for spans in self.spans_ms[model]])
-        quiet = self.quiet(model)
-        taken = medians[quiet] if quiet.any() else medians
+        slowness_ms = np.array(self.slowness_ms[model])
+        taken = medians[slowness_ms <= _QUIET * max(self.reference_ms, slowness_ms.min())]
         least = float(taken.min())
-        return least, float(np.median(taken) / least - 1), int(quiet.sum())
+        return least, float(np.median(taken) / least - 1), int(self.quiet(model).sum())
 
 
 def _take_turns(

@@ -25,7 +25,7 @@ _REPEATED = 20  # files that are timed twice
 _BUDGETS = (0.02, 0.98)  # quantiles of the random networks' latencies, between which budgets lie
 _DRAWS = 2048  # networks that a budget's answer is chosen from
 _POOLS = 32  # as many networks are drawn, for all budgets together
-_PATIENCE_S = 20.0  # for other work to end, for each lot of files
+PATIENCE_S = 20.0  # for other work to end, for each lot of files
 _BUSY = 0.05  # repeatability that makes a table doubtful
 _SAMPLED = 400  # networks whose layers are looked at
 _FEWEST = 3  # layers of a kernel, where it has so many
@@ -40,6 +40,7 @@ def time_space(
     ops: int = OPS,
     networks: int = NETWORKS,
     windows: int = timing.WINDOWS,
+    patience_s: float = PATIENCE_S,
     seed: int = 0,
     say: Callable[[str], None],
 ) -> LatencyTable:
@@ -53,6 +54,7 @@ def time_space(
       ops: how many, about.
       networks: how many random ones, and as many chosen ones.
       windows: of each file.
+      patience_s: how long to wait for other work to end, for each lot of files.
       seed: of what is timed.
       say: told how far it is.
 
@@ -66,7 +68,7 @@ def time_space(
     reference_ms = timing.measure_reference()
     if table is not None:
         reference_ms = min(reference_ms, table.reference_ms)
-    found, repeatability = _time(files, windows, reference_ms, seed)
+    found, repeatability = _time(files, windows, reference_ms, patience_s, seed)
     if repeatability > _BUSY:
         say(f"ops repeat within {repeatability:.1%} only: this machine is busy, profile it again")
     timings = [
@@ -94,7 +96,7 @@ def time_space(
             origin,
             windows=windows,
             reference_ms=table.reference_ms,
-            patience_s=_PATIENCE_S,
+            patience_s=patience_s,
         )
         return table.adding(networks=times)
 
@@ -192,7 +194,7 @@ def _write(
 
 
 def _time(
-    files: Sequence[bytes], windows: int, reference_ms: float, seed: int
+    files: Sequence[bytes], windows: int, reference_ms: float, patience_s: float, seed: int
 ) -> tuple[list[timing.Latency], float]:
     """Times files in random order, some twice.
 
@@ -206,7 +208,7 @@ def _time(
         [files[row] for row in order],
         windows=windows,
         reference_ms=reference_ms,
-        patience_s=_PATIENCE_S,
+        patience_s=patience_s,
     )
     times: list[list[timing.Latency]] = [[] for _ in files]
     for row, time in zip(order, found, strict=True):
