@@ -19,7 +19,8 @@ from absl import flags
 
 from tfgen import bundle as bundles
 from tfgen import errors, generators, pipeline, program, workdir
-from tfgen.cost.budget import Budget, parse_all
+from tfgen.cost.budget import Budget, parse_all, rounded_up
+from tfgen.cost.cost_model import LATENCY
 from tfgen.deployment import devices
 from tfgen.selection import Candidate, Ranking, Selector
 from tfgen.space.architecture import Architecture
@@ -66,7 +67,7 @@ _STOP_AFTER = flags.DEFINE_enum(
 )
 
 _COSTS = (
-    "latency_ms",
+    LATENCY,
     "file_kb",
     "storage_kb",
     "energy_uj",
@@ -167,9 +168,18 @@ def _deliver(bundle: bundles.Bundle, candidates: Sequence[Candidate], work: work
         )
     budget = candidates[0].budget
     if budget.device is not None:
-        timed = pipeline.timed_here(bundle, candidates, budget.device)
+        times_ms = pipeline.timed_here(bundle, candidates, budget.device)
+        limit_ms = budget.limits[LATENCY]
+        timed = [c for c, ms in zip(candidates, times_ms, strict=True) if ms <= limit_ms]
         print(f"\n{len(timed)} of {len(candidates)} candidates keep {budget} untrained")
         if not timed:
+            nearest = {**budget.limits, LATENCY: rounded_up(min(times_ms))}
+            program.complain(
+                errors.InfeasibleBudgetError(
+                    f"budget {budget}: every candidate took longer than was predicted",
+                    nearest=dataclasses.replace(budget, limits=nearest),
+                )
+            )
             return errors.InfeasibleBudgetError.exit_code
         candidates = timed
     attempts = list(candidates[: _MAX_TRAININGS.value])
@@ -208,12 +218,19 @@ def _candidates_table(bundle: bundles.Bundle, candidates: Sequence[Candidate]) -
             describe(bundle.space, c.architecture),
             f"{c.metric:.4f}",
             f"{c.low:.4f}..{c.high:.4f}",
-            *(number(c.cost[m]) for m in costs),
+            *(_cost(c, m) for m in costs),
             "-" if c.distance is None else f"{c.distance:.3f}",
         ]
         for rank, c in enumerate(candidates, start=1)
     ]
     return table(headers, rows)
+
+
+def _cost(candidate: Candidate, metric: str) -> str:
+    """A cost, and the upper end of its interval where it is predicted."""
+    told = number(candidate.cost[metric])
+    upper = candidate.upper.get(metric)
+    return told if upper is None else f"{told} (<= {number(upper)})"
 
 
 def describe(space: SearchSpace, architecture: Architecture) -> str:
@@ -252,6 +269,8 @@ def _contract_text(delivery: pipeline.Delivery, candidate: Candidate) -> str:
             f"{agreed.file_bytes:,} bytes, sha256 {agreed.file_sha256[:16]}..., "
             f"{agreed.runtime} on {agreed.device}",
             f"predicted interval {candidate.low:.4f}..{candidate.high:.4f}",
+            f"latency: {delivery.timed.quiet_windows} quiet windows, the middle one "
+            f"{delivery.timed.spread:.1%} over the least",
         ]
     )
 

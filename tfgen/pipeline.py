@@ -22,6 +22,7 @@ from tfgen.cost.cost_model import LATENCY, CostModel
 from tfgen.cost.latency_table import NetworkTiming
 from tfgen.cost.metrics import PerformanceScale
 from tfgen.deployment import benchmark, contract, delivered, devices, profiling, timing
+from tfgen.deployment.measurement import Measurement
 from tfgen.evidence import collect as collecting
 from tfgen.evidence import surrogate as surrogates
 from tfgen.evidence.record import Record, RecordStore
@@ -333,10 +334,8 @@ def answer(
     return select(budget)
 
 
-def timed_here(
-    bundle: bundles.Bundle, candidates: Sequence[Candidate], device: str
-) -> list[Candidate]:
-    """The candidates whose untrained files keep the latency that is asked, on this machine.
+def timed_here(bundle: bundles.Bundle, candidates: Sequence[Candidate], device: str) -> list[float]:
+    """What the untrained files of candidates take on this machine, ms [candidates].
 
     No kernel's time depends on the numbers, so a second of timing saves a training that would miss
     its contract. What was timed is kept for the next predictions.
@@ -350,11 +349,7 @@ def timed_here(
         reference_ms=devices.table(device).reference_ms,
     )
     devices.add_networks(device, timings)
-    return [
-        candidate
-        for candidate, timing in zip(candidates, timings, strict=True)
-        if timing.latency_ms <= candidate.budget.limits[LATENCY]
-    ]
+    return [timing.latency_ms for timing in timings]
 
 
 # --- deliveries ---------------------------------------------------------------------------------
@@ -431,10 +426,11 @@ def make_file(
 
 @dataclasses.dataclass(frozen=True)
 class Delivery:
-    """A contract and the file that it is about."""
+    """A contract, the file that it is about, and how it was timed."""
 
     contract: contract.Contract
     path: pathlib.Path
+    timed: Measurement
 
 
 def deliver(
@@ -503,6 +499,7 @@ def deliver(
                 origin="selected",
                 latency_ms=timed.latency_ms,
                 spread=timed.spread,
+                quiet_windows=timed.quiet_windows,
             )
             devices.add_networks(candidate.budget.device, [delivered_timing])
         workdir.write_json(folder / BENCHMARK, timed.to_json())
@@ -522,4 +519,4 @@ def deliver(
                 f"{bundle.name}/{workdir.MANIFEST}": bundle.manifest_sha256,
             },
         )
-    return Delivery(agreed, work.deployment(network, answer) / MODEL)
+    return Delivery(agreed, work.deployment(network, answer) / MODEL, timed)

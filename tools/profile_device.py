@@ -64,7 +64,7 @@ _DESCRIPTION = flags.DEFINE_string("description", "", "With --adapt_from: of the
 
 
 def main(argv: Sequence[str]) -> None:
-    """Writes the device's file."""
+    """Writes the device's file, or prints what to measure for it."""
     del argv
     if not _SPACE.value:
         raise errors.UsageError(f"give --space; known: {', '.join(sorted(catalog.SPACES))}")
@@ -123,30 +123,37 @@ def _adapt(space: SearchSpace) -> None:
 
 def _profile(spaces: Sequence[SearchSpace]) -> None:
     """Times, and writes the device's file after each space."""
+    name = _DEVICE.value
+    latency_table.check_name(name)
+    if name in devices.known() and devices.kind(name) != latency_table.KIND:
+        raise errors.UsageError(f"device {name!r} is known already: give another --device")
     for space in spaces:
         if space.bit_policy == bits.SIMULATED:
             raise errors.UsageError(f"networks of {space.name} come to no file: nothing to time")
-    device = devices.this_machine(_DEVICE.value)
-    path = workdir.user_path(devices.FOLDER / f"{_DEVICE.value}.json")
+    device = devices.this_machine(name)
+    path = workdir.user_path(devices.FOLDER / f"{name}.json")
+    if path.is_file() and _REPLACE.value:
+        path.unlink()
+    start = time.monotonic()
     table = None
-    if path.is_file() and not _REPLACE.value:
+    if path.is_file():
         table = latency_table.load(path)
         table.device.check_same(device)
-    start = time.monotonic()
     for space in spaces:
         for activation_bits in map(int, _ACTIVATION_BITS.value):
-            table = profiling.time_space(
-                table,
+            found = profiling.time_space(
                 device,
                 space,
                 activation_bits=activation_bits,
                 ops=_OPS.value,
                 networks=_NETWORKS.value,
                 windows=_WINDOWS.value,
+                known_ms=None if table is None else table.reference_ms,
                 seed=_SEED.value,
                 say=_say,
             )
-            table.save(path)
+            table = devices.add_profile(path, found)
+    assert table is not None  # there is a space and a width
     print(
         f"{path}: {len(table.ops):,} ops and {len(table.networks):,} networks on {device.processor}"
     )

@@ -41,10 +41,10 @@ def window_ms(model: Interpreter, seconds: float) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("files", nargs="*")
-    parser.add_argument("--windows", type=int, default=15)
+    parser.add_argument("--windows", type=int, default=40)
     parser.add_argument("--window_ms", type=float, default=2.0)
     options = parser.parse_args()
-    names = options.files or sys.stdin.read().split()
+    names = options.files or sys.stdin.read().splitlines()
     models = [open_file(name) for name in names]
     windows = [
         [window_ms(m, options.window_ms / 1e3) for m in models] for _ in range(options.windows)

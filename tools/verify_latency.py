@@ -3,15 +3,17 @@ r"""Checks a profiled device against files that were not part of its table.
     verify_latency --device=host --space=mnist_mobile --networks=200       expected against measured
     verify_latency --device=host --space=mnist_mobile --budgets=100        are budgets kept?
 
-The first predicts random networks, 8-bit and float, and times them all in one run, in random order,
-some twice. The second answers unseen budgets as `generate` does and times the answers with
-`time_files`, which has nothing of tfgen. Where no bundle knows the space, the largest network
-stands for the best one.
+The first predicts random networks, 8-bit and float, that the device's table does not have, and
+times those of a space and width in one run, in random order, some twice. The second answers unseen
+budgets as `generate` does and times the answers with `time_files`, which has nothing of tfgen.
+Where no bundle knows the space, the largest network stands for the best one. "best" is the first
+candidate, by its interval alone; "checked" the first whose untrained file kept the budget.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import os
 import pathlib
 import subprocess
 import sys
@@ -27,7 +29,7 @@ from tfgen.cost.budget import Budget
 from tfgen.cost.cost_model import LATENCY, CostModel
 from tfgen.deployment import devices, probe, profiling
 from tfgen.generators import baselines
-from tfgen.selection import Predicted, Selector
+from tfgen.selection import Predicted, Predictor, Proposer, Selector
 from tfgen.space import bits, catalog
 from tfgen.space.architecture import Architecture
 from tfgen.space.lowering import ACTIVATION_BITS, lower, lower_batch
@@ -47,6 +49,8 @@ _SEED = flags.DEFINE_integer("seed", 1, "Of networks and budgets.")
 _OUTPUT = flags.DEFINE_string("output", None, "A JSON file for every network's numbers.")
 _WITHIN = 0.1  # of the measured latency
 _REPEATED = 20
+_CANDIDATES = 10  # as `generate` has
+_TIMEOUT_SECONDS = 600.0
 _RANGE = (0.02, 0.98)  # quantiles of random networks' latencies, between which budgets lie
 
 
@@ -88,13 +92,19 @@ def main(argv: Sequence[str]) -> None:
         print(table([*headers, "repeats p50", "p95"], rows))
     if _BUDGETS.value:
         rows = []
-        for name in [*_SPACE.value, *([_BUNDLE.value] if _BUNDLE.value else [])]:
-            numbers = budgets_and_measured(name)
-            kept[f"{name}, budgets"] = numbers
-            ratio = np.array(numbers["measured_ms"]) / np.array(numbers["budget_ms"])
-            shares = [f"{np.mean(ratio <= 1):.1%}", f"{np.median(ratio):.3f}", f"{ratio.max():.3f}"]
-            rows.append([name, str(len(ratio)), *shares])
-        print(table(["answers of", "budgets", "kept", "measured/asked p50", "worst"], rows))
+        for what, answerer in _answerers().items():
+            numbers = budgets_and_measured(what, answerer)
+            kept[f"{what}, budgets"] = numbers
+            if not numbers["budget_ms"]:
+                raise errors.TfgenError(f"{what} answered none of the budgets")
+            for which in ("best", "checked"):
+                ratio = np.array(numbers[f"{which}_ms"]) / np.array(numbers["budget_ms"])
+                told = [f"{np.mean(ratio <= 1):.1%}", f"{np.median(ratio):.3f}"]
+                counts = [str(_BUDGETS.value), str(len(ratio))]
+                rows.append([what, which, *counts, *told, f"{ratio.max():.3f}"])
+        headers = ["answers of", "candidate", "budgets", "answered", "kept", "measured/asked p50"]
+        headers.append("worst")
+        print(table(headers, rows))
     if _OUTPUT.value:
         workdir.write_json(workdir.user_path(_OUTPUT.value), kept)
 
@@ -102,9 +112,11 @@ def main(argv: Sequence[str]) -> None:
 def expected_and_measured(space: SearchSpace, activation_bits: int) -> dict[str, list[float]]:
     """Random networks that the table does not have: what is expected, and two timings of some."""
     model = devices.latency_model(_DEVICE.value, space, activation_bits=activation_bits)
-    drawn = space.sample(_NETWORKS.value, seeds.stream(_SEED.value, "verify", space.name))
-    expected_ms = model.predict(drawn, _CONFIDENCE.value).ms
-    architectures = [space.architecture(row) for row in drawn]
+    timed_before = {t.architecture for t in devices.table(_DEVICE.value).networks}
+    drawn = space.sample(2 * _NETWORKS.value, seeds.stream(_SEED.value, "verify", space.name))
+    fresh = [a for a in map(space.architecture, drawn) if a not in timed_before]
+    architectures = fresh[: _NETWORKS.value]
+    expected_ms = model.predict(space.choices(architectures), _CONFIDENCE.value).ms
     twice = [*architectures, *architectures[:_REPEATED]]
     reference_ms = devices.table(_DEVICE.value).reference_ms
     timed = profiling.time_networks(
@@ -134,32 +146,66 @@ def _described(
     return [str(len(error)), *(f"{s:.1%}" for s in (*shares, *np.quantile(repeats, (0.5, 0.95))))]
 
 
-def budgets_and_measured(name: str) -> dict[str, list[float]]:
-    """Answers to budgets all over the range of random networks, timed by the other program."""
-    if name == _BUNDLE.value:
-        bundle = bundles.load(bundles.find(name))
-        space, predictor, method = bundle.space, bundle.surrogate, "nagan"
-        proposer = bundle.generator(method)
-        model = pipeline.cost_model(bundle, Budget({LATENCY: 1.0}, None, _DEVICE.value), 1, None)
-    else:
-        space, method = catalog.get(name), "random"
-        predictor, proposer = _Size(space), baselines.RandomGenerator(space)
+@dataclasses.dataclass(frozen=True)
+class _Answerer:
+    """Who answers budgets."""
+
+    space: SearchSpace
+    proposer: Proposer
+    predictor: Predictor
+    costs: CostModel
+
+
+def _answerers() -> dict[str, _Answerer]:
+    found = {}
+    for name in _SPACE.value:
+        space = catalog.get(name)
         latency = devices.latency_model(_DEVICE.value, space)
-        model = CostModel(space, ACTIVATION_BITS, "float", latency)
+        costs = CostModel(space, ACTIVATION_BITS, "float", latency)
+        found[name] = _Answerer(space, baselines.RandomGenerator(space), _Size(space), costs)
+    if _BUNDLE.value:
+        bundle = bundles.load(bundles.find(_BUNDLE.value))
+        costs = pipeline.cost_model(bundle, Budget({LATENCY: 1.0}, None, _DEVICE.value), 1, None)
+        found[f"bundle {bundle.name}"] = _Answerer(
+            bundle.space, bundle.generator("nagan"), bundle.surrogate, costs
+        )
+    return found
+
+
+def budgets_and_measured(name: str, by: _Answerer) -> dict[str, list[float]]:
+    """Answers to budgets all over the range of random networks, timed by the other program."""
     random = seeds.stream(_SEED.value, "budgets", name)
-    logs = np.log(model.costs(space.sample(1000, random))[LATENCY])
+    logs = np.log(by.costs.costs(by.space.sample(1000, random))[LATENCY])
     limits_ms = np.exp(random.uniform(*np.quantile(logs, _RANGE), _BUDGETS.value))
-    selector = Selector(count=1, confidence=_CONFIDENCE.value)
-    answered, asked_ms = [], []
+    selector = Selector(count=_CANDIDATES, confidence=_CONFIDENCE.value)
+    answers: list[list[Architecture]] = []
+    asked_ms = []
     for number, limit_ms in enumerate(limits_ms.tolist()):
         budget = Budget({LATENCY: limit_ms}, None, _DEVICE.value)
         try:
-            found = selector.select(space, proposer, predictor, model, budget, method, number)
+            found = selector.select(
+                by.space, by.proposer, by.predictor, by.costs, budget, name, number
+            )
         except errors.InfeasibleBudgetError:
             continue
-        answered.append(found[0].architecture)
+        answers.append([candidate.architecture for candidate in found])
         asked_ms.append(limit_ms)
-    return {"budget_ms": asked_ms, "measured_ms": _timed_alone(space, answered)}
+    every = list(dict.fromkeys(a for answer in answers for a in answer))
+    times = profiling.time_networks(by.space, every, ACTIVATION_BITS, "float", "selected")
+    here_ms = {timing.architecture: timing.latency_ms for timing in times}
+    # As `generate` does before it trains: the best candidate whose untrained file keeps the budget.
+    checked = [
+        next((a for a in answer if here_ms[a] <= limit_ms), answer[0])
+        for answer, limit_ms in zip(answers, asked_ms, strict=True)
+    ]
+    best = [answer[0] for answer in answers]
+    alone = list(dict.fromkeys([*best, *checked]))
+    alone_ms = dict(zip(alone, _timed_alone(by.space, alone), strict=True))
+    return {
+        "budget_ms": asked_ms,
+        "best_ms": [alone_ms[a] for a in best],
+        "checked_ms": [alone_ms[a] for a in checked],
+    }
 
 
 def _timed_alone(space: SearchSpace, architectures: Sequence[Architecture]) -> list[float]:
@@ -172,14 +218,18 @@ def _timed_alone(space: SearchSpace, architectures: Sequence[Architecture]) -> l
             path.write_bytes(probe.write_probe(layers, space.input_shape, policy))
             names.append(str(path))
         script = pathlib.Path(__file__).with_name("time_files.py")
-        told = subprocess.run(
+        done = subprocess.run(
             [sys.executable, str(script)],
             input="\n".join(names),
             capture_output=True,
             text=True,
-            check=True,
-        ).stdout
-    times = dict(line.rsplit(" ", 1) for line in told.splitlines())
+            check=False,
+            timeout=_TIMEOUT_SECONDS,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+        )
+    if done.returncode:
+        raise errors.TfgenError(f"{script.name}: {done.stderr.strip().splitlines()[-1:]}")
+    times = dict(line.rsplit(" ", 1) for line in done.stdout.splitlines())
     return [float(times[name]) for name in names]
 
 

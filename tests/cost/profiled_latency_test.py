@@ -16,7 +16,7 @@ from tfgen.cost.latency_table import Device, LatencyTable, NetworkTiming, OpTimi
 from tfgen.cost.profiled_latency import ProfiledLatency
 from tfgen.space import bits, catalog
 from tfgen.space.layers import layers_of, slots_of
-from tfgen.space.lowering import lower_batch
+from tfgen.space.lowering import lower, lower_batch
 
 POLICY = bits.load("litert-2.3")
 DEVICE = Device(name="board", processor="a board", runtime="runtime 1.0", threads=1)
@@ -46,7 +46,7 @@ def made_up_table(random_networks: int, selected: int = 0, noise: float = NOISE)
         for layer in layers_of(slots, row):
             alone = dataclasses.replace(layer, inputs=("input",) * len(layer.inputs))
             (op_ms,) = made_up_ms(slots_of([alone]), "int8", noise, random)
-            ops.append(OpTiming(layers=(alone,), latency_ms=op_ms, spread=0.01))
+            ops.append(OpTiming(layers=(alone,), latency_ms=op_ms, spread=0.01, quiet_windows=5))
     networks = [
         NetworkTiming(
             architecture=SPACE.architecture(row),
@@ -55,6 +55,7 @@ def made_up_table(random_networks: int, selected: int = 0, noise: float = NOISE)
             origin="random" if number < random_networks else "selected",
             latency_ms=float(ms[number]),
             spread=0.01,
+            quiet_windows=5,
         )
         for number, row in enumerate(drawn)
     ]
@@ -71,7 +72,7 @@ class FeaturesTest(absltest.TestCase):
         # 4 divides 8 and 20: 4-bit weights stay in 4 bits.
         told = features(slots_of(mlp((20, 1), (8, 4), 8)), POLICY, "float")
         found = dict(zip(told.names, told.values[0], strict=True))
-        self.assertEqual((found["call"], found["ends"]), (1, 9))
+        self.assertEqual((found["call"], found["ends.calls"], found["ends.elements"]), (1, 2, 9))
         first, second = "dense_vector@8/8", "dense_vector@4/8"
         self.assertEqual((found[f"{first}.macs"], found[f"{second}.macs"]), (160, 20))
         self.assertEqual(found[f"{first}.macs_of_16"], 4 * 8 * 32)
@@ -81,7 +82,8 @@ class FeaturesTest(absltest.TestCase):
 
     def test_integer_ends_are_not_converted(self):
         told = features(slots_of(mlp((20, 1), (8, 4), 8)), POLICY, "int8")
-        self.assertEqual(told.values[0, told.names.index("ends")], 0)
+        for name in ("ends.calls", "ends.elements"):
+            self.assertEqual(told.values[0, told.names.index(name)], 0)
 
     def test_a_batch_is_its_networks(self):
         drawn = SPACE.sample(30, seeds.stream(1))
@@ -92,10 +94,11 @@ class FeaturesTest(absltest.TestCase):
         )
         np.testing.assert_array_equal(batch.columns(single.names), single.values)
 
-    def test_an_op_that_nobody_timed_is_named(self):
+    def test_networks_with_an_op_that_nobody_timed_are_told(self):
         told = features(slots_of(every_op()), POLICY, "float")
-        with self.assertRaisesRegex(KeyError, "hard_swish@0/8"):
-            told.columns([name for name in told.names if "hard_swish" not in name])
+        names = [name for name in told.names if "hard_swish" not in name]
+        self.assertEqual(told.known(told.names).tolist(), [True])
+        self.assertEqual(told.known(names).tolist(), [False])
 
 
 class PredictTest(parameterized.TestCase):
@@ -165,6 +168,19 @@ class PredictTest(parameterized.TestCase):
             model.predict(drawn, 0.95)
         model.predict(drawn, 0.92)
 
+    def test_a_network_with_a_kernel_that_nobody_timed_keeps_no_budget(self):
+        def compact(layers) -> bool:
+            return any(x.op in ("conv", "depthwise") and x.weight_bits == 4 for x in layers)
+
+        table = made_up_table(100)
+        slow = [compact(lower(SPACE, t.architecture)) for t in table.networks]
+        fast = [t for t, is_slow in zip(table.networks, slow, strict=True) if not is_slow]
+        ops = [t for t in table.ops if not compact(t.layers)]
+        timed = dataclasses.replace(table, ops=tuple(ops), networks=tuple(fast))
+        drawn = SPACE.choices([t.architecture for t in table.networks])
+        interval = ProfiledLatency(timed, SPACE).predict(drawn, 0.5)
+        np.testing.assert_array_equal(np.isinf(interval.high_ms), slow)
+
     def test_another_width_of_activations_was_not_profiled(self):
         with self.assertRaisesRegex(errors.UsageError, "with 16-bit activations: it has 0"):
             ProfiledLatency(made_up_table(30), SPACE, activation_bits=16)
@@ -194,6 +210,20 @@ class TableTest(absltest.TestCase):
         more = self.table.adding(self.table.ops, [again])
         self.assertEqual(more.ops, self.table.ops)
         self.assertEqual([t.latency_ms == 7 for t in more.networks], [False, True, False])
+
+    def test_a_later_profile_joins(self):
+        later = dataclasses.replace(
+            self.table, date="2026-12-01", reference_ms=0.02, repeatability=0.03, ops=()
+        )
+        both = self.table.joined(later)
+        self.assertEqual(both.ops, self.table.ops)
+        told = (both.date, both.reference_ms, both.repeatability)
+        self.assertEqual(told, ("2026-12-01", 0.01, 0.03))
+
+    def test_names_that_stand_in_no_budget(self):
+        for name in ("", "../host", "a,b", "a@b", ".hidden", "a=b", "a b"):
+            with self.assertRaisesRegex(errors.UsageError, "a device's name has letters"):
+                dataclasses.replace(DEVICE, name=name)
 
     def test_another_device_is_refused(self):
         for field, value in (("runtime", "runtime 1.1"), ("threads", 2), ("processor", "another")):

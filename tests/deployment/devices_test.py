@@ -32,6 +32,7 @@ def network(latency_ms: float, row: int = 0, origin: str = "selected") -> Networ
         origin=origin,
         latency_ms=latency_ms,
         spread=0.0,
+        quiet_windows=5,
     )
 
 
@@ -159,7 +160,7 @@ class ProfileTest(Standing):
     def test_a_space_is_profiled_and_predicted(self):
         said = []
         table = profiling.time_space(
-            None, devices.this_machine(), SPACE, ops=10, networks=60, patience_s=0, say=said.append
+            devices.this_machine(), SPACE, ops=10, networks=60, patience_s=0, say=said.append
         )
         # Of 84 networks, 60 draws meet more than the 20 that a model needs.
         self.assertNotEmpty([t for t in table.networks if t.origin == "selected"])
@@ -170,7 +171,7 @@ class ProfileTest(Standing):
         # A few microseconds on any machine that runs this.
         self.assertBetween(np.median(interval.ms), 1e-5, 1.0)
         again = profiling.time_space(
-            table, devices.this_machine(), SPACE, ops=10, networks=60, patience_s=0, say=said.append
+            devices.this_machine(), SPACE, ops=10, networks=60, patience_s=0, say=said.append
         )
         self.assertEqual(
             {t.architecture for t in again.networks if t.origin == "random"},

@@ -19,6 +19,7 @@ from tfgen import errors, seeds, workdir
 from tfgen.cost import table_layouts
 from tfgen.cost.adapted_latency import FEWEST_NETWORKS
 from tfgen.cost.latency import Floats
+from tfgen.cost.latency_table import check_name
 from tfgen.space import catalog, tabulated
 from tfgen.space.search_space import Choices, SearchSpace
 
@@ -50,8 +51,9 @@ class AdaptedDevice:
     networks: Mapping[Network, float]
 
     def __post_init__(self) -> None:
-        if not self.name or len(set(self.known)) != len(self.known):
-            raise ValueError(f"a device has a name and distinct known ones, got {self.known}")
+        check_name(self.name)
+        if len(set(self.known)) != len(self.known):
+            raise ValueError(f"known devices must be distinct, got {self.known}")
         _check_networks(self.networks)
         space = catalog.get(self.space)
         if not np.array_equal(space.canonical(self.choices), self.choices):

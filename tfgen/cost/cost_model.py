@@ -110,11 +110,11 @@ class CostModel:
         return Cost({m: Quantity(float(v[0]), source(m)) for m, v in costs.items()})
 
     def minimum(self, metric: str) -> float:
-        """The least of a metric over the space; raises KeyError for one that is not told."""
+        """The least of a counted metric over the space; raises KeyError for any other."""
         return self._extreme(metric, -1.0)
 
     def maximum(self, metric: str) -> float:
-        """The most of a metric over the space: what eq. 2 and 3 are normalised by."""
+        """The most of a counted metric over the space: what eq. 2 and 3 are normalised by."""
         return self._extreme(metric, 1.0)
 
     def normalised(self, metric: str, values: npt.ArrayLike) -> npt.NDArray[np.float64]:
@@ -134,6 +134,8 @@ class CostModel:
         remarks = []
         nearest = dict(budget.limits)
         for metric, limit in budget.limits.items():
+            if metric == LATENCY:
+                continue  # its extremes are not known as counted ones are: draws decide
             if limit < self.minimum(metric):
                 nearest[metric] = rounded_up(self.minimum(metric))
             elif limit >= self.maximum(metric):
@@ -155,29 +157,24 @@ class CostModel:
         Steepest ascent: of all changes of one decision, the best one, until none is better. Exact
         where the metric never falls when one decision grows, as with every counted metric of a
         chain of layers; tested against enumeration. A file's size falls where layers become equally
-        wide and share zero points, so its largest value is found to within a percent; predicted
-        latencies are no better.
+        wide and share zero points, so its largest value is found to within a percent; an arena's
+        is no better known.
         """
         if (metric, sign) in self._extremes:
             return self._extremes[metric, sign]
+        counter = self._counters[metric]
         decisions = self.space.decisions
         best = self.space.canonical([len(d.values) - 1 if sign > 0 else 0 for d in decisions])
-        value = sign * self._values(metric, best)[0]
+        value = sign * counter(self._lower(best))[0]
         changes = [(i, option) for i, d in enumerate(decisions) for option in range(len(d.values))]
         positions, options = np.array(changes).T
         for _ in range(_MAX_CHANGES * len(decisions)):
             tried = np.repeat(best, len(changes), axis=0)
             tried[np.arange(len(changes)), positions] = options
             tried = self.space.canonical(tried)
-            values = sign * self._values(metric, tried)
+            values = sign * counter(self._lower(tried))
             if values.max() <= value:
                 break
             best, value = tried[[values.argmax()]], values.max()
         self._extremes[metric, sign] = float(sign * value)
         return self._extremes[metric, sign]
-
-    def _values(self, metric: str, choices: Choices) -> npt.NDArray[np.float64]:
-        """One metric of canonical choices [architectures]."""
-        if metric == LATENCY and self.latency is not None:
-            return self.latency.predict(choices, 0.5).ms
-        return self._counters[metric](self._lower(choices))

@@ -13,14 +13,14 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from tfgen.cost.latency import Floats
 from tfgen.space.bits import FLOAT_ACTIVATIONS, BitPolicy
 from tfgen.space.layers import NONE, WEIGHTED_OPS, Column, LayerSlots
 
-Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
 CALL = "call"  # one run of the interpreter: what every network takes
-_ENDS = "ends"  # elements that are quantized on the way in and dequantized on the way out
+ENDS = "ends"  # what is quantized on the way in and dequantized on the way out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,19 +36,18 @@ class Features:
     values: Floats
 
     def columns(self, names: Sequence[str]) -> Floats:
-        """The features of these names; 0 for those that no network here has [architectures, names].
-
-        Raises:
-          KeyError: a network has a feature that is not among the names.
-        """
+        """The features of these names; 0 where no network here has one [architectures, names]."""
         place = {name: position for position, name in enumerate(names)}
         aligned = np.zeros((len(self.values), len(names)))
         for name, column in zip(self.names, self.values.T, strict=True):
             if name in place:
                 aligned[:, place[name]] = column
-            elif column.any():
-                raise KeyError(name.split(".")[0])
         return aligned
+
+    def known(self, names: Sequence[str]) -> Mask:
+        """Which networks have none but these features [architectures]."""
+        others = [name not in names for name in self.names]
+        return np.asarray(~self.values[:, others].any(axis=1))
 
 
 def stack(parts: Sequence[Features]) -> Features:
@@ -78,7 +77,11 @@ def features(slots: Sequence[LayerSlots], policy: BitPolicy, io: str) -> Feature
             output = _elements(slot.out_height, slot.out_width, slot.out_channels)
             made = np.where(slot.present, output, made)
         ends = ends + made
-    sums = {CALL: np.ones(rows), _ENDS: ends.astype(np.float64)}
+    sums = {
+        CALL: np.ones(rows),
+        f"{ENDS}.calls": 2.0 * (ends > 0),
+        f"{ENDS}.elements": ends.astype(np.float64),
+    }
     for slot in slots:
         terms = [(name, values.astype(np.float64)) for name, values in _terms(slot)]
         for kernel, mask in _kernels(slot, policy):

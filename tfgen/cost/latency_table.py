@@ -10,6 +10,7 @@ import dataclasses
 import json
 import math
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,8 @@ from tfgen.space.architecture import Architecture
 from tfgen.space.layers import LayerSpec
 
 KIND = "profiled"
+# A name stands in budgets and is a file's: no sign of either.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 # How a network came to be timed: drawn at random, or as the answer to a budget.
 ORIGINS = ("random", "selected")
 _DEFAULTS = {
@@ -48,8 +51,9 @@ class Device:
     governor: str = "unknown"
 
     def __post_init__(self) -> None:
-        if not self.name or self.threads < 1:
-            raise ValueError(f"a device has a name and a thread: {self}")
+        check_name(self.name)
+        if self.threads < 1:
+            raise ValueError(f"a device has a thread: {self}")
 
     def check_same(self, found: Device) -> None:
         """Raises UsageError where latencies of this device say nothing about the one found."""
@@ -60,6 +64,15 @@ class Device:
                     f"latencies of device {self.name!r} were measured with {what} {ours!r}, here "
                     f"it is {theirs!r}; profile it anew: profile_device --device=NAME --space=SPACE"
                 )
+
+
+def check_name(name: str) -> None:
+    """Raises UsageError for what cannot be a device's name."""
+    if not _NAME.fullmatch(name):
+        raise errors.UsageError(
+            "a device's name has letters, digits, '.', '-' and '_' and begins with one of the "
+            f"first two, got {name!r}"
+        )
 
 
 def _check_times(latency_ms: float, spread: float) -> None:
@@ -75,13 +88,15 @@ class OpTiming:
 
     Attributes:
       layers: of the file; its input and output are integers, or floats where activations are.
-      latency_ms: of one inference, the interpreter's own time included.
+      latency_ms: of one inference, the interpreter's own time included: the least of the windows.
       spread: by how much the middle window is over the least, as a share.
+      quiet_windows: how many windows no other work disturbed; 0 for a doubtful latency.
     """
 
     layers: tuple[LayerSpec, ...]
     latency_ms: float
     spread: float
+    quiet_windows: int
 
     def __post_init__(self) -> None:
         _check_times(self.latency_ms, self.spread)
@@ -115,8 +130,9 @@ class NetworkTiming:
       activation_bits: 32 for a network of float32.
       io: "float", or "int8" for integer input and output.
       origin: one of ORIGINS.
-      latency_ms: of one inference.
+      latency_ms: of one inference: the least of the windows.
       spread: by how much the middle window is over the least, as a share.
+      quiet_windows: how many windows no other work disturbed; 0 for a doubtful latency.
     """
 
     architecture: Architecture
@@ -125,6 +141,7 @@ class NetworkTiming:
     origin: str
     latency_ms: float
     spread: float
+    quiet_windows: int
 
     def __post_init__(self) -> None:
         _check_times(self.latency_ms, self.spread)
@@ -145,9 +162,10 @@ class LatencyTable:
 
     Attributes:
       device: where.
-      date: of the first timing.
-      reference_ms: what a fixed file took, to tell later how fast the device then is.
-      repeatability: median difference between two timings of one file in one run, as a share.
+      date: of the last profile.
+      reference_ms: the least that a fixed file took, to tell later how fast the device then is.
+      repeatability: median difference between two timings of one file in one run, as a share; the
+        worst of the profiles that the table holds.
       ops: timed alone.
       networks: timed whole.
     """
@@ -173,6 +191,17 @@ class LatencyTable:
         }
         return dataclasses.replace(
             self, ops=tuple(by_layers.values()), networks=tuple(by_network.values())
+        )
+
+    def joined(self, later: LatencyTable) -> LatencyTable:
+        """This table and a later one of the same device; raises UsageError for another device."""
+        self.device.check_same(later.device)
+        both = self.adding(later.ops, later.networks)
+        return dataclasses.replace(
+            both,
+            date=later.date,
+            reference_ms=min(self.reference_ms, later.reference_ms),
+            repeatability=max(self.repeatability, later.repeatability),
         )
 
     def save(self, path: pathlib.Path) -> None:
@@ -203,5 +232,5 @@ def load(path: pathlib.Path) -> LatencyTable:
             ops=tuple(map(OpTiming.from_json, data["ops"])),
             networks=tuple(map(NetworkTiming.from_json, data["networks"])),
         )
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, errors.UsageError) as error:
         raise errors.CorruptFileError(f"{path}: is no table of latencies ({error})") from error

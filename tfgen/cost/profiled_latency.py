@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tfgen import errors
-from tfgen.cost.latency import Interval
+from tfgen.cost.latency import Floats, Interval
 from tfgen.cost.latency_features import CALL, Features, features, stack
 from tfgen.cost.latency_table import LatencyTable, NetworkTiming
 from tfgen.space import bits
@@ -25,14 +25,11 @@ from tfgen.space.layers import slots_of
 from tfgen.space.lowering import ACTIVATION_BITS, lower_batch
 from tfgen.space.search_space import Choices, SearchSpace
 
-Floats = npt.NDArray[np.float64]
-
 FEWEST_NETWORKS = 20  # timed whole, to fit to
 _OP_WEIGHT = 0.2  # of an op's relative error, where a network's counts 1
 _RIDGE = 0.05  # pulls costs that the timings do not tell to 0
 _FOLDS = 10
 _CHUNK = 4096  # architectures whose columns stay in the processor's cache
-_USUAL_CONFIDENCE = 0.95
 _CERTAINTY = 0.9  # that a margin holds for as many networks as it says
 
 
@@ -62,6 +59,8 @@ class ProfiledLatency:
         self.space = space
         self.activation_bits = activation_bits
         self.io = io
+        if space.bit_policy == bits.SIMULATED:
+            raise errors.UsageError(f"networks of {space.name} come to no file: nothing to predict")
         self._policy = bits.load(space.bit_policy)
         random = self._networks("random")
         if len(random) < FEWEST_NETWORKS:
@@ -77,7 +76,7 @@ class ProfiledLatency:
         self._timings = _Timings(
             timed.values,
             np.array([*(t.latency_ms for t in ops), *(t.latency_ms for t in random)]),
-            np.repeat([_OP_WEIGHT, 1.0], [len(ops), len(random)]),
+            np.repeat([False, True], [len(ops), len(random)]),
         )
         self._model = _fit(self._timings)
 
@@ -98,12 +97,14 @@ class ProfiledLatency:
 
     @property
     def remark(self) -> str:
-        if _rank(len(self._chosen_residuals), _USUAL_CONFIDENCE) is not None:
-            return ""
-        return (
-            f"intervals on {self.device!r} are of random networks, not of chosen ones, which may "
-            "take longer"
-        )
+        if len(self._networks("selected")) < FEWEST_NETWORKS:
+            return (
+                f"intervals on {self.device!r} are of random networks, not of chosen ones, which "
+                "may take longer"
+            )
+        if self.io not in {t.io for t in self.table.networks}:
+            return f"no network with {self.io} ends was timed on {self.device!r}"
+        return ""
 
     @property
     def _kind(self) -> str:
@@ -112,12 +113,15 @@ class ProfiledLatency:
     def predict(self, choices: Choices, confidence: float) -> Interval:
         """Latencies of canonical choices [architectures, decisions].
 
+        A network with a kernel that was not timed has no upper end: infinity.
+
         Raises:
-          UsageError: a network has an op that was not timed, or too few networks were timed to tell
-            an interval of this confidence.
+          UsageError: too few networks were timed to tell an interval of this confidence.
         """
         ms, scale = self._expected(choices)
-        return Interval(ms, ms * np.exp(np.maximum(self.margin(confidence) * scale, 0.0)))
+        margin = max(self.margin(confidence), 0.0)
+        sure = np.isfinite(scale)
+        return Interval(ms, np.where(sure, ms * np.exp(margin * np.where(sure, scale, 0)), np.inf))
 
     def expected_ms(self, choices: Choices) -> Floats:
         """The expected latencies alone [architectures]."""
@@ -134,11 +138,13 @@ class ProfiledLatency:
         Raises:
           UsageError: too few networks were timed.
         """
-        for residuals in (self._chosen_residuals, self._random_residuals):
-            rank = _rank(len(residuals), confidence)
-            if rank is not None:
-                return float(np.sort(residuals)[rank])
-        most = max(len(self._chosen_residuals), len(self._random_residuals))
+        residuals = self._chosen_residuals
+        if len(residuals) < FEWEST_NETWORKS:
+            residuals = self._random_residuals
+        rank = _rank(len(residuals), confidence)
+        if rank is not None:
+            return float(np.sort(residuals)[rank])
+        most = len(residuals)
         highest = (1.0 - _CERTAINTY) ** (1.0 / most)
         raise errors.UsageError(
             f"device {self.device!r} has {most} networks of {self._kind}: they tell intervals up "
@@ -157,7 +163,7 @@ class ProfiledLatency:
     @functools.cached_property
     def _random_residuals(self) -> Floats:
         """Of each random network, from a fit without it."""
-        networks = np.flatnonzero(self._timings.weights == 1.0)
+        networks = np.flatnonzero(self._timings.whole)
         found = []
         for fold in range(_FOLDS):
             held = np.isin(np.arange(len(self._timings.ms)), networks[fold::_FOLDS])
@@ -187,34 +193,33 @@ class ProfiledLatency:
         return stack(parts)
 
     def _expected(self, choices: Choices) -> tuple[Floats, Floats]:
-        """Expected latencies and the standard deviation of their logarithms [architectures]."""
+        """Expected latencies and the standard deviation of their logarithm [architectures]."""
         starts = range(0, max(len(choices), 1), _CHUNK)
-        told = [self._model.predict(self._lowered(choices[at : at + _CHUNK])) for at in starts]
+        told = [self._told(choices[at : at + _CHUNK]) for at in starts]
         return np.concatenate([ms for ms, _ in told]), np.concatenate([sd for _, sd in told])
 
-    def _lowered(self, choices: Choices) -> Floats:
-        """Features of a few architectures [architectures, features]."""
+    def _told(self, choices: Choices) -> tuple[Floats, Floats]:
+        """The same, of a few architectures; a network with a kernel that nobody timed is unsure."""
         slots = lower_batch(self.space, choices, self.activation_bits)
-        try:
-            return features(slots, self._policy, self.io).columns(self._names)
-        except KeyError as error:
-            raise errors.UsageError(
-                f"device {self.device!r} has no timing of {error}, which a network of "
-                f"{self.space.name} has; run profile_device --device={self.device} "
-                f"--space={self.space.name}"
-            ) from None
+        found = features(slots, self._policy, self.io)
+        ms, scale = self._model.predict(found.columns(self._names))
+        return ms, np.where(found.known(self._names), scale, np.inf)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Timings:
-    """Files that were timed: what they do [files, features], their latency and weight [files]."""
+    """Files that were timed: what they do [files, features], their latency [files].
+
+    Attributes:
+      whole: which of them are networks; the others are ops [files].
+    """
 
     features: Floats
     ms: Floats
-    weights: Floats
+    whole: npt.NDArray[np.bool_]
 
     def rows(self, taken: npt.NDArray[np.bool_]) -> _Timings:
-        return _Timings(self.features[taken], self.ms[taken], self.weights[taken])
+        return _Timings(self.features[taken], self.ms[taken], self.whole[taken])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,16 +252,16 @@ def _fit(timings: _Timings) -> _Model:
     from scipy import optimize
 
     relative = timings.features / timings.ms[:, None]
-    unit = (
-        np.sqrt((relative**2).mean(axis=0)) + 1e-30
-    )  # of each feature, so that one ridge fits all
-    design = relative / unit * timings.weights[:, None]  # [files, features]
+    unit = np.sqrt((relative**2).mean(axis=0))  # of each feature: then one ridge fits all
+    unit = np.where(unit > 0, unit, 1.0)
+    weights = np.where(timings.whole, 1.0, _OP_WEIGHT)
+    design = relative / unit * weights[:, None]  # [files, features]
     ridge = _RIDGE * np.eye(design.shape[1])
-    wanted = np.concatenate([timings.weights, np.zeros(len(ridge))])
+    wanted = np.concatenate([weights, np.zeros(len(ridge))])
     costs, _ = optimize.nnls(np.concatenate([design, ridge]), wanted)
-    networks = timings.weights == 1.0
-    errors_ = (design @ costs)[networks] - 1.0
-    freedom = max(networks.sum() - (costs > 0).sum() / 2, networks.sum() / 4)
+    errors_ = (design @ costs)[timings.whole] - 1.0
+    # Ops tell most costs, so that networks lose fewer degrees of freedom than there are costs.
+    freedom = max(timings.whole.sum() - (costs > 0).sum() / 2, timings.whole.sum() / 4)
     variance = float((errors_**2).sum() / freedom)
     used = np.flatnonzero(costs)
     precision = (design.T @ design + ridge @ ridge)[np.ix_(used, used)]

@@ -135,11 +135,11 @@ def read(device: str, folder: pathlib.Path | None = None) -> Device:
       UsageError: nobody's table has that device; names the known ones.
       CorruptFileError: its file is malformed.
     """
-    names = _names(folder)
-    if device not in names:
-        raise errors.UsageError(f"no public table of device {device!r}; known: {', '.join(names)}")
     path = _folder(folder) / f"{device}.json"
-    data = workdir.read_json(path)
+    data = workdir.read_json(path) if path.is_file() else {}
+    if not isinstance(data, dict) or data.get("kind") != KIND:
+        known_names = ", ".join(_names(folder))
+        raise errors.UsageError(f"no public table of device {device!r}; known: {known_names}")
     try:
         entries = {space: Entry.from_json(entry) for space, entry in data["tables"].items()}
         return Device(device, data["description"], entries)
@@ -241,8 +241,14 @@ def _folder(folder: pathlib.Path | None) -> pathlib.Path:
 
 
 def _names(folder: pathlib.Path | None) -> list[str]:
-    paths = sorted(_folder(folder).glob("*.json"))
-    return [path.stem for path in paths if workdir.read_json(path).get("kind") == KIND]
+    # What begins with a dot is being written.
+    paths = sorted(path for path in _folder(folder).glob("*.json") if path.name[0] != ".")
+    found = []
+    for path in paths:
+        with contextlib.suppress(errors.CorruptFileError, AttributeError):
+            if workdir.read_json(path).get("kind") == KIND:
+                found.append(path.stem)
+    return found
 
 
 def _entry(device: str, space: SearchSpace, folder: pathlib.Path | None) -> Entry:

@@ -104,10 +104,11 @@ def _measure(request: dict[str, Any]) -> dict[str, Any]:
     quiet = np.argsort(~timed.quiet(0), kind="stable")[: request["windows"]]
     milliseconds = np.concatenate([timed.spans_ms[0][window] for window in quiet])
     peak_kb = _peak_rss_kb()
-    latency_ms, spread, _ = timed.latency(0)
+    latency_ms, spread, quiet_windows = timed.latency(0)
     return {
         "latency_ms": latency_ms,
         "spread": spread,
+        "quiet_windows": quiet_windows,
         "reference_ms": timed.reference_ms,
         "runs": len(milliseconds),
         "median_ms": float(np.median(milliseconds)),
@@ -259,7 +260,8 @@ def _take_turns(
             spent_s, enough = time.monotonic() - start_s, request["windows"]
             first_s = min(first_s, spent_s)
             missing = [n for n in range(len(models)) if timed.quiet(n).sum() < enough]
-            if not missing or spent_s > max(_RETRY * first_s, patience_s):
+            longest_s = min(max(_RETRY * first_s, patience_s), request["longest_s"])
+            if not missing or spent_s > longest_s:
                 break
             time.sleep(_PAUSE_S)
     return timed

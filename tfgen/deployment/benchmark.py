@@ -60,6 +60,7 @@ def measure(
         "windows": timing.WINDOWS,
         "reference_ms": reference_ms,
         "patience_s": timing.PATIENCE_S,
+        "longest_s": timeout_seconds / 2,
     }
     path = child.existing(path)
     with tempfile.TemporaryDirectory(prefix="tfgen-") as name:
@@ -71,8 +72,8 @@ def measure(
         warmup=warmup,
         threads=threads,
         device=f"host ({platform.machine()})",
-        # XNNPACK takes what it can; where it takes not all, the result says so.
-        delegate="unknown" if accelerated is None else "xnnpack",
+        # Where it takes not all, nobody can tell whether it takes any.
+        delegate="xnnpack" if accelerated else "unknown",
         peak_memory_kb=result["peak_rss_kb"] - result["base_rss_kb"],
         file_bytes=path.stat().st_size,
         sha256=workdir.sha256(path),

@@ -21,6 +21,7 @@ from tfgen.cost.latency import LatencyModel
 from tfgen.cost.latency_table import Device, LatencyTable, NetworkTiming
 from tfgen.cost.profiled_latency import ProfiledLatency
 from tfgen.deployment import _litert_child
+from tfgen.deployment.timing import WINDOWS
 from tfgen.space.lowering import ACTIVATION_BITS
 from tfgen.space.search_space import Choices, SearchSpace
 
@@ -37,7 +38,8 @@ def folders() -> list[pathlib.Path]:
 
 def known() -> list[str]:
     """Names of the devices that are described."""
-    return sorted({path.stem for folder in folders() for path in folder.glob("*.json")})
+    paths = [path for folder in folders() for path in folder.glob("*.json")]
+    return sorted({path.stem for path in paths if path.name[0] != "."})  # others are being written
 
 
 def find(name: str) -> pathlib.Path:
@@ -214,11 +216,28 @@ def numbered(space: SearchSpace, tables_dir: pathlib.Path | None) -> Choices | N
 def add_networks(name: str, timings: Sequence[NetworkTiming]) -> None:
     """Keeps what networks took on a profiled device, for the next predictions.
 
-    Several programs may do so at once.
+    Only what other work did not disturb: a busy hour must not widen the intervals of later ones.
+    Several programs may add at once.
     """
+    quiet = [timing for timing in timings if timing.quiet_windows >= WINDOWS]
     path = find(name)
     with _locked(path):
-        latency_table.load(path).adding(networks=timings).save(path)
+        latency_table.load(path).adding(networks=quiet).save(path)
+
+
+def add_profile(path: pathlib.Path, profile: LatencyTable) -> LatencyTable:
+    """Adds a new profile to a device's file; returns all that is then in it.
+
+    Raises:
+      UsageError: the file is of another device.
+      CorruptFileError: it is damaged.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(path):
+        if path.is_file():
+            profile = latency_table.load(path).joined(profile)
+        profile.save(path)
+    return profile
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ _TIMES = (
     "spread",
     "reference_ms",
 )
-_COUNTS = ("warmup", "peak_memory_kb", "peak_rss_kb", "base_rss_kb", "file_bytes")
+_COUNTS = ("quiet_windows", "warmup", "peak_memory_kb", "peak_rss_kb", "base_rss_kb", "file_bytes")
 _FROM_ONE = ("runs", "threads")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -60,6 +60,7 @@ class Measurement:
       median_ms, mean_ms, p90_ms, p95_ms, std_ms, min_ms: of single inferences; None where the tool
         does not tell.
       spread: by how much the middle window's median is over the least, as a share; host only.
+      quiet_windows: how many windows no other work disturbed; host only.
       reference_ms: what the reference of `timing` took: how fast the host was just then.
       init_ms: from the file to the first inference's start.
       runs: inferences timed.
@@ -85,6 +86,7 @@ class Measurement:
     std_ms: float | None = None
     min_ms: float | None = None
     spread: float | None = None
+    quiet_windows: int | None = None
     reference_ms: float | None = None
     init_ms: float | None = None
     runs: int | None = None

@@ -99,6 +99,7 @@ def compare(
     if timeout_seconds is None:
         timeout_seconds = TIMEOUT_SECONDS + len(contents) * windows * 5 * _SECONDS_A_WINDOW
         timeout_seconds += patience_s * -(-len(contents) // _AT_ONCE)
+    request["longest_s"] = timeout_seconds / 2 / -(-len(contents) // _AT_ONCE)
     with tempfile.TemporaryDirectory(prefix="tfgen-") as name:
         folder = pathlib.Path(name)
         files = folder / "files"
