@@ -26,6 +26,7 @@ from tfgen.space.lowering import ACTIVATION_BITS, lower_batch
 from tfgen.space.search_space import Choices, SearchSpace
 
 FEWEST_NETWORKS = 20  # timed whole, to fit to
+_ENOUGH = 50  # quiet ones, so that doubtful ones are left out
 _OP_WEIGHT = 0.2  # of an op's relative error, where a network's counts 1
 _RIDGE = 0.05  # pulls costs that the timings do not tell to 0
 _FOLDS = 10
@@ -180,7 +181,9 @@ class ProfiledLatency:
             and (t.activation_bits, t.origin) == (self.activation_bits, origin)
             and len(t.architecture.choices) == len(self.space.decisions)
         ]
-        return sorted(found, key=lambda timing: timing.io)
+        # Times from a busy hour count only where there are few others.
+        quiet = [timing for timing in found if timing.quiet_windows > 0]
+        return sorted(quiet if len(quiet) >= _ENOUGH else found, key=lambda timing: timing.io)
 
     def _features(self, networks: Sequence[NetworkTiming]) -> Features:
         """Of timed networks, those with integer ends last."""
