@@ -10,7 +10,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from tfgen import errors, seeds
-from tfgen.deployment import benchmark, child, tflite_file, tflite_writer
+from tfgen.deployment import benchmark, child, tflite_file, tflite_writer, timing
 from tfgen.space import bits
 from tfgen.space.layers import OPS, WEIGHTED_OPS
 from tools import probe_runtime
@@ -166,7 +166,7 @@ class TimedTest(absltest.TestCase):
 
         rows = [row(2, 8, bits.Result("nan")), row(4, 8), row(8, 8), row(8, 16), row(8, 32)]
         latencies = [types.SimpleNamespace(latency_ms=ms) for ms in (2.0, 4.0, 40.0)]
-        with mock.patch.object(benchmark, "compare", return_value=latencies) as compare:
+        with mock.patch.object(timing, "compare", return_value=latencies) as compare:
             given = [row.time_over_int8 for row in probe_runtime.timed(rows)]
         self.assertLen(compare.call_args.args[0], 3)
         self.assertEqual(given, [None, 0.5, 1.0, 10.0, None])
