@@ -170,7 +170,10 @@ def _deliver(bundle: bundles.Bundle, candidates: Sequence[Candidate], work: work
     if budget.device is not None:
         times_ms = pipeline.timed_here(bundle, candidates, budget.device)
         limit_ms = budget.limits[LATENCY]
+        # Room for what two timings of one file differ by, where a candidate leaves it.
+        room_ms = limit_ms / (1 + devices.table(budget.device, _THREADS.value).repeatability)
         timed = [c for c, ms in zip(candidates, times_ms, strict=True) if ms <= limit_ms]
+        roomy = [c for c, ms in zip(candidates, times_ms, strict=True) if ms <= room_ms]
         print(f"\n{len(timed)} of {len(candidates)} candidates keep {budget} untrained")
         if not timed:
             nearest = {**budget.limits, LATENCY: rounded_up(min(times_ms))}
@@ -181,7 +184,7 @@ def _deliver(bundle: bundles.Bundle, candidates: Sequence[Candidate], work: work
                 )
             )
             return errors.InfeasibleBudgetError.exit_code
-        candidates = timed
+        candidates = roomy or timed
     attempts = list(candidates[: _MAX_TRAININGS.value])
     exit_code = 0
     for number_, candidate in enumerate(attempts, start=1):
