@@ -56,7 +56,12 @@ def stack(parts: Sequence[Features]) -> Features:
     return Features(names, np.concatenate([part.columns(names) for part in parts]))
 
 
-def features(slots: Sequence[LayerSlots], policy: BitPolicy, io: str) -> Features:
+def features(
+    slots: Sequence[LayerSlots],
+    policy: BitPolicy,
+    io: str,
+    without: frozenset[str] = frozenset(),
+) -> Features:
     """Features of a batch of networks.
 
     Args:
@@ -64,6 +69,7 @@ def features(slots: Sequence[LayerSlots], policy: BitPolicy, io: str) -> Feature
       policy: says in which containers weights lie; unless activations have 32 bits, which are
         networks of float32.
       io: "float", or "int8" for files whose input and output are integers.
+      without: names of features that nobody needs.
 
     Raises:
       UsageError: the runtime does not execute a layer.
@@ -87,6 +93,8 @@ def features(slots: Sequence[LayerSlots], policy: BitPolicy, io: str) -> Feature
         for kernel, mask in _kernels(slot, policy):
             for name, values in terms:
                 key = f"{kernel}.{name}"
+                if key in without:
+                    continue
                 if key not in sums:
                     sums[key] = np.zeros(rows)
                 sums[key] += values if mask is None else values * mask

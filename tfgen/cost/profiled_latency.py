@@ -80,6 +80,8 @@ class ProfiledLatency:
             np.repeat([False, True], [len(ops), len(random)]),
         )
         self._model = _fit(self._timings)
+        used = set(self._model.used.tolist())
+        self._free = frozenset(n for i, n in enumerate(self._names) if i not in used)
 
     @property
     def device(self) -> str:
@@ -204,7 +206,7 @@ class ProfiledLatency:
     def _told(self, choices: Choices) -> tuple[Floats, Floats]:
         """The same, of a few architectures; a network with a kernel that nobody timed is unsure."""
         slots = lower_batch(self.space, choices, self.activation_bits)
-        found = features(slots, self._policy, self.io)
+        found = features(slots, self._policy, self.io, without=self._free)
         ms, scale = self._model.predict(found.columns(self._names))
         return ms, np.where(found.known(self._names), scale, np.inf)
 
