@@ -264,11 +264,11 @@ def _fit(timings: _Timings) -> _Model:
     ridge = _RIDGE * np.eye(design.shape[1])
     wanted = np.concatenate([weights, np.zeros(len(ridge))])
     costs, _ = optimize.nnls(np.concatenate([design, ridge]), wanted)
+    used = np.flatnonzero(costs)
     errors_ = (design @ costs)[timings.whole] - 1.0
     # Ops tell most costs, so that networks lose fewer degrees of freedom than there are costs.
-    freedom = max(timings.whole.sum() - (costs > 0).sum() / 2, timings.whole.sum() / 4)
+    freedom = max(timings.whole.sum() - len(used) / 2, timings.whole.sum() / 4)
     variance = float((errors_**2).sum() / freedom)
-    used = np.flatnonzero(costs)
     precision = (design.T @ design + ridge @ ridge)[np.ix_(used, used)]
     covariance = variance * np.linalg.inv(precision) / np.outer(unit[used], unit[used])
     return _Model(used, costs[used] / unit[used], covariance, variance)
