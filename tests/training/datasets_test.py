@@ -1,4 +1,4 @@
-"""Image data sets: how they are split, and what is said where they are missing."""
+"""Data sets: how they are made and split, and what is said where they are missing."""
 
 import tempfile
 from unittest import mock
@@ -46,19 +46,99 @@ class ImagesTest(parameterized.TestCase):
         self.assertEqual((images.name, flat.name), ("mnist_images", "mnist"))
         self.assertNotEqual(images.fingerprint, flat.fingerprint)
 
-    @parameterized.parameters("cifar10", "mnist", "mnist_images")
+    @parameterized.parameters(
+        ("mnist_14x14", 28, 1, (196,)),
+        ("cifar10_8x8", 32, 3, (192,)),
+        ("cifar10_16x16", 32, 3, (16, 16, 3)),
+    )
+    def test_small_images_are_centred(self, name, side, channels, shape):
+        with stored(side, channels, 11_000):
+            data = datasets.load(name)
+        self.assertEqual([s.x.shape[1:] for s in (data.train, data.validation, data.test)],
+                         [shape] * 3)  # fmt: skip
+        self.assertEqual(data.train.x.dtype, np.float32)
+        # Image 255 is white, image 0 black; 255 / 127.5 - 1 = 1.
+        np.testing.assert_array_equal(data.train.x[255], np.ones(shape))
+        np.testing.assert_array_equal(data.train.x[0], -np.ones(shape))
+        self.assertIn("pixels / 127.5 - 1", data.preprocessing["input"])
+        self.assertEqual(data.name, name)
+
+    def test_means_of_blocks(self):
+        # Two channels, the second 100 above the first. Blocks of the first: (1 + 2 + 5 + 6) / 4 =
+        # 3.5, (3 + 4 + 7 + 9) / 4 = 5.75; the second row of blocks has zeros and one 255.
+        first = np.array([[1, 2, 3, 4], [5, 6, 7, 9], [0, 0, 0, 0], [0, 0, 0, 155]], np.uint8)
+        found = datasets.block_means(np.stack([first, first + 100], axis=-1)[None], 2)
+        self.assertEqual(found.dtype, np.float32)
+        np.testing.assert_array_equal(found[0, :, :, 0], [[3.5, 5.75], [0, 38.75]])
+        np.testing.assert_array_equal(found[0, :, :, 1], [[103.5, 105.75], [100, 138.75]])
+
+    def test_rows_of_flat_images_follow_one_another(self):
+        pixels = np.arange(11_000 * 8 * 4, dtype=np.uint32).reshape(-1, 8, 4, 1) % 251
+        labels = np.zeros(11_000, np.int64)
+        with mock.patch.object(datasets, "_load_tfds", lambda *_: (pixels, labels)):
+            data = datasets.load("mnist_14x14")
+        # Pixels 0, 1, 4, 5 -> 2.5; 2, 3, 6, 7 -> 4.5; the next row of blocks 8 more.
+        expected = np.array([2.5, 4.5, 10.5, 12.5], np.float32) / np.float32(127.5) - 1
+        np.testing.assert_allclose(data.train.x[0, :4], expected, rtol=0, atol=1e-7)
+
+    @parameterized.parameters("cifar10", "mnist", "mnist_images", "mnist_14x14", "cifar10_8x8")
     def test_missing_data_says_how_to_fetch_it(self, name):
         with (
             tempfile.TemporaryDirectory() as folder,
             self.assertRaisesRegex(errors.UsageError, "give --data_dir, or fetch it") as caught,
         ):
             datasets.load(name, folder)
-        source = name.removesuffix("_images")
+        source = name.partition("_")[0]
         self.assertIn(f"tfds.load('{source}', data_dir='{folder}')", str(caught.exception))
 
     def test_an_unknown_data_set_names_the_known(self):
-        with self.assertRaisesRegex(errors.UsageError, "california_housing, cifar10, mnist, mnist"):
+        with self.assertRaisesRegex(
+            errors.UsageError, "california_housing, cifar10, cifar10_16x16"
+        ):
             datasets.load("imagenet")
+
+
+class PolynomialTest(parameterized.TestCase):
+    @parameterized.parameters(
+        ("quartic", 2.0, lambda x: -2 * x**4 - 8 * x**3 + 5 * x**2 + 15),
+        ("septic", 1.5, lambda x: -2 * x**7 + 2 * x**5 - 4 * x**3 + 15),
+    )
+    def test_the_function_explains_all_but_a_noise_of_5_percent(self, name, end, function):
+        data = datasets.load(name)
+        # 2,048 * 0.6 = 1,228.8 and 2,048 * 0.8 = 1,638.4, rounded down.
+        parts = (data.train, data.validation, data.test)
+        self.assertEqual([part.x.shape for part in parts], [(1228, 1), (410, 1), (410, 1)])
+        self.assertEqual([part.y.shape for part in parts], [(1228, 1), (410, 1), (410, 1)])
+        told = data.preprocessing
+        x = np.concatenate([p.x for p in parts])[:, 0] * told["input_std"] + told["input_mean"]
+        y = np.concatenate([p.y for p in parts])[:, 0] * told["output_std"] + told["output_mean"]
+        # P(no sample in the outer hundredth of an end) = 0.995**2048 = 3e-5.
+        self.assertBetween(x.max(), 0.99 * end, end)
+        self.assertBetween(x.min(), -end, -0.99 * end)
+        value = function(x)
+        # The standard deviation of 2,048 normal numbers scatters by 1 / sqrt(4096) = 1.6 %; five of
+        # them fail once in 1.7 million seeds.
+        noise = (y - value).std() / value.std()
+        self.assertBetween(noise, 0.05 * (1 - 5 / 64), 0.05 * (1 + 5 / 64))
+        # 0.0025 / 1.0025 = 0.0025 is left; on 410 samples that scatters by 1 / sqrt(205) = 7 %, and
+        # the targets' variance, flat or heavy at the ends, by about as much: +-0.001 is 5 of both.
+        validation = slice(1228, 1638)
+        explained = (value[validation] - told["output_mean"]) / told["output_std"]
+        score = data.task.score(data.validation.y, explained[:, None])
+        self.assertAlmostEqual(score, 0.9975, delta=0.001)
+
+    def test_standardised_on_the_training_split_and_the_same_every_time(self):
+        data = datasets.load("quartic")
+        for values in (data.train.x, data.train.y):
+            np.testing.assert_allclose([values.mean(), values.std()], [0, 1], rtol=0, atol=1e-5)
+        self.assertEqual(data.fingerprint, datasets.load("quartic", "nowhere").fingerprint)
+        self.assertNotEqual(data.fingerprint, datasets.load("septic").fingerprint)
+
+    def test_california_housing_is_what_it_was(self):
+        # Records name the data set by this.
+        data = datasets.load("california_housing")
+        self.assertEqual(data.fingerprint, "22a20cb74fad22e4")
+        self.assertEqual(data.preprocessing["output"], "value * std + mean, in 100,000 USD")
 
 
 if __name__ == "__main__":
