@@ -32,7 +32,7 @@ from tfgen.space import bits, catalog
 from tfgen.space.layers import WEIGHTED_OPS, LayerSpec
 from tfgen.space.lowering import ACTIVATION_BITS, lower, lower_batch
 from tfgen.space.search_space import SearchSpace
-from tfgen.training import datasets
+from tfgen.training import datasets, population
 from tfgen.training.recipe import Recipe
 
 _PROBED = 64  # architectures, which have every kind of op of their space
@@ -111,8 +111,13 @@ def collect(
     store = RecordStore(work.records, space)
     trainings = collecting.plan(space, experiment.records, experiment.seed)
     missing = collecting.pending(store, trainings, dataset, experiment.recipe)
-    made = collecting.collect(store, missing, dataset, experiment.recipe, processes)
-    return len(trainings), len(missing), made
+    workers = population.Workers(dataset, experiment.recipe, processes=processes)
+
+    def made() -> Iterator[Record]:
+        with store, workers:
+            yield from collecting.collect(store, missing, workers)
+
+    return len(trainings), len(missing), made()
 
 
 def planned_records(

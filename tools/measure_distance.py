@@ -28,7 +28,7 @@ from tfgen.evidence.record import RecordStore
 from tfgen.generators.base import Evidence
 from tfgen.selection import Selector, confidence_distance
 from tfgen.tables import table
-from tfgen.training import datasets
+from tfgen.training import datasets, population
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment; see configs/.")
 _WORK_DIR = flags.DEFINE_string(
@@ -58,8 +58,9 @@ def main(argv: Sequence[str]) -> None:
     scale = bundle.surrogate.scale
     evidence = Evidence(bundle.space, bundle.cost_model, records, bundle.surrogate)
     rows = []
-    with RecordStore(work.root / "distance.db", bundle.space) as store:
-        evaluate = Evaluator(store, dataset, experiment.recipe, _PROCESSES.value)
+    workers = population.Workers(dataset, experiment.recipe, processes=_PROCESSES.value)
+    with RecordStore(work.root / "distance.db", bundle.space) as store, workers:
+        evaluate = Evaluator(store, workers)
 
         def measure(name: str, choices: np.ndarray, conditions: np.ndarray) -> None:
             """Trains each row of choices once and adds the distances to the table."""

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from unittest import mock
 
 import numpy as np
 from absl.testing import absltest
@@ -17,6 +18,7 @@ from tfgen.evidence import collect
 from tfgen.evidence.record import RecordStore
 from tfgen.training import tasks
 from tfgen.training.datasets import Dataset, Split
+from tfgen.training.population import Workers
 from tfgen.training.recipe import Recipe
 
 RECORDS = 150
@@ -36,9 +38,9 @@ def dataset() -> Dataset:
 def collect_all(path: pathlib.Path) -> None:
     """What the killed process runs: names each record once it is acknowledged."""
     space = small_space()
-    with RecordStore(path, space) as store:
+    with RecordStore(path, space) as store, Workers(dataset(), RECIPE, processes=2) as workers:
         plan = collect.plan(space, RECORDS, seed=11)
-        for record in collect.collect(store, plan, dataset(), RECIPE, processes=2):
+        for record in collect.collect(store, plan, workers):
             print(record.seed, flush=True)
 
 
@@ -92,12 +94,16 @@ class CollectTest(absltest.TestCase):
         space = small_space()
         points = [space.architecture(row) for row in space.sample(4, np.random.default_rng(1))]
         points.append(points[0])
-        with RecordStore(self.path, space) as store:
-            evaluate = collect.Evaluator(store, dataset(), RECIPE, processes=1)
-            records = evaluate(points, seed=3)
+        workers = Workers(dataset(), RECIPE, processes=1)
+        with RecordStore(self.path, space) as store, workers:
+            evaluate = collect.Evaluator(store, workers)
+            records = evaluate(points[:3], seed=3) + evaluate(points[3:], seed=3)
             self.assertEqual([r.architecture for r in records], points)
             self.assertEqual(evaluate.trainings, 5)
             self.assertLen(store, 5)  # the repeated network is trained again, with another seed
+            again = collect.Evaluator(store, workers)
+            with mock.patch.object(workers, "train", side_effect=lambda members: iter(members)):
+                self.assertEqual(again(points, seed=3), records)  # nothing is trained again
 
 
 if __name__ == "__main__":

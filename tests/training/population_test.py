@@ -14,7 +14,7 @@ from absl.testing import absltest, parameterized
 
 from tests.space import small
 from tfgen import errors
-from tfgen.training import population, tasks
+from tfgen.training import population, population_network, tasks
 from tfgen.training.datasets import Dataset, Split
 from tfgen.training.population import Member
 from tfgen.training.recipe import Recipe
@@ -76,11 +76,12 @@ class ArithmeticTest(parameterized.TestCase):
         x = np.array([[1, 0], [0, 2]], np.float32)
         split = Split(x, np.ones((2, 1), np.float32))
         scored = Split(x, np.array([[0], [1]], np.float32))
-        arrays = population._Arrays(tasks.REGRESSION, split.x, split.y, scored.x, scored.y)
+        dataset = Dataset("two", tasks.REGRESSION, split, scored, scored, preprocessing={})
+        arrays = population._Arrays.of(dataset, "validation")
         # Two steps: the half cosine starts at 1, so the first one has the full rate.
         recipe = Recipe(steps=2, batch_size=2, learning_rate=0.1, warmup_steps=0)
         weights = [(np.array([[0.4], [-0.9]], np.float32), np.zeros(1, np.float32))]
-        with mock.patch.object(population, "initial_weights", return_value=weights):
+        with mock.patch.object(population_network, "initial_weights", return_value=weights):
             outcome = population._train_one(0, Member(mlp((2, 1), (3,)), 0), arrays, recipe, True)
         # Keras's float32 powers make the first step's rate 2e-5 smaller.
         np.testing.assert_allclose(outcome.losses, [4.165, 3.192222], rtol=5e-6)
@@ -125,13 +126,31 @@ class ArithmeticTest(parameterized.TestCase):
 
     def test_dead_units_leave_no_denormals(self):
         layers = mlp((FEATURES, 4, 1), (8, 8))
-        network = population._Network(layers, 2)
-        network.m[:] = np.float32(1e-31)
-        network.v[:] = np.float32(1e-31)
-        network.m[3] = np.float32(1e-29)
-        network.flush()
-        np.testing.assert_array_equal(np.flatnonzero(network.m), [3])
-        self.assertFalse(network.v.any())
+        parameters = population_network.Parameters(layers, 1)
+        parameters._m[:] = np.float32(1e-31)
+        parameters._v[:] = np.float32(1e-31)
+        parameters._m[3] = np.float32(1e-29)
+        parameters.flush()
+        np.testing.assert_array_equal(np.flatnonzero(parameters._m), [3])
+        self.assertFalse(parameters._v.any())
+
+    def test_starts_side_by_side_are_the_trainings_alone(self):
+        layers, recipe = MEMBERS[4].layers, dataclasses.replace(RECIPE, starts=3)
+        data = (REGRESSION.task, REGRESSION.train.x, REGRESSION.train.y, recipe, True)
+        together = population_network.train(layers, [5, 6, 7], *data)
+        for start, seed in enumerate((5, 6, 7)):
+            alone = population_network.train(layers, [seed], *data)
+            np.testing.assert_array_equal(together.losses[:, start], alone.losses[:, 0])
+
+    def test_the_start_that_fits_best_is_kept(self):
+        # Scored on the training split, the best fit is the best score.
+        fitted = dataclasses.replace(REGRESSION, validation=REGRESSION.train)
+        member = MEMBERS[3]
+        recipe = dataclasses.replace(RECIPE, starts=3)
+        one = [Member(member.layers, seed) for seed in recipe.start_seeds(member.seed)]
+        alone = [metric for metric, _ in run(one, fitted).values()]
+        self.assertLen(set(alone), 3)
+        self.assertEqual(run([member], fitted, recipe)[0][0], max(alone))
 
     def test_diverging_member_scores_zero_and_disturbs_no_other(self):
         # At rate 1e8 the weights of the linear member stay near 1e8, within float32; five layers

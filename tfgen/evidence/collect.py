@@ -42,24 +42,25 @@ def plan(space: SearchSpace, count: int, seed: int) -> list[Training]:
 
 
 def collect(
-    store: RecordStore,
-    trainings: Sequence[Training],
-    dataset: Dataset,
-    recipe: Recipe,
-    processes: int,
+    store: RecordStore, trainings: Sequence[Training], workers: population.Workers
 ) -> Iterator[Record]:
     """Trains what the store does not hold yet; yields each record when it is safely stored.
 
     Killed at any moment and started again with the same arguments, it ends with the same records.
     """
-    missing = pending(store, trainings, dataset, recipe)
-    members = [population.Member(lower(store.space, t.architecture), t.seed) for t in missing]
-    for outcome in population.train(members, dataset, recipe, processes=processes):
-        training = missing[outcome.index]
+    return _train(store, pending(store, trainings, workers.dataset, workers.recipe), workers)
+
+
+def _train(
+    store: RecordStore, trainings: Sequence[Training], workers: population.Workers
+) -> Iterator[Record]:
+    members = [population.Member(lower(store.space, t.architecture), t.seed) for t in trainings]
+    for outcome in workers.train(members):
+        training = trainings[outcome.index]
         record = Record(
             training.architecture,
-            dataset.fingerprint,
-            recipe.fingerprint,
+            workers.dataset.fingerprint,
+            workers.recipe.fingerprint,
             training.seed,
             outcome.metric,
             outcome.seconds,
@@ -90,24 +91,25 @@ class Evaluator:
       trainings: how many were asked for; what "equal trainings" is read from.
     """
 
-    def __init__(self, store: RecordStore, dataset: Dataset, recipe: Recipe, processes: int):
+    def __init__(self, store: RecordStore, workers: population.Workers):
         self._store = store
-        self._dataset = dataset
-        self._recipe = recipe
-        self._processes = processes
+        self._workers = workers
+        stored = store.read(workers.dataset.fingerprint, workers.recipe.fingerprint)
+        self._known = {(r.architecture, r.seed): r for r in stored}
         self.trainings = 0
 
     def __call__(self, architectures: Sequence[Architecture], seed: int) -> list[Record]:
-        """Trains each architecture once with a seed of its own; records in the given order."""
+        """Trains each architecture once with a seed of its own; records in the given order.
+
+        The n-th training of an evaluator has the same seed in every run, so that what is stored is
+        not trained again.
+        """
         trainings = [
             Training(a, seeds.derive(seed, "evaluate", self.trainings + i))
             for i, a in enumerate(architectures)
         ]
         self.trainings += len(trainings)
-        for _ in collect(self._store, trainings, self._dataset, self._recipe, self._processes):
-            pass
-        stored = {
-            (r.architecture, r.seed): r
-            for r in self._store.read(self._dataset.fingerprint, self._recipe.fingerprint)
-        }
-        return [stored[t.architecture, t.seed] for t in trainings]
+        missing = [t for t in trainings if (t.architecture, t.seed) not in self._known]
+        for record in _train(self._store, missing, self._workers):
+            self._known[record.architecture, record.seed] = record
+        return [self._known[t.architecture, t.seed] for t in trainings]
