@@ -308,6 +308,41 @@ class ImageSpaceTest(absltest.TestCase):
         # Squeeze-and-excitation or not in two groups.
         self.assertEqual(catalog.get("cifar10_mobile_v3").size(), 4 * size)
 
+    def test_the_size_of_cifar10_cnn(self):
+        # A layer: 9 widths, 3 kernels, 2 bits, pool or not: 108; the third and fourth also have
+        # 2 strides: 216. Depth 1 to 4; 3 bits of the output.
+        halving, free = 108, 216
+        size = 3 * halving * (1 + halving * (1 + free * (1 + free)))
+        self.assertEqual(catalog.get("cifar10_cnn").size(), size)
+
+    def test_the_layers_of_a_plain_cnn(self):
+        space = catalog.get("cifar10_cnn")
+        values = {"depth": 3, "width_1": 8, "kernel_1": 5, "bits_1": 4, "pool_1": 1}
+        values |= {"width_2": 36, "kernel_2": 1, "bits_2": 8, "pool_2": 0}
+        values |= {"width_3": 12, "kernel_3": 3, "bits_3": 8, "stride_3": 1, "pool_3": 0}
+        found = lowering.lower(space, catalog.point(space, {**values, "bits_output": 2}))
+        layers.check_network(found, (16, 16, 3))
+        expected = [
+            # op, kernel, stride, channels, size, weight bits
+            ("conv", 5, 2, 8, (8, 8), 4),
+            ("max_pool", 2, 2, 8, (4, 4), 0),
+            ("conv", 1, 2, 36, (2, 2), 8),
+            ("conv", 3, 1, 12, (2, 2), 8),
+            ("mean", 1, 1, 12, (), 0),
+            ("dense", 1, 1, 10, (), 2),
+        ]
+        shape = [
+            (l.op, l.kernel, l.stride, l.out_channels, l.out_size, l.weight_bits) for l in found
+        ]
+        self.assertEqual(shape, expected)
+        convolutions = [l for l in found if l.op == "conv"]
+        self.assertEqual({(l.activation, l.batch_norm) for l in convolutions}, {("relu", False)})
+
+    def test_a_convolution_checks_itself(self):
+        for widths in ((8, 10), ()):
+            with self.assertRaisesRegex(ValueError, "multiples of 4, at least one"):
+                catalog.Convolution(widths=widths)
+
     def test_the_size_of_the_papers_space(self):
         self.assertEqual(catalog.sgnas_imagenet().size(), 80**19)
 

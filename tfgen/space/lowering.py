@@ -216,8 +216,9 @@ class _Walk:
         weight_bits: Column,
         kernel: int | Column = 1,
         stride: int | Column = 1,
+        batch_norm: bool = True,
     ) -> _Signal:
-        """Adds a weighted op, batch normalisation and the activation.
+        """Adds a weighted op, batch normalisation or a bias, and the activation.
 
         An activation that no op applies by itself becomes an op of its own.
         """
@@ -232,7 +233,7 @@ class _Walk:
             stride=stride,
             weight_bits=weight_bits,
             activation=activation if fused else "linear",
-            batch_norm=True,
+            batch_norm=batch_norm,
         )
         return x if fused else self.add(f"{name}_{activation}", activation, x, present)
 
@@ -260,7 +261,8 @@ def _dense(walk: _Walk, stage: Stage, x: _Signal) -> _Signal:
 def _conv(walk: _Walk, stage: Stage, x: _Signal) -> _Signal:
     """A convolution, batch normalisation, activation.
 
-    Options: kernel, stride, channels, weight_bits, activation.
+    Options: kernel, stride, channels, weight_bits, activation; batch_norm, 0 for a bias in place of
+    the normalisation.
     """
     return walk.normalised(
         stage.name,
@@ -272,6 +274,7 @@ def _conv(walk: _Walk, stage: Stage, x: _Signal) -> _Signal:
         kernel=walk.option(stage, "kernel"),
         stride=walk.option(stage, "stride"),
         weight_bits=walk.option(stage, "weight_bits"),
+        batch_norm=bool(stage.options.get("batch_norm", 1)),
     )
 
 
