@@ -102,7 +102,7 @@ class CollectTest(absltest.TestCase):
             self.assertEqual(evaluate.trainings, 5)
             self.assertLen(store, 5)  # the repeated network is trained again, with another seed
             again = collect.Evaluator(store, workers)
-            with mock.patch.object(workers, "train", side_effect=lambda members: iter(members)):
+            with mock.patch.object(workers, "train", side_effect=iter):
                 self.assertEqual(again(points, seed=3), records)  # nothing is trained again
 
 

@@ -248,7 +248,7 @@ class Passes:
 
 
 def laid_out(x: np.ndarray) -> np.ndarray:
-    """Examples [.., batch, features] as passes read them: [.., features + 1, batch], ending in ones."""
+    """Examples [.., batch, features] as passes read them: [.., features + 1, batch], last ones."""
     *outer, batch, features = x.shape
     result = np.ones((*outer, features + 1, batch), np.float32)
     result[..., :-1, :] = np.swapaxes(x, -1, -2)
