@@ -1,0 +1,123 @@
+"""Reproduces the evaluation of the NAGAN paper, with real trainings.
+
+    reproduce --table=nagan4 --work_dir=ROOT --output_dir=DIR        mDist of the six experiments
+    reproduce --table=nagan3 --work_dir=ROOT --output_dir=DIR        INAG against searches
+    reproduce --table=ablation --work_dir=ROOT --output_dir=DIR      what helps the generator
+    reproduce --figure=nagan4a --work_dir=ROOT --output_dir=DIR      mDist_r by number of records
+    reproduce --figure=nagan4b --work_dir=ROOT --output_dir=DIR      performance against storage
+
+ROOT holds a work directory for each config: ROOT/quartic_mlp/records.db and so on, as `collect`
+makes them. Trainings and fits lie in ROOT/CONFIG/reproduce: a stopped run goes on. CSV, Markdown,
+PNG and interactive HTML go to DIR.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Sequence
+
+from absl import flags
+
+from tfgen import errors, program, workdir
+from tools import charts, reproduce_distance, reproduce_search
+from tools.reproduce_setting import EXPERIMENTS, Setting, published, work_dir
+
+_TABLE = flags.DEFINE_enum("table", None, ["nagan3", "nagan4", "ablation"], "Which table.")
+_FIGURE = flags.DEFINE_enum("figure", None, ["nagan4a", "nagan4b"], "Which figure.")
+_WORK_DIR = flags.DEFINE_string(
+    "work_dir", None, "Where the configs' work directories are.", required=True
+)
+_OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Where results go.", required=True)
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "TFDS directory, for data that does not ship.")
+_EXPERIMENTS = flags.DEFINE_list(
+    "experiments", None, f"Of {', '.join(EXPERIMENTS)}. Default: all for nagan4, Reg.C for the "
+    "ablation, else Reg.A."
+)  # fmt: skip
+_RECORDS = flags.DEFINE_integer(
+    "records", None, "Use only the first records of each plan.", lower_bound=1
+)
+_GENERATORS = flags.DEFINE_integer(
+    "generators", None, "Seeds of encoder and generator. Default: 3; 2 for nagan4a.", lower_bound=1
+)
+_NETWORKS = flags.DEFINE_integer("networks", 20, "Networks a condition.", lower_bound=1)
+_REPEATED = flags.DEFINE_integer("repeated", 5, "Of these, trained twice.", lower_bound=1)
+_FLOOR_NETWORKS = flags.DEFINE_integer("floor_networks", 10, "Records a condition.", lower_bound=1)
+_RECORD_COUNTS = flags.DEFINE_list(
+    "record_counts", [str(n) for n in reproduce_distance.RECORD_COUNTS], "Points of nagan4a."
+)
+_SEEDS = flags.DEFINE_integer("seeds", 5, "Of each method in nagan3.", lower_bound=1)
+_SEARCHERS = flags.DEFINE_list("searchers", ["genetic", "bayesian"], "Searches in nagan3.")
+_SEARCH_EVALUATIONS = flags.DEFINE_integer(
+    "search_evaluations", None, "Trainings of a search in nagan3. Default: INAG's records and ten.",
+    lower_bound=10,
+)  # fmt: skip
+_MAX_SEARCH_SECONDS = flags.DEFINE_float(
+    "max_search_seconds", 7200.0, "Of one search, after which it is stopped.", lower_bound=0.0
+)
+_SEED = flags.DEFINE_integer("seed", 1, "Of draws, trainings and searches.")
+_PROCESSES = flags.DEFINE_integer(
+    "processes", os.cpu_count() or 1, "Trainings at a time.", lower_bound=1
+)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Measures one table or figure and writes it."""
+    del argv
+    if (_TABLE.value is None) == (_FIGURE.value is None):
+        raise errors.UsageError("give one of --table and --figure")
+    wanted = _TABLE.value or _FIGURE.value
+    charts.check()
+    defaults = {"nagan4": list(EXPERIMENTS), "ablation": ["Reg.C"]}
+    labels = _EXPERIMENTS.value or defaults.get(wanted, ["Reg.A"])
+    root = workdir.user_path(_WORK_DIR.value)
+    for label in labels:
+        published(label)
+    for label in labels:
+        work_dir(root, label)  # said before hours of work on the others
+    settings = {
+        label: functools.partial(
+            Setting, label, root, _DATA_DIR.value, _PROCESSES.value, _RECORDS.value
+        )
+        for label in dict.fromkeys(labels)
+    }
+    folder = workdir.user_path(_OUTPUT_DIR.value)
+    folder.mkdir(parents=True, exist_ok=True)
+    generators = _GENERATORS.value or (2 if wanted == "nagan4a" else 3)
+    sizes = reproduce_distance.Sizes(
+        generators, _NETWORKS.value, _REPEATED.value, _FLOOR_NETWORKS.value
+    )
+    if wanted == "nagan4":
+        reproduce_distance.table_4(settings, sizes, _SEED.value, folder, _say)
+        return
+    if len(settings) > 1:
+        raise errors.UsageError(f"{wanted} is of one experiment, got {', '.join(settings)}")
+    (read,) = settings.values()
+    with read() as setting:
+        if wanted == "nagan4a":
+            counts = _counts()
+            reproduce_distance.figure_4a(setting, counts, sizes, _SEED.value, folder, _say)
+        elif wanted == "nagan4b":
+            reproduce_distance.figure_4b(setting, _SEED.value, folder, _say)
+        elif wanted == "ablation":
+            reproduce_distance.ablation(setting, sizes, _SEED.value, folder, _say)
+        else:
+            limits = reproduce_search.Sizes(
+                _SEEDS.value, _SEARCHERS.value, _SEARCH_EVALUATIONS.value, _MAX_SEARCH_SECONDS.value
+            )
+            reproduce_search.table_3(setting, limits, _SEED.value, folder, _say)
+
+
+def _counts() -> list[int]:
+    try:
+        return [int(text) for text in _RECORD_COUNTS.value]
+    except ValueError as error:
+        raise errors.UsageError(f"record_counts: {error}") from error
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+if __name__ == "__main__":
+    program.run(main)

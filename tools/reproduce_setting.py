@@ -1,0 +1,249 @@
+"""What every table and figure of the NAGAN paper is measured on: an experiment and its records.
+
+Fits and trainings that a measurement needs lie in WORK_DIR/reproduce, so a stopped run goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import math
+import pathlib
+import runpy
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from tfgen import errors, generators, pipeline, workdir
+from tfgen.cost.cost_model import CostModel
+from tfgen.cost.metrics import PerformanceScale
+from tfgen.evidence import surrogate as surrogates
+from tfgen.evidence.collect import Evaluator
+from tfgen.evidence.record import Record, RecordStore
+from tfgen.generators.base import Evaluate, Evidence
+from tfgen.space import catalog
+from tfgen.space.architecture import Architecture
+from tfgen.space.search_space import SearchSpace
+from tfgen.training import datasets, population
+
+METHOD = "nagan"
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """One of the paper's six experiments (tables 2 and 4).
+
+    Attributes:
+      config: ours of it, in configs/.
+      mdist_f: the paper's, as a share of the range of performance.
+      mdist_r: the paper's.
+      reach: the mDist_r that we aim at.
+    """
+
+    config: str
+    mdist_f: float
+    mdist_r: float
+    reach: float
+
+
+EXPERIMENTS = {
+    "Reg.A": Published("quartic_mlp", 0.003, 0.120, 0.04),
+    "Reg.B": Published("septic_mlp", 0.012, 0.062, 0.03),
+    "Reg.C": Published("california_housing_mlp", 0.005, 0.113, 0.05),
+    "Cls.A": Published("mnist14_mlp", 0.003, 0.081, 0.04),
+    "Cls.B": Published("cifar10_mlp", 0.004, 0.117, 0.05),
+    "Cls.C": Published("cifar10_cnn", 0.048, 0.087, 0.045),
+}
+
+
+def published(label: str) -> Published:
+    """The experiment of that label; raises UsageError that names the known ones."""
+    if label not in EXPERIMENTS:
+        raise errors.UsageError(f"unknown experiment {label!r}; known: {', '.join(EXPERIMENTS)}")
+    return EXPERIMENTS[label]
+
+
+def work_dir(root: pathlib.Path, label: str) -> workdir.WorkDir:
+    """Where an experiment's records lie; raises UsageError where they do not."""
+    work = workdir.WorkDir(root / published(label).config)
+    if not work.records.is_file():
+        raise errors.UsageError(
+            f"{work.records}: no records; run collect first, with "
+            f"--config=configs/{published(label).config}.py --work_dir={work.root}"
+        )
+    return work
+
+
+class OutOfTime(Exception):
+    """A search has used the time that it was given."""
+
+
+class Metered:
+    """An evaluator that notes what its user has spent after each training.
+
+    A training counts with the seconds of its worker, shared by the processes: one that is read from
+    a store costs what it cost when it was made. What its user does in between counts by the clock.
+
+    Attributes:
+      records: every training, in order.
+      seconds: what was spent when each was done [trainings].
+    """
+
+    def __init__(self, evaluate: Evaluate, processes: int, limit_seconds: float = math.inf):
+        self._evaluate = evaluate
+        self._processes = processes
+        self._limit_seconds = limit_seconds
+        self._spent = 0.0
+        self._since = time.perf_counter()
+        self.records: list[Record] = []
+        self.seconds: list[float] = []
+
+    def __call__(self, architectures: Sequence[Architecture], seed: int) -> list[Record]:
+        """Trains as the evaluator does; raises OutOfTime when the limit is passed."""
+        self._spent += time.perf_counter() - self._since
+        records = list(self._evaluate(architectures, seed))
+        for record in records:
+            self._spent += record.seconds / self._processes
+            self.records.append(record)
+            self.seconds.append(self._spent)
+        self._since = time.perf_counter()
+        if self._spent > self._limit_seconds:
+            raise OutOfTime
+        return records
+
+    def total_seconds(self) -> float:
+        """What is spent by now."""
+        return self._spent + time.perf_counter() - self._since
+
+
+@dataclasses.dataclass(frozen=True)
+class Learned:
+    """What was fitted to an experiment's records.
+
+    Attributes:
+      surrogate: the encoder.
+      generator: NAGAN's.
+      trainings: records that it was learned from, those of its own rounds too.
+      seconds: collecting these records and fitting.
+    """
+
+    surrogate: surrogates.Surrogate
+    generator: Any
+    trainings: int
+    seconds: float
+
+
+class Setting:
+    """An experiment with its data, records and workers; a context manager that ends the workers.
+
+    Attributes:
+      label: of EXPERIMENTS.
+      experiment: what its config says.
+      space: whose networks are generated.
+      dataset: what they are trained on.
+      records: of the config's plan.
+      scale: of these records; every distance is told in it.
+      costs: of networks.
+      folder: where fits and trainings of the measurements lie.
+      processes: trainings at a time.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        root: pathlib.Path,
+        data_dir: str | None,
+        processes: int,
+        records: int | None = None,
+    ):
+        """Reads the records; `records` takes the first so many of the plan.
+
+        Raises:
+          UsageError: the label or the data set is not known, or records are missing.
+        """
+        self.label = label
+        self._work = work_dir(root, label)
+        path = workdir.package_root() / "configs" / f"{published(label).config}.py"
+        if not path.is_file():
+            raise errors.UsageError(f"{path}: experiment {label} has no config")
+        config = runpy.run_path(str(path))["get_config"]()
+        experiment = pipeline.Experiment.from_config(config.to_dict())
+        if records is not None:
+            experiment = dataclasses.replace(experiment, records=records)
+        self.experiment = experiment
+        self.space: SearchSpace = catalog.get(experiment.space)
+        self.dataset = datasets.load(experiment.dataset, data_dir)
+        self.records = self.planned(experiment)
+        self.scale = PerformanceScale.of([r.metric for r in self.records])
+        self.costs = CostModel(self.space)
+        self.folder = self._work.root / "reproduce"
+        self.processes = processes
+        self._stack = contextlib.ExitStack()
+        self.workers = self._stack.enter_context(
+            population.Workers(self.dataset, experiment.recipe, processes=processes)
+        )
+
+    def __enter__(self) -> Setting:
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self._stack.close()
+
+    def planned(self, experiment: pipeline.Experiment) -> list[Record]:
+        """The records of a plan, which may be shorter than the config's."""
+        return pipeline.planned_records(experiment, self._work, self.dataset)
+
+    def store(self, name: str = "trainings") -> RecordStore:
+        """A store of its own for trainings that a measurement makes."""
+        return RecordStore(self.folder / f"{name}.db", self.space)
+
+    def train(self, architectures: Sequence[Architecture], seed: int) -> list[Record]:
+        """Trains each once; what was trained before with this seed is read."""
+        with self.store() as store:
+            return Evaluator(store, self.workers)(architectures, seed)
+
+    def learn(self, experiment: pipeline.Experiment, seed: int) -> Learned:
+        """Fits the encoder and the generator of a variant of the experiment, or reads them.
+
+        Kept under a name made of the variant, the seed and the records. A change of the code
+        does not change the name: delete `folder` then.
+        """
+        records = self.planned(experiment)
+        made_of = [experiment.to_json(), seed, [(*r.key, r.metric) for r in records]]
+        name = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:12]
+        folder = self.folder / "learned" / name
+        if not folder.is_dir():
+            with self.store(f"rounds-{name}") as store:
+                evaluate = Metered(Evaluator(store, self.workers), self.processes)
+                surrogate, generator, used = _fit(self, experiment, records, evaluate, seed)
+            collected = sum(record.seconds for record in records) / self.processes
+            told = {"trainings": used, "seconds": collected + evaluate.total_seconds()}
+            with workdir.writing_folder(folder) as fresh:
+                workdir.write_arrays(fresh / "surrogate.npz", surrogate.state())
+                workdir.write_arrays(fresh / "generator.npz", generator.state())
+                workdir.write_json(fresh / "learned.json", told)
+        told = workdir.read_json(folder / "learned.json")
+        state = workdir.read_arrays(folder / "generator.npz")
+        return Learned(
+            surrogates.Surrogate(self.space, workdir.read_arrays(folder / "surrogate.npz")),
+            generators.get(METHOD).restore(self.space, state),
+            told["trainings"],
+            told["seconds"],
+        )
+
+
+def _fit(
+    setting: Setting,
+    experiment: pipeline.Experiment,
+    records: Sequence[Record],
+    evaluate: Evaluate,
+    seed: int,
+) -> tuple[surrogates.Surrogate, Any, int]:
+    """The encoder, the generator, and how many records they were learned from."""
+    scale = PerformanceScale.of([record.metric for record in records])
+    surrogate = surrogates.fit(setting.space, records, scale, experiment.surrogate, seed)
+    evidence = Evidence(setting.space, setting.costs, records, surrogate, evaluate)
+    generator = generators.get(METHOD).fit(evidence, experiment.methods[METHOD], seed)
+    return surrogate, generator, len(records)
