@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import pathlib
@@ -44,7 +45,8 @@ class Member:
     """One training to do: equal members give bit-equal outcomes.
 
     Attributes:
-      layers: dense layers, ReLU between them, the last one linear.
+      layers: one after the other; dense layers, ReLU between them, the last one linear; before
+        them, for images, convolutions with ReLU, max pools and a mean over the image.
       seed: of the initial weights and of the batches.
     """
 
@@ -59,12 +61,14 @@ class Outcome:
     Attributes:
       index: the member's position in what `train` was given.
       metric: the task's score on the split asked for; 0 for a training that diverged.
+      seed: of the start that was kept.
       seconds: wall-clock time of the training and the scoring in the worker.
       losses: the batch's loss before each step, where asked for.
     """
 
     index: int
     metric: float
+    seed: int
     seconds: float
     losses: tuple[float, ...] | None = None
 
@@ -92,7 +96,8 @@ def train(
       keep_losses: also report the losses of all steps.
 
     Raises:
-      UsageError: a member is not an MLP that fits the data set; raised before any training.
+      UsageError: a member is no such network, or does not fit the data set; raised before any
+        training.
       TfgenError: a worker died; outcomes already yielded are good.
     """
     workers = Workers(dataset, recipe, processes=processes, split=split, keep_losses=keep_losses)
@@ -105,22 +110,40 @@ def train(
     return closing()
 
 
+def trains(layers: Sequence[LayerSpec], dataset: Dataset) -> bool:
+    """Whether this trainer knows every layer of a network that fits the data set."""
+    try:
+        check(Member(tuple(layers), 0), dataset)
+    except errors.UsageError:
+        return False
+    return True
+
+
 def check(member: Member, dataset: Dataset, who: str = "the member") -> None:
-    """Raises UsageError unless the member is an MLP for the data set."""
+    """Raises UsageError unless the member is a network of `Member` for the data set."""
     layers = member.layers
     for position, layer in enumerate(layers, 1):
         where = f"{who}, layer {layer.name!r}"
-        activation = "linear" if position == len(layers) else "relu"
-        if (layer.op, layer.activation, layer.batch_norm) != ("dense", activation, False):
+        if not population_network.trains(layer, last=position == len(layers)):
+            norm = ", batch normalisation" if layer.batch_norm else ""
+            place = " on an image" if layer.in_size else ""
             raise errors.UsageError(
-                f"{where}: the population trainer takes dense layers, relu between them and the "
-                f"last one linear; got {layer.op!r} with {layer.activation!r}"
+                f"{where}: the population trainer takes dense layers, convolutions with relu and "
+                "without batch normalisation, max pools whose kernel is their stride, and a mean "
+                "over the image; dense ones have relu between them and read vectors, and the last "
+                f"one is linear; got {layer.op!r} with {layer.activation!r}{norm}{place}"
             )
-        if not 2 <= layer.weight_bits <= 16:
+        if layer.weighted and not 2 <= layer.weight_bits <= 16:
             raise errors.UsageError(
                 f"{where}: weight bits must be in 2..16, got {layer.weight_bits}"
             )
     fitting.check(layers, dataset, who)
+    for before, layer in itertools.pairwise(layers):
+        if layer.inputs != (before.name,):
+            raise errors.UsageError(
+                f"{who}, layer {layer.name!r}: the population trainer takes chains of layers; got "
+                f"one that reads {', '.join(layer.inputs)}, not {before.name}"
+            )
 
 
 # --- one member ---------------------------------------------------------------------------------
@@ -141,7 +164,7 @@ class _Arrays:
     def of(cls, dataset: Dataset, split: str) -> _Arrays:
         scored = getattr(dataset, split)
         x = dataset.train.x.astype(np.float32, copy=False)
-        fit_x, score_x = (laid_out(part) for part in (x[:FIT_EXAMPLES], scored.x))
+        fit_x, score_x = (laid_out(part, x.ndim - 1) for part in (x[:FIT_EXAMPLES], scored.x))
         return cls(dataset.task, x, dataset.train.y, fit_x, score_x, scored.y)
 
     def save(self, folder: pathlib.Path) -> None:
@@ -159,19 +182,24 @@ def _train_one(
 ) -> Outcome:
     """Trains one member from each of the recipe's starts and scores the one that fits best."""
     begin = time.perf_counter()
-    starts = recipe.start_seeds(member.seed)
+
+    def fit(trained: population_network.Trained) -> list[float]:
+        return trained.scores(arrays.task, arrays.fit_x, arrays.y[:FIT_EXAMPLES])
+
     trained = population_network.train(
-        member.layers, starts, arrays.task, arrays.x, arrays.y, recipe, keep_losses
+        member.layers,
+        recipe.start_seeds(member.seed),
+        arrays.task,
+        arrays.x,
+        arrays.y,
+        recipe,
+        fit,
+        keep_losses,
     )
-    with np.errstate(all="ignore"):
-        fit_y = arrays.y[:FIT_EXAMPLES]
-        best = 0
-        if len(starts) > 1:
-            fits = [trained.score(s, arrays.task, arrays.fit_x, fit_y) for s in range(len(starts))]
-            best = int(np.argmax(fits))
-        metric = trained.score(best, arrays.task, arrays.score_x, arrays.score_y)
+    best = int(np.argmax(fit(trained))) if len(trained.seeds) > 1 else 0
+    metric = trained.score(best, arrays.task, arrays.score_x, arrays.score_y)
     losses = tuple(trained.losses[:, best].tolist()) if keep_losses else None
-    return Outcome(index, metric, time.perf_counter() - begin, losses)
+    return Outcome(index, metric, trained.seeds[best], time.perf_counter() - begin, losses)
 
 
 # --- many processes -----------------------------------------------------------------------------

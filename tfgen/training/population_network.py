@@ -11,6 +11,8 @@ multiplications than the stacking saves. What makes it fast:
   matrix product then gives both gradients, and every elementwise pass is over contiguous memory,
   examples last.
 
+Layers of images are in `population_conv`.
+
 The arithmetic is that of `quantize_aware`, less the rounding of activations, and a test compares
 the two.
 """
@@ -24,34 +26,17 @@ import numpy as np
 
 from tfgen.space.layers import LayerSpec
 from tfgen.training import tasks
+from tfgen.training.buffers import aligned, padded
+from tfgen.training.population_conv import ConvPass, MaxPoolPass, MeanPass
 from tfgen.training.recipe import Recipe, initial_weights
 
 _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-7  # Keras's Adam
 _MIN_WEIGHT = np.float32(1e-8)  # a channel of zeros still has a scale
 _ZERO = np.float32(0)
-_ALIGN = 16  # floats in a cache line; unaligned vectors are 2 to 3 times slower with AVX-512
 _GATHER = 1 << 20  # floats of batches gathered at a time
 _FLUSH_STEPS = 64  # 0.9**64 = 1e-3: nothing above 1e-30 falls to denormals, near 1e-38, between two
 _FLUSH = np.float32(1e-30)
 _SCORE_ROWS = 1024  # examples scored at a time
-
-
-def aligned(*sizes: int) -> list[np.ndarray]:
-    """Zeroed float32 vectors of these sizes, each aligned to cache lines.
-
-    Not left to the allocator: neither speed nor the rounding of BLAS may depend on where it puts
-    an array.
-    """
-    starts = np.cumsum([0, *map(_padded, sizes)])
-    block = np.zeros((starts[-1] + _ALIGN) * 4, np.uint8)
-    shift = -block.ctypes.data % (_ALIGN * 4)
-    floats = block[shift : shift + starts[-1] * 4].view(np.float32)
-    return [floats[start : start + size] for start, size in zip(starts, sizes, strict=False)]
-
-
-def _padded(size: int) -> int:
-    """The next multiple of _ALIGN."""
-    return -(-size // _ALIGN) * _ALIGN
 
 
 # --- parameters ---------------------------------------------------------------------------------
@@ -71,7 +56,7 @@ class Parameters:
         weighted = [layer for layer in layers if layer.weighted]
         shapes = [(layer.kernel**2 * layer.in_channels, layer.out_channels) for layer in weighted]
         # Layers start on cache lines; the gaps hold zeros and stay zeros.
-        begins = np.cumsum([0, *(_padded((rows + 1) * out) for rows, out in shapes)])
+        begins = np.cumsum([0, *(padded((rows + 1) * out) for rows, out in shapes)])
         flat = aligned(*[starts * int(begins[-1])] * 7)
         self._p, self._g, self._m, self._v, self._q, self._scratch, self._scales = flat
 
@@ -123,6 +108,14 @@ class Parameters:
         np.multiply(self._q, self._scales, out=self._q)
         for rounded, matrices in zip(self.rounded, self._matrices, strict=True):
             rounded[:, -1] = matrices[:, -1]
+
+    def kept(self, layers: Sequence[LayerSpec], starts: Sequence[int]) -> Parameters:
+        """The parameters of these starts, to be trained on."""
+        fewer = Parameters(layers, len(starts))
+        count = len(self._channel_scales)
+        for ours, theirs in ((self._p, fewer._p), (self._m, fewer._m), (self._v, fewer._v)):
+            np.copyto(theirs.reshape(len(starts), -1), ours.reshape(count, -1)[starts])
+        return fewer
 
     def adam(self, step_size: np.float32, epsilon: np.float32) -> None:
         """Adam on sums instead of means: m is Keras's / (1 - beta_1), v is / (1 - beta_2).
@@ -223,36 +216,90 @@ class DensePass:
         return self._delta
 
 
-_WEIGHTED: Mapping[str, Callable[[LayerSpec, int, int], WeightedPass]] = {"dense": DensePass}
+class PlainPass(Protocol):
+    """A layer without weights."""
+
+    def forward(self, x: np.ndarray) -> np.ndarray:
+        """Outputs for x."""
+        ...
+
+    def backward(self, delta: np.ndarray) -> np.ndarray:
+        """The loss's gradient by x, from that by the outputs; `delta` is overwritten."""
+        ...
+
+
+_WEIGHTED: Mapping[str, Callable[[LayerSpec, int, int], WeightedPass]] = {
+    "conv": ConvPass,
+    "dense": DensePass,
+}
+_PLAIN: Mapping[str, Callable[[LayerSpec, int, int], PlainPass]] = {
+    "max_pool": MaxPoolPass,
+    "mean": MeanPass,
+}
+
+
+def trains(layer: LayerSpec, last: bool) -> bool:
+    """Whether there is a pass for the layer, the last one of its network or another."""
+    if layer.op == "dense":
+        activation = "linear" if last else "relu"
+        return not layer.in_size and layer.activation == activation and not layer.batch_norm
+    if not layer.in_size or last:
+        return False
+    if layer.op == "conv":
+        return layer.activation == "relu" and not layer.batch_norm
+    if layer.op == "max_pool":
+        return layer.kernel == layer.stride
+    return layer.op == "mean" and not layer.out_size
 
 
 class Passes:
     """The layers of a network for batches of one size."""
 
     def __init__(self, layers: Sequence[LayerSpec], starts: int, batch: int):
-        self._passes = [_WEIGHTED[layer.op](layer, starts, batch) for layer in layers]
+        # Each pass with the position of its weights; None for a layer without.
+        self._passes: list[tuple[Any, int | None]] = []
+        weighted = 0
+        for layer in layers:
+            if layer.weighted:
+                self._passes.append((_WEIGHTED[layer.op](layer, starts, batch), weighted))
+                weighted += 1
+            else:
+                self._passes.append((_PLAIN[layer.op](layer, starts, batch), None))
 
     def forward(self, x: np.ndarray, matrices_t: Sequence[np.ndarray]) -> np.ndarray:
         """Outputs [starts, out, batch] for a laid-out batch; overwritten by the next."""
-        for one, matrix_t in zip(self._passes, matrices_t, strict=True):
-            x = one.forward(x, matrix_t)
+        for one, position in self._passes:
+            x = one.forward(x) if position is None else one.forward(x, matrices_t[position])
         return x
 
     def backward(self, delta: np.ndarray, parameters: Parameters) -> None:
         """Fills the parameters' gradients; `delta` is the loss's gradient by the outputs."""
-        for position in range(len(self._passes) - 1, -1, -1):
+        for one, position in reversed(self._passes):
+            if position is None:
+                delta = one.backward(delta)
+                continue
             kernel, gradient = parameters.kernels[position], parameters.gradients[position]
-            below = self._passes[position].backward(delta, kernel, gradient, position > 0)
-            if below is not None:
-                delta = below
+            delta = one.backward(delta, kernel, gradient, position > 0)
+            if not position:  # nothing below has weights
+                return
 
 
-def laid_out(x: np.ndarray) -> np.ndarray:
-    """Examples [.., batch, features] as passes read them: [.., features + 1, batch], last ones."""
-    *outer, batch, features = x.shape
-    result = np.ones((*outer, features + 1, batch), np.float32)
-    result[..., :-1, :] = np.swapaxes(x, -1, -2)
-    return result
+def laid_out(x: np.ndarray, rank: int) -> np.ndarray:
+    """Examples [.., batch, *example] as passes read them, examples last.
+
+    Args:
+      x: the examples.
+      rank: of an example: 1 for features, which get a last row of ones; 3 for images.
+
+    Returns:
+      [.., features + 1, batch] or [.., channels, height, width, batch].
+    """
+    if rank == 1:
+        *outer, batch, features = x.shape
+        result = np.ones((*outer, features + 1, batch), np.float32)
+        result[..., :-1, :] = np.swapaxes(x, -1, -2)
+        return result
+    return np.ascontiguousarray(np.moveaxis(x, (-1, -4), (-4, -1)), np.float32)
 
 
 # --- losses -------------------------------------------------------------------------------------
@@ -299,33 +346,42 @@ _LOSSES = {"mean_squared_error": _squared_error, "softmax_cross_entropy": _cross
 
 
 class Trained:
-    """A network after training: one set of rounded matrices for each start.
+    """A network after training: one set of rounded matrices for each start that was kept.
 
     Attributes:
+      seeds: of these starts.
       losses: the batch's loss before each step, [steps, starts]; empty unless asked for.
     """
 
-    def __init__(self, layers: Sequence[LayerSpec], parameters: Parameters, losses: np.ndarray):
+    def __init__(
+        self,
+        layers: Sequence[LayerSpec],
+        parameters: Parameters,
+        seeds: Sequence[int],
+        losses: np.ndarray,
+    ):
         self._layers = layers
         self._matrices_t = parameters.rounded_t
+        self.seeds = seeds
         self.losses = losses
 
-    def score(self, start: int, task: tasks.Task, x: np.ndarray, y: np.ndarray) -> float:
-        """The task's metric of one start on laid-out examples x [.., examples] and targets y."""
-        return task.score(y, self._predict(start, x))
+    def scores(self, task: tasks.Task, x: np.ndarray, y: np.ndarray) -> list[float]:
+        """The task's metric of every start on laid-out examples x [.., examples], targets y."""
+        return [self.score(start, task, x, y) for start in range(len(self.seeds))]
 
-    def _predict(self, start: int, x: np.ndarray) -> np.ndarray:
-        """Outputs [examples, out]."""
+    def score(self, start: int, task: tasks.Task, x: np.ndarray, y: np.ndarray) -> float:
+        """The task's metric of one start on laid-out examples x [.., examples], targets y."""
         count = x.shape[-1]
         rows = min(count, _SCORE_ROWS)
         passes = Passes(self._layers, 1, rows)
         matrices_t = [matrix[start : start + 1] for matrix in self._matrices_t]
         outputs = np.empty((count, matrices_t[-1].shape[1]), np.float32)
-        for begin in range(0, count, rows):
-            first = min(begin, count - rows)  # the last rows overlap those before
-            found = passes.forward(x[None, ..., first : first + rows], matrices_t)
-            outputs[first : first + rows] = found[0].T
-        return outputs
+        with np.errstate(all="ignore"):
+            for begin in range(0, count, rows):
+                first = min(begin, count - rows)  # the last rows overlap those before
+                found = passes.forward(x[None, ..., first : first + rows], matrices_t)
+                outputs[first : first + rows] = found[0].T
+            return task.score(y, outputs)
 
 
 def train(
@@ -335,6 +391,7 @@ def train(
     x: np.ndarray,
     y: np.ndarray,
     recipe: Recipe,
+    fit: Callable[[Trained], Sequence[float]],
     keep_losses: bool = False,
 ) -> Trained:
     """Trains a network from the weights and batches of each seed, side by side.
@@ -346,24 +403,52 @@ def train(
       x: examples [examples, ..].
       y: their targets.
       recipe: how; its number of starts is not read.
+      fit: of every start, by which the recipe's finalists are chosen.
       keep_losses: whether the losses of all steps are kept.
     """
     rows = np.stack([recipe.batches(len(x), seed) for seed in seeds], axis=1)
     parameters = Parameters(layers, len(seeds))
     for start, seed in enumerate(seeds):
         parameters.load(start, initial_weights(layers, seed))
-    passes = Passes(layers, len(seeds), rows.shape[2])
+    trial = recipe.trial_steps if len(seeds) > recipe.finalists else 0
+    losses = _run(layers, parameters, rows, task, x, y, recipe, 0, trial, keep_losses)
+    if trial:
+        fits = fit(Trained(layers, parameters, seeds, losses))
+        best = np.sort(np.argsort(fits, kind="stable")[-recipe.finalists :])
+        parameters, rows = parameters.kept(layers, best), rows[:, best]
+        seeds, losses = [seeds[start] for start in best], losses[:, best]
+    more = _run(layers, parameters, rows, task, x, y, recipe, trial, recipe.steps, keep_losses)
+    return Trained(layers, parameters, seeds, np.concatenate([losses, more]))
+
+
+def _run(
+    layers: Sequence[LayerSpec],
+    parameters: Parameters,
+    rows: np.ndarray,
+    task: tasks.Task,
+    x: np.ndarray,
+    y: np.ndarray,
+    recipe: Recipe,
+    first: int,
+    last: int,
+    keep_losses: bool,
+) -> np.ndarray:
+    """Trains from step `first` to before `last`; losses [steps, starts], empty if not wanted.
+
+    `rows` are those of each batch, [steps, starts, batch].
+    """
+    passes = Passes(layers, *rows.shape[1:])
     gradient = _LOSSES[task.loss]
     step_sizes = _step_sizes(recipe)
     epsilon = np.float32(_EPSILON / np.sqrt(1 - _BETA_2))
     chunk = max(1, _GATHER // (rows[0].size * x[0].size))
     losses = []
     with np.errstate(all="ignore"):  # a start that diverges goes on in NaN and scores 0
-        for step in range(recipe.steps):
-            place = step % chunk
+        for step in range(first, last):
+            place = (step - first) % chunk
             if place == 0:
-                taken = rows[step : step + chunk]  # [chunk, starts, batch]
-                batches, targets = laid_out(x[taken]), y[taken]
+                taken = rows[step : min(step + chunk, last)]  # [chunk, starts, batch]
+                batches, targets = laid_out(x[taken], x.ndim - 1), y[taken]
             if step % _FLUSH_STEPS == 0:
                 parameters.flush()
             parameters.round(step >= recipe.float_steps)
@@ -374,4 +459,4 @@ def train(
             passes.backward(outputs, parameters)
             parameters.adam(step_sizes[step], epsilon)
         parameters.round()
-    return Trained(layers, parameters, np.array(losses))
+    return np.reshape(losses, (-1, rows.shape[1]))

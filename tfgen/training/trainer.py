@@ -13,7 +13,7 @@ import numpy as np
 from tfgen import errors, seeds, workdir
 from tfgen.nets.keras_compat import keras, tf
 from tfgen.space.layers import LayerSpec
-from tfgen.training import fitting, quantize_aware
+from tfgen.training import fitting, population, quantize_aware
 from tfgen.training.datasets import Dataset
 from tfgen.training.recipe import FIT_EXAMPLES, Recipe, initial_weights
 
@@ -64,7 +64,7 @@ def train(
     fitting.check(layers, dataset)
     start = time.monotonic()
     kept: tuple[float, keras.Model, tuple[LayerSpec, ...], float] | None = None
-    for number, start_seed in enumerate(recipe.start_seeds(seed)):
+    for number, start_seed in enumerate(_start_seeds(layers, dataset, recipe, seed)):
         done = number * recipe.steps
         model, folded, loss = _train_from(layers, dataset, recipe, start_seed, done, progress)
         outputs = predict(model, dataset.train.x[:FIT_EXAMPLES])
@@ -76,6 +76,20 @@ def train(
     metric = dataset.task.score(dataset.validation.y, predict(model, dataset.validation.x))
     seconds = time.monotonic() - start
     return Trained(model, folded, dataset.task.metric, metric, loss, seconds)
+
+
+def _start_seeds(
+    layers: Sequence[LayerSpec], dataset: Dataset, recipe: Recipe, seed: int
+) -> list[int]:
+    """The starts to train: the one that the population trainer keeps, where it can tell.
+
+    It takes a second where a training here takes five, and differs by the rounding of activations.
+    """
+    if recipe.starts == 1 or not population.trains(layers, dataset):
+        return recipe.start_seeds(seed)
+    member = population.Member(tuple(layers), seed)
+    (outcome,) = population.train([member], dataset, recipe, processes=1)
+    return [outcome.seed]
 
 
 def _train_from(
