@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
 import json
 import os
 import pathlib
@@ -138,12 +137,6 @@ def check(member: Member, dataset: Dataset, who: str = "the member") -> None:
                 f"{where}: weight bits must be in 2..16, got {layer.weight_bits}"
             )
     fitting.check(layers, dataset, who)
-    for before, layer in itertools.pairwise(layers):
-        if layer.inputs != (before.name,):
-            raise errors.UsageError(
-                f"{who}, layer {layer.name!r}: the population trainer takes chains of layers; got "
-                f"one that reads {', '.join(layer.inputs)}, not {before.name}"
-            )
 
 
 # --- one member ---------------------------------------------------------------------------------
@@ -182,24 +175,18 @@ def _train_one(
 ) -> Outcome:
     """Trains one member from each of the recipe's starts and scores the one that fits best."""
     begin = time.perf_counter()
-
-    def fit(trained: population_network.Trained) -> list[float]:
-        return trained.scores(arrays.task, arrays.fit_x, arrays.y[:FIT_EXAMPLES])
-
+    starts = recipe.start_seeds(member.seed)
     trained = population_network.train(
-        member.layers,
-        recipe.start_seeds(member.seed),
-        arrays.task,
-        arrays.x,
-        arrays.y,
-        recipe,
-        fit,
-        keep_losses,
+        member.layers, starts, arrays.task, arrays.x, arrays.y, recipe, keep_losses
     )
-    best = int(np.argmax(fit(trained))) if len(trained.seeds) > 1 else 0
+    best = 0
+    if len(starts) > 1:
+        fit_y = arrays.y[:FIT_EXAMPLES]
+        fits = [trained.score(s, arrays.task, arrays.fit_x, fit_y) for s in range(len(starts))]
+        best = int(np.argmax(fits))
     metric = trained.score(best, arrays.task, arrays.score_x, arrays.score_y)
     losses = tuple(trained.losses[:, best].tolist()) if keep_losses else None
-    return Outcome(index, metric, trained.seeds[best], time.perf_counter() - begin, losses)
+    return Outcome(index, metric, starts[best], time.perf_counter() - begin, losses)
 
 
 # --- many processes -----------------------------------------------------------------------------

@@ -109,14 +109,6 @@ class Parameters:
         for rounded, matrices in zip(self.rounded, self._matrices, strict=True):
             rounded[:, -1] = matrices[:, -1]
 
-    def kept(self, layers: Sequence[LayerSpec], starts: Sequence[int]) -> Parameters:
-        """The parameters of these starts, to be trained on."""
-        fewer = Parameters(layers, len(starts))
-        count = len(self._channel_scales)
-        for ours, theirs in ((self._p, fewer._p), (self._m, fewer._m), (self._v, fewer._v)):
-            np.copyto(theirs.reshape(len(starts), -1), ours.reshape(count, -1)[starts])
-        return fewer
-
     def adam(self, step_size: np.float32, epsilon: np.float32) -> None:
         """Adam on sums instead of means: m is Keras's / (1 - beta_1), v is / (1 - beta_2).
 
@@ -346,28 +338,16 @@ _LOSSES = {"mean_squared_error": _squared_error, "softmax_cross_entropy": _cross
 
 
 class Trained:
-    """A network after training: one set of rounded matrices for each start that was kept.
+    """A network after training: one set of rounded matrices for each start.
 
     Attributes:
-      seeds: of these starts.
       losses: the batch's loss before each step, [steps, starts]; empty unless asked for.
     """
 
-    def __init__(
-        self,
-        layers: Sequence[LayerSpec],
-        parameters: Parameters,
-        seeds: Sequence[int],
-        losses: np.ndarray,
-    ):
+    def __init__(self, layers: Sequence[LayerSpec], parameters: Parameters, losses: np.ndarray):
         self._layers = layers
         self._matrices_t = parameters.rounded_t
-        self.seeds = seeds
         self.losses = losses
-
-    def scores(self, task: tasks.Task, x: np.ndarray, y: np.ndarray) -> list[float]:
-        """The task's metric of every start on laid-out examples x [.., examples], targets y."""
-        return [self.score(start, task, x, y) for start in range(len(self.seeds))]
 
     def score(self, start: int, task: tasks.Task, x: np.ndarray, y: np.ndarray) -> float:
         """The task's metric of one start on laid-out examples x [.., examples], targets y."""
@@ -391,7 +371,6 @@ def train(
     x: np.ndarray,
     y: np.ndarray,
     recipe: Recipe,
-    fit: Callable[[Trained], Sequence[float]],
     keep_losses: bool = False,
 ) -> Trained:
     """Trains a network from the weights and batches of each seed, side by side.
@@ -403,40 +382,12 @@ def train(
       x: examples [examples, ..].
       y: their targets.
       recipe: how; its number of starts is not read.
-      fit: of every start, by which the recipe's finalists are chosen.
       keep_losses: whether the losses of all steps are kept.
     """
     rows = np.stack([recipe.batches(len(x), seed) for seed in seeds], axis=1)
     parameters = Parameters(layers, len(seeds))
     for start, seed in enumerate(seeds):
         parameters.load(start, initial_weights(layers, seed))
-    trial = recipe.trial_steps if len(seeds) > recipe.finalists else 0
-    losses = _run(layers, parameters, rows, task, x, y, recipe, 0, trial, keep_losses)
-    if trial:
-        fits = fit(Trained(layers, parameters, seeds, losses))
-        best = np.sort(np.argsort(fits, kind="stable")[-recipe.finalists :])
-        parameters, rows = parameters.kept(layers, best), rows[:, best]
-        seeds, losses = [seeds[start] for start in best], losses[:, best]
-    more = _run(layers, parameters, rows, task, x, y, recipe, trial, recipe.steps, keep_losses)
-    return Trained(layers, parameters, seeds, np.concatenate([losses, more]))
-
-
-def _run(
-    layers: Sequence[LayerSpec],
-    parameters: Parameters,
-    rows: np.ndarray,
-    task: tasks.Task,
-    x: np.ndarray,
-    y: np.ndarray,
-    recipe: Recipe,
-    first: int,
-    last: int,
-    keep_losses: bool,
-) -> np.ndarray:
-    """Trains from step `first` to before `last`; losses [steps, starts], empty if not wanted.
-
-    `rows` are those of each batch, [steps, starts, batch].
-    """
     passes = Passes(layers, *rows.shape[1:])
     gradient = _LOSSES[task.loss]
     step_sizes = _step_sizes(recipe)
@@ -444,11 +395,11 @@ def _run(
     chunk = max(1, _GATHER // (rows[0].size * x[0].size))
     losses = []
     with np.errstate(all="ignore"):  # a start that diverges goes on in NaN and scores 0
-        for step in range(first, last):
-            place = (step - first) % chunk
+        for step in range(recipe.steps):
+            place = step % chunk
             if place == 0:
-                taken = rows[step : min(step + chunk, last)]  # [chunk, starts, batch]
-                batches, targets = laid_out(x[taken], x.ndim - 1), y[taken]
+                taken = rows[step : step + chunk]  # [chunk, starts, batch]
+                batches, targets = laid_out(x[taken]), y[taken]
             if step % _FLUSH_STEPS == 0:
                 parameters.flush()
             parameters.round(step >= recipe.float_steps)
@@ -459,4 +410,4 @@ def _run(
             passes.backward(outputs, parameters)
             parameters.adam(step_sizes[step], epsilon)
         parameters.round()
-    return np.reshape(losses, (-1, rows.shape[1]))
+    return Trained(layers, parameters, np.array(losses))

@@ -19,7 +19,6 @@ from tfgen import seeds
 from tfgen.space.layers import LayerSpec
 
 _RELU_BIAS = 0.1
-_TRIAL_SHARE = 0.25
 FIT_EXAMPLES = 4096  # of the training split, by which starts are compared
 
 
@@ -35,8 +34,6 @@ class Recipe:
       starts: trainings from different weights and batches, of which the one that fits the training
         split best is kept. Small networks often stop at a poor place; a second start halves what
         two trainings of one network differ by.
-      finalists: starts that go on after the first quarter of the steps, those that fit best by
-        then; 0 for all.
       float_share: of the steps, the first, in which weights are not rounded.
     """
 
@@ -45,7 +42,6 @@ class Recipe:
     learning_rate: float = 1e-2
     warmup_steps: int = 500
     starts: int = 1
-    finalists: int = 0
     float_share: float = 0.0
 
     def __post_init__(self) -> None:
@@ -54,8 +50,6 @@ class Recipe:
             or not 0 <= self.warmup_steps <= self.steps
         ):
             raise ValueError(f"recipe needs positive steps, batch size and starts: {self}")
-        if not 0 <= self.finalists <= self.starts:
-            raise ValueError(f"recipe needs at most as many finalists as starts: {self}")
         if not 0 <= self.float_share < 1:
             raise ValueError(f"recipe needs a float share of at least 0 and below 1: {self}")
         if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
@@ -91,21 +85,14 @@ class Recipe:
         return [seed, *(seeds.derive(seed, "start", number) for number in range(1, self.starts))]
 
     @property
-    def trial_steps(self) -> int:
-        """Steps before the finalists are chosen; 0 where every start is one."""
-        fewer = 0 < self.finalists < self.starts
-        return math.ceil(_TRIAL_SHARE * self.steps) if fewer else 0
-
-    @property
     def float_steps(self) -> int:
         """Steps before weights are rounded."""
         return int(self.float_share * self.steps)
 
     def to_json(self) -> dict[str, Any]:
         data = dataclasses.asdict(self)
-        for name in ("finalists", "float_share"):  # records are older than these fields
-            if not data[name]:
-                del data[name]
+        if not self.float_share:
+            del data["float_share"]  # records are older than the field
         return data
 
     @classmethod
