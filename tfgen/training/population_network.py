@@ -399,7 +399,7 @@ def train(
             place = step % chunk
             if place == 0:
                 taken = rows[step : step + chunk]  # [chunk, starts, batch]
-                batches, targets = laid_out(x[taken]), y[taken]
+                batches, targets = laid_out(x[taken], x.ndim - 1), y[taken]
             if step % _FLUSH_STEPS == 0:
                 parameters.flush()
             parameters.round(step >= recipe.float_steps)
