@@ -28,6 +28,7 @@ from absl import app, flags
 
 from tfgen import seeds
 from tfgen.space import catalog, lowering
+from tfgen.space.layers import LayerSpec
 from tfgen.training import datasets, population
 from tfgen.training.recipe import Recipe, initial_weights
 
@@ -89,19 +90,33 @@ def keras_twin(member: population.Member, task_loss: str, recipe: Recipe, settin
     """
     from tfgen.nets.keras_compat import keras, tf
 
+    def rounded(kernel: Any, bits: int) -> Any:
+        """The kernel [.., out] on its levels, with a straight-through gradient."""
+        kernel = tf.convert_to_tensor(kernel)
+        largest = tf.reduce_max(tf.abs(kernel), list(range(kernel.shape.rank - 1)))
+        scale = tf.maximum(largest, 1e-8) / (2 ** (bits - 1) - 1)
+        return kernel + tf.stop_gradient(tf.round(kernel / scale) * scale - kernel)
+
     class RoundedDense(keras.layers.Dense):
-        """A dense layer that rounds its kernel, with a straight-through gradient."""
+        """A dense layer that rounds its kernel."""
 
         def __init__(self, bits: int, **options: Any):
             super().__init__(**options)
-            self.top_level = 2 ** (bits - 1) - 1
+            self.bits = bits
 
         def call(self, inputs: Any) -> Any:
-            kernel = tf.convert_to_tensor(self.kernel)
-            scale = tf.maximum(tf.reduce_max(tf.abs(kernel), 0), 1e-8) / self.top_level
-            rounded = tf.round(kernel / scale) * scale
-            kernel = kernel + tf.stop_gradient(rounded - kernel)
-            return self.activation(tf.matmul(inputs, kernel) + self.bias)
+            return self.activation(tf.matmul(inputs, rounded(self.kernel, self.bits)) + self.bias)
+
+    class RoundedConv(keras.layers.Conv2D):
+        """A convolution that rounds its kernel."""
+
+        def __init__(self, bits: int, **options: Any):
+            super().__init__(padding="same", **options)
+            self.bits = bits
+
+        def call(self, inputs: Any) -> Any:
+            kernel = rounded(self.kernel, self.bits)
+            return self.activation(tf.nn.conv2d(inputs, kernel, self.strides, "SAME") + self.bias)
 
     class Rates(keras.optimizers.schedules.LearningRateSchedule):
         """The recipe's learning rates; the last one for steps beyond."""
@@ -112,12 +127,20 @@ def keras_twin(member: population.Member, task_loss: str, recipe: Recipe, settin
         def __call__(self, step: Any) -> Any:
             return tf.gather(tf.constant(self.rates), tf.minimum(step, len(self.rates) - 1))
 
+    def twin(layer: LayerSpec) -> Any:
+        options = {"bits": layer.weight_bits, "activation": layer.activation}
+        if layer.op == "dense":
+            return RoundedDense(units=layer.out_channels, **options)
+        if layer.op == "conv":
+            window = {"kernel_size": layer.kernel, "strides": layer.stride}
+            return RoundedConv(filters=layer.out_channels, **window, **options)
+        if layer.op == "max_pool":
+            return keras.layers.MaxPooling2D(layer.kernel, layer.stride, "same")
+        return keras.layers.GlobalAveragePooling2D()
+
+    first = member.layers[0]
     model = keras.Sequential(
-        [keras.Input((member.layers[0].in_channels,))]
-        + [
-            RoundedDense(layer.weight_bits, units=layer.out_channels, activation=layer.activation)
-            for layer in member.layers
-        ]
+        [keras.Input((*first.in_size, first.in_channels)), *map(twin, member.layers)]
     )
     model.set_weights([x for pair in initial_weights(member.layers, member.seed) for x in pair])
     loss = {
