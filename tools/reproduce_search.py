@@ -202,7 +202,7 @@ def table_3(
       UsageError: a searcher is not known.
     """
     for name in sizes.searchers:
-        generators.searcher(name)
+        generators.get_searcher(name)
     answers = _Answers(setting.folder / "search.json")
     rows: list[Answer] = []
 
@@ -280,7 +280,7 @@ def _searched(setting: Setting, name: str, limit: Limits, number: int, seed: int
     """Searches within limits; the answer is the best of what was trained by then."""
     constraint = limit.constraint
     budget = budget_of(setting, constraint)
-    searcher = generators.searcher(name)
+    searcher = generators.get_searcher(name)
     stem = f"{name}-{constraint.storage:g}-{constraint.energy:g}-{number}"
     with setting.store(stem) as store:
         evaluate = Metered(Evaluator(store, setting.workers), setting.processes, limit.seconds)

@@ -1,0 +1,273 @@
+"""The reproduction's pure parts: arithmetic, tables and pictures, with numbers made by hand."""
+
+import dataclasses
+import os
+import pathlib
+import runpy
+import subprocess
+import sys
+import tempfile
+import types
+
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from tfgen import errors, pipeline
+from tfgen.cost.metrics import PerformanceScale
+from tools import charts, reports, reproduce_distance, reproduce_search, reproduce_setting
+from tools.reproduce_search import A_TENTH, EQUAL_TRAININGS, INAG, TEN, Answer
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+class DistanceTest(parameterized.TestCase):
+    def test_two_trainings_that_straddle_their_condition(self):
+        # 0.2 apart: E|p - E p| = 0.2 / sqrt(2). The variance is 0.2^2 / 2 = 0.02, the mean squared
+        # distance 0.1^2: an estimated share may pass 1.
+        conditions = np.array([0.3, 0.7])
+        noise = reproduce_distance.training_noise(conditions - 0.1, conditions + 0.1, conditions)
+        self.assertAlmostEqual(noise.distance, 0.2 / np.sqrt(2))
+        self.assertAlmostEqual(noise.share, 2.0)
+
+    def test_no_noise(self):
+        first = np.array([0.2, 0.9])
+        noise = reproduce_distance.training_noise(first, first, np.array([0.4, 0.4]))
+        self.assertEqual((noise.distance, noise.share), (0.0, 0.0))
+
+    def test_noise_of_many_networks(self):
+        # Networks miss their condition by 0.3 and scatter by 0.1: of 0.09 + 0.01 a tenth is noise;
+        # E|p - E p| = 0.1 sqrt(2 / pi) = 0.0798. With 40,000 networks both have a standard error
+        # below 0.8 %, so 5 % fail less than once in 10^9 seeds.
+        random = np.random.default_rng(0)
+        first, second = 0.3 + 0.1 * random.standard_normal((2, 40_000))
+        noise = reproduce_distance.training_noise(first, second, np.zeros(40_000))
+        self.assertAlmostEqual(noise.share, 0.1, delta=0.005)
+        self.assertAlmostEqual(noise.distance, 0.0798, delta=0.004)
+
+    def test_expected_distance_is_of_clipped_trainings(self):
+        # Trainings end at mean + 0.2 * (-1, 0, 1). Around 0.5: 0.3, 0.5, 0.7; from condition 0.4
+        # that is (0.1 + 0.1 + 0.3) / 3. Around 0.9: 0.7, 0.9, 1.1 -> 1; from condition 1
+        # (0.3 + 0.1 + 0) / 3.
+        scale = PerformanceScale(2.0, 4.0)
+        prediction = types.SimpleNamespace(
+            performance=np.array([0.5, 0.9]), scatter=np.array([0.2, 0.2])
+        )
+        surrogate = types.SimpleNamespace(
+            predict=lambda _: prediction,
+            state=lambda: {"residuals": np.array([-1.0, 0.0, 1.0])},
+            scale=scale,
+        )
+        found = reproduce_distance.expected_distances(
+            surrogate, scale, np.zeros((2, 1), np.int64), np.array([0.4, 1.0])
+        )
+        np.testing.assert_allclose(found, [0.5 / 3, 0.4 / 3], rtol=0, atol=1e-12)
+
+    def test_a_generator_of_another_scale_is_asked_for_the_same_metric(self):
+        # Condition 0.5 of 0..2 is the metric 1, which is 0.25 of 0.5..2.5.
+        asked = []
+        learned = types.SimpleNamespace(
+            surrogate=types.SimpleNamespace(scale=PerformanceScale(0.5, 2.5)),
+            generator=types.SimpleNamespace(draw=lambda c, seed: asked.append(c) or c),
+        )
+        setting = types.SimpleNamespace(scale=PerformanceScale(0.0, 2.0))
+        reproduce_distance.draw(setting, learned, np.array([0.5]), seed=0)
+        np.testing.assert_allclose(asked[0], [0.25])
+
+    def test_front(self):
+        storage = np.array([3.0, 1.0, 2.0, 2.0, 4.0])
+        performance = np.array([0.5, 0.2, 0.6, 0.4, 0.6])
+        # 1 -> 0.2; 2 -> 0.6 beats 0.4 at the same storage, 0.5 at 3; 4 only equals it.
+        self.assertEqual(reproduce_distance.front(storage, performance).tolist(), [1, 2])
+
+    @parameterized.parameters((0.0, 0.05), (0.039, 0.05), (0.06, 0.07))
+    def test_the_aim_is_the_bar_or_a_point_above_the_floor(self, floor, aim):
+        self.assertAlmostEqual(row("Reg.C", floor=floor).aim(reproduce_setting.published("Reg.C")),
+                               aim)  # fmt: skip
+
+    def test_table_4_has_the_papers_numbers_beside_ours(self):
+        text = reports.markdown(reproduce_distance.TABLE_4, [row("Cls.C")])
+        self.assertEqual(
+            text.splitlines()[-1],
+            "| Cls.C | 1.0 | 2.0 | 3.0 | 2.5–3.5 | 2.8–3.2 | 4.0 | 5.0 | 4.8 | 8.7 |",
+        )
+
+
+def row(name, **changes):
+    values = {field.name: 0.0 for field in dataclasses.fields(reproduce_distance.Row)}
+    values |= {"name": name, "trained": 600, "distinct": 997, "floor": 0.04}
+    values |= {"mdist_f": 0.01, "expected": 0.02, "mdist_r": 0.03, "low": 0.025, "high": 0.035}
+    values |= {"seed_low": 0.028, "seed_high": 0.032}
+    return reproduce_distance.Row(**{**values, **changes})
+
+
+class AblationTest(absltest.TestCase):
+    def setUp(self):
+        super().setUp()
+        path = ROOT / "configs" / "california_housing_mlp.py"
+        config = runpy.run_path(str(path))["get_config"]()
+        self.experiment = pipeline.Experiment.from_config(config.to_dict())
+
+    def test_every_variant_can_be_made_and_differs(self):
+        made = [
+            reproduce_distance.variant(self.experiment, overrides)
+            for overrides in reproduce_distance.VARIANTS.values()
+        ]
+        texts = {str(experiment.to_json()) for experiment in made}
+        self.assertLen(texts, len(reproduce_distance.VARIANTS))
+
+    def test_a_misspelt_field(self):
+        for overrides in ({"surrogate": {"memberz": 1}}, {"nagin": {}}, {"nagan": {"steps": 0}}):
+            with self.assertRaisesRegex(errors.UsageError, "variant"):
+                reproduce_distance.variant(self.experiment, overrides)
+
+
+def answer(method, seed, part=A_TENTH, **changes):
+    values = {"trainings": 8, "prepared_seconds": 0.0, "answer_seconds": 2.0}
+    values |= {"confirm_seconds": 1.0, "validation": 0.9, "test": 0.8, "storage": 0.1}
+    values |= {"energy": 0.2, "holds": True, "storage_limit": 0.21, "energy_limit": 0.21}
+    return Answer(part, method, seed, tuned=True, **{**values, **changes})
+
+
+class SearchTest(absltest.TestCase):
+    def test_summary_of_two_seeds(self):
+        rows = [
+            answer(INAG, 0, test=0.9),
+            answer(INAG, 1, test=0.8),
+            answer("genetic", 0, test=0.7),
+            answer("genetic", 1, test=None, storage=None, energy=None, holds=False),
+        ]
+        ours, theirs = reproduce_search.summarise(rows)
+        self.assertAlmostEqual(ours.test, 0.85)
+        self.assertIsNone(ours.behind)
+        self.assertEqual((theirs.answers, theirs.asked), (1, 2))
+        self.assertAlmostEqual(theirs.behind, 0.15)
+        self.assertAlmostEqual(theirs.storage, 0.1)
+        self.assertTrue(theirs.holds)  # of the answers that were given
+        self.assertEqual(theirs.new_seconds, 3.0)
+
+    def test_parts_and_constraints_stay_apart(self):
+        rows = [
+            answer(INAG, 0),
+            answer(INAG, 0, EQUAL_TRAININGS),
+            answer(INAG, 0, storage_limit=0.1),
+        ]
+        self.assertLen(reproduce_search.summarise(rows), 3)
+
+    def test_ten_constraints_are_prepared_for_once(self):
+        limits = [(c.storage, c.energy) for c in TEN]
+        rows = [
+            answer(INAG, 0, prepared_seconds=100.0, storage_limit=s, energy_limit=e)
+            for s, e in limits
+        ]
+        self.assertEqual(reproduce_search.ten_seconds(rows, INAG), 100 + 10 * 3)
+        self.assertIsNone(reproduce_search.ten_seconds(rows[1:], INAG))
+        self.assertIsNone(reproduce_search.ten_seconds(rows, "genetic"))
+
+    def test_constraints(self):
+        self.assertLen(set(TEN), 10)
+        self.assertNoCommonElements(TEN, reproduce_search.UNTUNED)
+        self.assertIn(reproduce_search.PAPERS, TEN)
+
+    def test_a_metered_search_pays_for_what_it_reads(self):
+        # Two processes share 4 s and 6 s of training: 2 s and 5 s, the second over the limit.
+        records = [types.SimpleNamespace(seconds=4.0), types.SimpleNamespace(seconds=6.0)]
+        metered = reproduce_setting.Metered(lambda _, __: [records.pop(0)], 2, limit_seconds=4.5)
+        metered([], 0)
+        with self.assertRaises(reproduce_setting.OutOfTime):
+            metered([], 0)
+        self.assertLen(metered.records, 2)
+        np.testing.assert_allclose(metered.seconds, [2, 5], rtol=0, atol=0.5)
+
+
+class WritingTest(parameterized.TestCase):
+    def setUp(self):
+        super().setUp()
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = pathlib.Path(folder.name)
+
+    @parameterized.parameters((None, "-"), (0.04, "0.04 s"), (42.4, "42 s"), (312, "5.2 min"),
+                              (11_160, "3.1 h"))  # fmt: skip
+    def test_durations(self, seconds, text):
+        self.assertEqual(reports.duration(seconds), text)
+
+    def test_csv(self):
+        rows = [
+            reproduce_distance.FrontRow(0.5, 0.25, 0.125, 1 / 3, None),
+            reproduce_distance.FrontRow(1.0, 0.25, 0.125, 0.5, 0.75),
+        ]
+        reports.write_csv(self.folder / "x.csv", rows)
+        self.assertEqual(
+            (self.folder / "x.csv").read_text(),
+            "condition,storage,energy,predicted,trained\n"
+            "0.5,0.25,0.125,0.333333,\n1,0.25,0.125,0.5,0.75\n",
+        )
+
+    def test_markdown(self):
+        columns = (reports.Column("a", str), reports.Column("%", reports.percent))
+        reports.write_markdown(self.folder / "x.md", "Words.", reports.markdown(columns, [0.25]))
+        self.assertEqual(
+            (self.folder / "x.md").read_text(),
+            "Words.\n\n| a | % |\n| --- | --- |\n| 0.25 | 25.0 |\n",
+        )
+
+    def test_pictures(self):
+        chart = charts.Chart(
+            "Title",
+            "records",
+            "mDist_r, %",
+            (
+                charts.Series("cloud", [1, 2, 3], [3, 1, 2], "dots"),
+                charts.Series("joined", [1, 10], [5, 4], "line", low=[4, 3], high=[7, 4.5]),
+            ),
+            x_log=True,
+        )
+        png, html = charts.write(chart, self.folder, "picture")
+        first = png.read_bytes()
+        self.assertEqual(first[:8], b"\x89PNG\r\n\x1a\n")
+        # Big-endian width and height in the header: 6.4 x 4.2 inches of 120 dots.
+        self.assertEqual([int.from_bytes(first[i : i + 4], "big") for i in (16, 20)], [768, 504])
+        page = html.read_text()
+        self.assertLess(len(page), 50_000)
+        for piece in ("joined", "mDist_r, %", '"arrayminus":[1,1]', charts.PLOTLY_JS):
+            self.assertIn(piece, page)
+        self.assertGreater((self.folder / charts.PLOTLY_JS).stat().st_size, 1_000_000)
+        charts.write(chart, self.folder, "picture")
+        self.assertEqual(png.read_bytes(), first)
+        self.assertEqual(html.read_text(), page)
+
+    def test_series_refuse_what_cannot_be_drawn(self):
+        for arguments in (([1, 2], [1]), ([1], [1], "stars"), ([1], [1], "line", [0])):
+            with self.assertRaises(ValueError):
+                charts.Series("x", *arguments)
+
+
+class ProgramTest(parameterized.TestCase):
+    @parameterized.parameters(
+        (["--table=nagan5"], "nagan3|nagan4|ablation"),
+        ([], "give one of --table and --figure"),
+        (["--table=nagan4", "--figure=nagan4a"], "give one of --table and --figure"),
+        (["--table=nagan4", "--experiments=Reg.Z"], "known: Reg.A, Reg.B"),
+        (["--table=nagan4", "--experiments=Reg.C"], "run collect first"),
+        (["--figure=nagan4a"], "run collect first"),
+    )
+    def test_bad_input_is_one_line_and_exit_code_2(self, arguments, message):
+        with tempfile.TemporaryDirectory() as folder:
+            done = subprocess.run(
+                [sys.executable, "-m", "tools.reproduce", *arguments,
+                 f"--work_dir={folder}/work", f"--output_dir={folder}/out"],
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+                cwd=ROOT,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            )  # fmt: skip
+            self.assertEmpty(list(pathlib.Path(folder).iterdir()))
+        self.assertEqual(done.returncode, 2, done.stderr)
+        self.assertIn(message, done.stderr)
+        self.assertLen(done.stderr.strip().splitlines(), 1, done.stderr)
+
+
+if __name__ == "__main__":
+    absltest.main()
