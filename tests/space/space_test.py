@@ -123,6 +123,18 @@ class SamplingTest(absltest.TestCase):
         # A redraw may hit the old value, so some children equal their parents; most do not.
         self.assertBetween(same, 0.05, 0.7)
 
+    def test_a_mutation_draws_the_decisions_that_it_switches_on(self):
+        space = small_space()
+        parents = np.repeat(space.canonical([0, 0, 0, 0, 0, 0]), 12_000, axis=0)  # one layer
+        children = space.mutate(parents, seeds.stream(4, "s"))
+        widths = children[children[:, 0] == 1, 3]
+        # Four decisions are active: depth is redrawn in a quarter at least, to two layers in half
+        # of those. Of 1,500, widths 1, 2, 3 by 1/width: 818, 409, 273, within six deviations of
+        # sqrt(1500 / 4) = 19.
+        self.assertGreater(len(widths), 1_350)
+        share = np.bincount(widths, minlength=3) / len(widths)
+        np.testing.assert_allclose(share, np.array([6, 3, 2]) / 11, atol=6 * 0.5 / 1_350**0.5)
+
 
 class LowerTest(absltest.TestCase):
     def test_layers_of_one_network(self):

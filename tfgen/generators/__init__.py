@@ -1,14 +1,24 @@
-"""From a budget to architectures: the methods, side by side behind one protocol."""
+"""From a budget to architectures: methods and searches, side by side behind two protocols."""
 
 from __future__ import annotations
 
 from tfgen import errors
-from tfgen.generators import baselines, nagan
-from tfgen.generators.base import Method
+from tfgen.generators import baselines, bayesian, evolution, nagan, nsga2, tpe
+from tfgen.generators.base import Method, Searcher
 
 METHODS: dict[str, Method] = {
     "nagan": nagan.Nagan(),
     "random": baselines.Random(),
+}
+
+# What a user would run instead of a generator: they start anew for every budget.
+SEARCHERS: dict[str, Searcher] = {
+    "bayesian": bayesian.Bayesian(),
+    "genetic": evolution.Genetic(),
+    "nsga2": nsga2.Nsga2(),
+    "random_search": baselines.RandomSearch(),
+    "regularized_evolution": evolution.RegularizedEvolution(),
+    "tpe": tpe.Tpe(),
 }
 
 
@@ -17,3 +27,10 @@ def get(name: str) -> Method:
     if name not in METHODS:
         raise errors.UsageError(f"unknown method {name!r}; known: {', '.join(sorted(METHODS))}")
     return METHODS[name]
+
+
+def get_searcher(name: str) -> Searcher:
+    """The search of that name; raises UsageError that names the known ones."""
+    if name not in SEARCHERS:
+        raise errors.UsageError(f"unknown search {name!r}; known: {', '.join(sorted(SEARCHERS))}")
+    return SEARCHERS[name]

@@ -1,4 +1,4 @@
-"""What every method is: Generator and Method, and the Evidence that a method is fitted to."""
+"""What methods are: Generator and Method, Searcher, and the Evidence that they learn from."""
 
 from __future__ import annotations
 
@@ -93,4 +93,63 @@ class Method(Protocol):
 
     def restore(self, space: SearchSpace, state: Mapping[str, np.ndarray]) -> Generator:
         """The generator whose `state()` this is."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What a search trained.
+
+    Attributes:
+      records: every training, in the order in which they were asked for.
+      feasible: which of them keep the budget's limits on costs [records].
+    """
+
+    records: tuple[Record, ...]
+    feasible: tuple[bool, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.records) != len(self.feasible):
+            raise ValueError("each record is feasible or not")
+        if not any(self.feasible):
+            raise ValueError("a search that found nothing feasible raises InfeasibleBudgetError")
+
+    def best(self, count: int) -> list[Record]:
+        """At most `count` feasible records, by metric, best first; of equal ones the earlier."""
+        kept = [r for r, ok in zip(self.records, self.feasible, strict=True) if ok]
+        return sorted(kept, key=lambda record: -record.metric)[:count]
+
+
+class Searcher(Protocol):
+    """A search that starts anew for every budget. Stateless.
+
+    Attributes:
+      name: the flag's value.
+      needs: which fields of Evidence it uses, checked before any work.
+      config: the class of its configuration; its defaults are the searcher's own.
+    """
+
+    name: str
+    needs: frozenset[str]
+    config: type[Any]
+
+    def search(
+        self, evidence: Evidence, budget: Budget, max_evaluations: int, config: Any, seed: int
+    ) -> Found:
+        """Looks for the networks of the best metric within a budget's limits on costs.
+
+        A budget's least quality changes nothing: the search goes for the best metric anyway.
+
+        Args:
+          evidence: `evaluate` trains; it is never asked for more than `max_evaluations` networks.
+          budget: its limits are kept.
+          max_evaluations: trainings that may be made.
+          config: of the class `self.config`.
+          seed: of everything; equal seeds ask for equal trainings.
+
+        Raises:
+          UsageError: a part of the evidence or an extra package is missing, or a limit is on a
+            metric that is not known before a file is built.
+          InfeasibleBudgetError: no network within the limits was found; carries the nearest budget.
+        """
         ...

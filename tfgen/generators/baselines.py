@@ -1,4 +1,4 @@
-"""What a user would run instead of a generator: for now, drawing at random."""
+"""Drawing at random: what any generator and any search must beat."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import numpy as np
 
 from tfgen import seeds
 from tfgen.cost.budget import Budget
-from tfgen.generators.base import Evidence, Proposals
+from tfgen.generators.base import Evidence, Found, Proposals
+from tfgen.generators.searching import Run
 from tfgen.space.search_space import SearchSpace
 
 
@@ -46,3 +47,27 @@ class Random:
     def restore(self, space: SearchSpace, state: Mapping[str, np.ndarray]) -> RandomGenerator:
         del state
         return RandomGenerator(space)
+
+
+class RandomSearch:
+    """Trains Monte-Carlo draws of the space that keep the limits; draws over a limit cost nothing.
+
+    The first n trainings of a longer search are those of a search of n.
+    """
+
+    name = "random_search"
+    needs = frozenset({"evaluate"})
+    config = RandomConfig
+
+    def search(
+        self,
+        evidence: Evidence,
+        budget: Budget,
+        max_evaluations: int,
+        config: RandomConfig,
+        seed: int,
+    ) -> Found:
+        del config
+        run = Run(self.name, evidence, budget, max_evaluations, seed)
+        run.train(run.draw(max_evaluations))
+        return run.found()

@@ -281,7 +281,8 @@ class SearchSpace:
     ) -> Choices:
         """Redraws each active decision with probability `rate`, at least one of them.
 
-        The default rate changes one active decision on average.
+        The default rate changes one active decision on average. Decisions that a change switches
+        on are drawn too: at their first value, a new layer would have one unit.
         """
         active = self.active(choices)
         if rate is None:
@@ -293,7 +294,7 @@ class SearchSpace:
             [random.choice(len(d.values), len(choices), p=d.probabilities) for d in self.decisions],
             axis=1,
         )
-        return self.canonical(np.where(change, fresh, choices))
+        return self.canonical(np.where(change | ~active, fresh, choices))
 
     # --- counting points ------------------------------------------------------------------------
 
