@@ -47,12 +47,14 @@ def _windows(layer: LayerSpec) -> Iterator[tuple[int, int, tuple[slice, ...], tu
 class ConvPass:
     """A convolution with bias and ReLU; a `WeightedPass`.
 
-    The rows of its matrix are those of Keras's kernel [side, side, in, out], then the bias.
+    The rows of its matrix are those of Keras's kernel [side, side, in, out], then the bias. On a
+    small image some positions of the kernel see padding alone: their rows are left out.
     """
 
     def __init__(self, layer: LayerSpec, starts: int, batch: int):
-        side, channels, out = layer.kernel, layer.in_channels, layer.out_channels
-        rows, columns = side**2 * channels, layer.out_size[0] * layer.out_size[1] * batch
+        channels, out = layer.in_channels, layer.out_channels
+        windows = list(_windows(layer))
+        rows, columns = len(windows) * channels, layer.out_size[0] * layer.out_size[1] * batch
         image = (starts, channels, *layer.in_size, batch)
         patches, below, made, delta = aligned(
             starts * (rows + 1) * columns,
@@ -67,18 +69,25 @@ class ConvPass:
         self._outputs = made.reshape(starts, out, *layer.out_size, batch)
         self._alive = np.empty(self._units.shape, np.bool_)
         self._delta = delta.reshape(image)
-        window = (starts, side, side, channels, *layer.out_size, batch)
-        patches_of, below_of = (x.reshape(window) for x in (self._patches[:, :-1], self._below))
         # What windows beyond the image read stays 0.
         self._gathered = []  # (where in the image, patches, gradients) by position of the kernel
-        for row, column, (y, x), (to_y, to_x) in _windows(layer):
-            there = (slice(None), row, column, slice(None), to_y, to_x)
+        window = (starts, len(windows), channels, *layer.out_size, batch)
+        patches_of, below_of = (x.reshape(window) for x in (self._patches[:, :-1], self._below))
+        for number, (_, _, (y, x), (to_y, to_x)) in enumerate(windows):
+            there = (slice(None), number, slice(None), to_y, to_x)
             where = (slice(None), slice(None), y, x)
             self._gathered.append((where, patches_of[there], below_of[there]))
+        self._rows: np.ndarray | None = None  # of the matrix; None for all
+        if len(windows) < layer.kernel**2:
+            positions = [row * layer.kernel + column for row, column, *_ in windows]
+            every = np.arange(layer.kernel**2 * channels).reshape(-1, channels)
+            self._rows = np.append(every[positions], every.size)
 
     def forward(self, x: np.ndarray, matrix_t: np.ndarray) -> np.ndarray:
         for where, patches, _ in self._gathered:
             np.copyto(patches, x[where])
+        if self._rows is not None:
+            matrix_t = matrix_t.transpose(0, 2, 1)[:, self._rows].transpose(0, 2, 1)
         np.matmul(matrix_t, self._patches, out=self._units)
         np.maximum(self._units, _ZERO, out=self._units)
         return self._outputs
@@ -89,7 +98,13 @@ class ConvPass:
         delta = delta.reshape(self._units.shape)
         np.greater(self._units, _ZERO, out=self._alive)
         np.multiply(delta, self._alive, out=delta)
-        np.matmul(self._patches, delta.transpose(0, 2, 1), out=gradient)
+        delta_t = delta.transpose(0, 2, 1)
+        if self._rows is None:
+            np.matmul(self._patches, delta_t, out=gradient)
+        else:
+            gradient.fill(0)
+            gradient[:, self._rows] = np.matmul(self._patches, delta_t)
+            kernel = kernel[:, self._rows[:-1]]
         if not need_input:
             return None
         np.matmul(kernel, delta, out=self._below)
