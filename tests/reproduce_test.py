@@ -172,11 +172,27 @@ class SearchTest(absltest.TestCase):
         # Two processes share 4 s and 6 s of training: 2 s and 5 s, the second over the limit.
         records = [types.SimpleNamespace(seconds=4.0), types.SimpleNamespace(seconds=6.0)]
         metered = reproduce_setting.Metered(lambda _, __: [records.pop(0)], 2, limit_seconds=4.5)
-        metered([], 0)
+        self.assertLen(metered(["network"], 0), 1)
         with self.assertRaises(reproduce_setting.OutOfTime):
-            metered([], 0)
+            metered(["network"], 0)
         self.assertLen(metered.records, 2)
         np.testing.assert_allclose(metered.seconds, [2, 5], rtol=0, atol=0.5)
+
+    def test_a_large_request_is_trained_in_portions(self):
+        asked = []
+
+        def evaluate(networks, seed):
+            asked.append(len(networks))
+            return [types.SimpleNamespace(seconds=1.0, network=n, seed=seed) for n in networks]
+
+        metered = reproduce_setting.Metered(evaluate, 1, limit_seconds=200)
+        records = metered(list(range(130)), 7)
+        self.assertEqual(asked, [64, 64, 2])
+        self.assertEqual([r.network for r in records], list(range(130)))
+        with self.assertRaises(reproduce_setting.OutOfTime):
+            metered(list(range(1000)), 7)
+        # 130 s are spent; 64 more are 194, the next 64 pass the limit.
+        self.assertEqual(asked[3:], [64, 64])
 
 
 class WritingTest(parameterized.TestCase):

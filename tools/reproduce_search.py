@@ -15,7 +15,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import math
 import pathlib
 import time
 from collections.abc import Callable, Sequence
@@ -60,6 +59,10 @@ class Constraint:
     storage: float
     energy: float
     tuned: bool = True
+
+    def seed(self, seed: int) -> int:
+        """Of what is done for this constraint."""
+        return seeds.derive(seed, "constraint", str(self.storage), str(self.energy))
 
 
 PAPERS = Constraint(0.21, 0.21)
@@ -136,7 +139,7 @@ class Answer:
       test: the same training's on test data.
       storage: normalised.
       energy: normalised.
-      holds: whether every candidate and the answer keep both limits.
+      holds: whether every network that was trained for the answer keeps both limits.
     """
 
     part: str
@@ -167,10 +170,15 @@ class Answer:
 
 
 class _Answers:
-    """The answers so far, in a file."""
+    """The answers so far, in a file.
+
+    Attributes:
+      changed: set when an answer was made.
+    """
 
     def __init__(self, path: pathlib.Path):
         self._path = path
+        self.changed = False
         known = workdir.read_json(path) if path.is_file() else {}
         self._by_key: dict[str, Answer] = {key: Answer(**row) for key, row in known.items()}
 
@@ -178,6 +186,7 @@ class _Answers:
         """The answer of that key, made and written where it is not there."""
         if key not in self._by_key:
             self._by_key[key] = make()
+            self.changed = True
             rows = {name: dataclasses.asdict(answer) for name, answer in self._by_key.items()}
             workdir.write_json(self._path, rows)
         return self._by_key[key]
@@ -212,7 +221,9 @@ def table_3(
             f"{answer.part}, {answer.method}, seed {answer.seed}, storage < "
             f"{answer.storage_limit}: {percent(answer.test, 2)} % in {duration(answer.new_seconds)}"
         )
-        _write(rows, sizes, setting, folder)
+        if answers.changed:
+            answers.changed = False
+            _write(rows, sizes, setting, folder)
 
     for number in range(sizes.seeds):
         own = seeds.derive(seed, "search", number)
@@ -235,6 +246,7 @@ def table_3(
         for limit, name in itertools.product(limits, sizes.searchers):
             make = functools.partial(_searched, setting, name, limit, number, own)
             told(answers.get(f"{name} {limit} {base}", make))
+    _write(rows, sizes, setting, folder)
     say((folder / "nagan3.md").read_text())
 
 
@@ -243,6 +255,7 @@ def _inag(
 ) -> Answer:
     """Selects candidates, trains each once and keeps the one that validates best."""
     budget = budget_of(setting, constraint)
+    seed = constraint.seed(seed)
     empty = Answer(
         A_TENTH,
         INAG,
@@ -272,21 +285,20 @@ def _inag(
         answer_seconds=seconds,
         confirm_seconds=sum(record.seconds for record in records) / setting.processes,
     )
-    kept = admitted(setting, records, budget)
-    return _scored(setting, answer, records, kept, holds=bool(kept.all()))
+    return _scored(setting, answer, budget, records)
 
 
 def _searched(setting: Setting, name: str, limit: Limits, number: int, seed: int) -> Answer:
     """Searches within limits; the answer is the best of what was trained by then."""
     constraint = limit.constraint
     budget = budget_of(setting, constraint)
-    searcher = generators.get_searcher(name)
+    searcher, own = generators.get_searcher(name), constraint.seed(seed)
     stem = f"{name}-{constraint.storage:g}-{constraint.energy:g}-{number}"
     with setting.store(stem) as store:
         evaluate = Metered(Evaluator(store, setting.workers), setting.processes, limit.seconds)
         evidence = Evidence(setting.space, setting.costs, evaluate=evaluate)
         try:
-            searcher.search(evidence, budget, limit.evaluations, searcher.config(), seed)
+            searcher.search(evidence, budget, limit.evaluations, searcher.config(), own)
             seconds = evaluate.total_seconds()
         except OutOfTime:
             seconds = limit.seconds
@@ -305,33 +317,28 @@ def _searched(setting: Setting, name: str, limit: Limits, number: int, seed: int
         seconds,
         0.0,
     )
-    return _scored(setting, answer, done, admitted(setting, done, budget), holds=True)
+    return _scored(setting, answer, budget, done)
 
 
-def admitted(setting: Setting, records: Sequence[Record], budget: Budget) -> np.ndarray:
-    """Which records' networks keep the budget, counted anew [records]."""
+def _scored(setting: Setting, answer: Answer, budget: Budget, records: Sequence[Record]) -> Answer:
+    """The answer with the record within the budget that validates best, scored on test data."""
+    if not records:
+        return answer
     choices = setting.space.choices([record.architecture for record in records])
     costs = setting.costs.costs(choices)
-    kept = [costs[metric] <= limit for metric, limit in budget.limits.items()]
-    return np.logical_and.reduce(kept)
-
-
-def _scored(
-    setting: Setting, answer: Answer, records: Sequence[Record], kept: np.ndarray, holds: bool
-) -> Answer:
-    """The answer with the admitted record that validates best, scored on test data."""
-    scores = [r.metric if ok else -math.inf for r, ok in zip(records, kept, strict=True)]
-    if not scores or max(scores) == -math.inf:
+    kept = np.logical_and.reduce([costs[m] <= limit for m, limit in budget.limits.items()])
+    scores = np.where(kept, [record.metric for record in records], -np.inf)
+    row = int(np.argmax(scores))
+    if not np.isfinite(scores[row]):
         return answer
-    best = records[int(np.argmax(scores))]
+    best = records[row]
     member = population.Member(lower(setting.space, best.architecture), best.seed)
     with population.Workers(
         setting.dataset, setting.experiment.recipe, processes=1, split="test"
     ) as workers:
         (outcome,) = workers.train([member])
-    costs = setting.costs.costs(setting.space.choices([best.architecture]))
     storage, energy = (
-        float(setting.costs.normalised(metric, costs[metric])[0])
+        float(setting.costs.normalised(metric, costs[metric][row]))
         for metric in ("storage_kb", "energy_uj")
     )
     return dataclasses.replace(
@@ -340,7 +347,7 @@ def _scored(
         test=outcome.metric,
         storage=storage,
         energy=energy,
-        holds=holds,
+        holds=bool(kept.all()),
     )
 
 
@@ -466,7 +473,7 @@ def _write(rows: Sequence[Answer], sizes: Sizes, setting: Setting, folder: pathl
         *_SCORES,
         Column("first answer", lambda s: duration(s.first_seconds)),
         Column("one more", lambda s: duration(s.new_seconds)),
-        Column("ten constraints", lambda s: duration(ten[s.method])),
+        Column("ten (a tenth each)", lambda s: duration(ten[s.method])),
         *_END,
         Column("paper (score, storage, energy, time)", lambda s: _PAPER.get(s.method, "-")),
     )

@@ -29,6 +29,7 @@ from tfgen.space.search_space import SearchSpace
 from tfgen.training import datasets, population
 
 METHOD = "nagan"
+_PORTION = 64  # trainings between two looks at the limit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,15 +104,16 @@ class Metered:
     def __call__(self, architectures: Sequence[Architecture], seed: int) -> list[Record]:
         """Trains as the evaluator does; raises OutOfTime when the limit is passed."""
         self._spent += time.perf_counter() - self._since
-        records = list(self._evaluate(architectures, seed))
-        for record in records:
-            self._spent += record.seconds / self._processes
-            self.records.append(record)
-            self.seconds.append(self._spent)
+        before = len(self.records)
+        for start in range(0, len(architectures), _PORTION):
+            for record in self._evaluate(architectures[start : start + _PORTION], seed):
+                self._spent += record.seconds / self._processes
+                self.records.append(record)
+                self.seconds.append(self._spent)
+            if self._spent > self._limit_seconds:
+                raise OutOfTime
         self._since = time.perf_counter()
-        if self._spent > self._limit_seconds:
-            raise OutOfTime
-        return records
+        return self.records[before:]
 
     def total_seconds(self) -> float:
         """What is spent by now."""
