@@ -26,7 +26,7 @@ from tfgen.deployment.measurement import Measurement
 from tfgen.evidence import collect as collecting
 from tfgen.evidence import surrogate as surrogates
 from tfgen.evidence.record import Record, RecordStore
-from tfgen.generators.base import Evidence
+from tfgen.generators.base import Evaluate, Evidence, Generator
 from tfgen.selection import Candidate, Selector
 from tfgen.space import bits, catalog
 from tfgen.space.layers import WEIGHTED_OPS, LayerSpec
@@ -36,7 +36,7 @@ from tfgen.training import datasets, population
 from tfgen.training.recipe import Recipe
 
 _PROBED = 64  # architectures, which have every kind of op of their space
-GAP = "gap.json"
+GAP, PROPOSALS = "gap.json", "proposals.json"
 MODEL, RECIPE = "model.tflite", "recipe.json"
 BENCHMARK, CONTRACT = "benchmark.json", "contract.json"
 Say = Callable[[str], None]
@@ -57,6 +57,10 @@ class Experiment:
       surrogate: how the encoder is fitted.
       methods: by method, its configuration.
       seed: of everything.
+      rounds: how often the first method's generator proposes networks that are trained, for
+        the encoder and the generators to be fitted anew. A generator finds what its encoder
+        overrates; the encoder learns that only from such networks.
+      round_networks: how many in a round.
     """
 
     name: str
@@ -68,6 +72,12 @@ class Experiment:
     surrogate: surrogates.SurrogateConfig
     methods: Mapping[str, Any]
     seed: int
+    rounds: int = 0
+    round_networks: int = 500
+
+    def __post_init__(self) -> None:
+        if self.rounds < 0 or self.round_networks < 1 or (self.rounds and not self.methods):
+            raise ValueError(f"rounds need a method and at least one network: {self}")
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Experiment:
@@ -87,6 +97,8 @@ class Experiment:
                 surrogates.SurrogateConfig(**config["surrogate"]),
                 methods,
                 config["seed"],
+                config.get("rounds", 0),
+                config.get("round_networks", 500),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise errors.UsageError(f"config: {error}") from error
@@ -142,8 +154,88 @@ def planned_records(
     return records
 
 
+@dataclasses.dataclass(frozen=True)
+class Learned:
+    """What was learned from records.
+
+    Attributes:
+      records: those that were given and those that the generator proposed.
+      surrogate: the encoder.
+      generators: by method.
+    """
+
+    records: Sequence[Record]
+    surrogate: surrogates.Surrogate
+    generators: Mapping[str, Generator]
+
+
+def learn(
+    experiment: Experiment,
+    records: Sequence[Record],
+    metric: str,
+    evaluate: Evaluate | None,
+    seed: int,
+    say: Say,
+    proposals: pathlib.Path | None = None,
+) -> Learned:
+    """Fits the encoder and every method's generator; trains what generators propose in between.
+
+    Args:
+      experiment: how.
+      records: at random points of the space; their scale is that of all conditions.
+      metric: the task's.
+      evaluate: trains networks; not needed without rounds.
+      seed: of fits, draws and trainings.
+      say: told what is done.
+      proposals: JSON file that keeps what was proposed. A stopped run goes on with it: two fits of
+        a generator may differ in the last bits, and would propose others.
+    """
+    space = catalog.get(experiment.space)
+    scale = PerformanceScale.of([r.metric for r in records])
+    say(f"{len(records):,} records, {metric} {scale.low:.4f}..{scale.high:.4f}")
+    known = workdir.read_json(proposals) if proposals and proposals.is_file() else {}
+    records = list(records)
+    costs = CostModel(space)
+
+    def fitted_to(known_records: list[Record]) -> Evidence:
+        fitted = surrogates.fit(space, known_records, scale, experiment.surrogate, seed)
+        say("encoder fitted")
+        return Evidence(space, costs, known_records, fitted)
+
+    # What a round proposes does not depend on how many follow.
+    same = dataclasses.replace(experiment, rounds=0, gap_networks=0).to_json()
+    run = f"{seeds.derive(seed, json.dumps(same, sort_keys=True)):016x}"
+    any_quality = Budget({}, (metric, 0.0))
+    for round_ in range(1, experiment.rounds + 1):
+        if evaluate is None:
+            raise errors.UsageError("rounds need trainings: give evaluate")
+        key = f"{run}-{round_}"
+        if key not in known:
+            (name, config), *_ = experiment.methods.items()
+            generator = generators.get(name).fit(fitted_to(records), config, seed)
+            draw_seed = seeds.derive(seed, "round", round_)
+            (drawn,) = generator.propose([any_quality], experiment.round_networks, draw_seed)
+            known[key] = drawn.choices.tolist()
+            if proposals is not None:
+                workdir.write_json(proposals, known)
+        architectures = [space.architecture(row) for row in known[key]]
+        records += evaluate(architectures, seeds.derive(seed, "proposals", round_))
+        say(f"round {round_}: {len(architectures):,} proposals trained")
+    evidence = fitted_to(records)
+    fitted = {}
+    for name, config in experiment.methods.items():
+        fitted[name] = generators.get(name).fit(evidence, config, seed)
+        say(f"generator {name} fitted")
+    assert evidence.surrogate is not None
+    return Learned(records, evidence.surrogate, fitted)
+
+
 def fit(
-    experiment: Experiment, work: workdir.WorkDir, data_dir: str | None, say: Say
+    experiment: Experiment,
+    work: workdir.WorkDir,
+    data_dir: str | None,
+    processes: int,
+    say: Say,
 ) -> bundles.Bundle:
     """Fits the encoder and every method's generator to the records; writes the bundle."""
     space = catalog.get(experiment.space)
@@ -151,17 +243,16 @@ def fit(
     if not work.records.is_file():
         raise errors.UsageError(f"{work.records}: no records; run collect first")
     records = planned_records(experiment, work, dataset)
-    scale = PerformanceScale.of([r.metric for r in records])
-    say(f"{len(records):,} records, {dataset.task.metric} {scale.low:.4f}..{scale.high:.4f}")
-    surrogate = surrogates.fit(space, records, scale, experiment.surrogate, experiment.seed)
-    say("encoder fitted")
+    workers = population.Workers(dataset, experiment.recipe, processes=processes)
+    with RecordStore(work.records, space) as store, workers:
+        evaluate = collecting.Evaluator(store, workers)
+        path = work.root / PROPOSALS
+        learned = learn(
+            experiment, records, dataset.task.metric, evaluate, experiment.seed, say, path
+        )
+    surrogate = learned.surrogate
     if experiment.gap_networks:
         surrogate = surrogate.with_gap(_gap(experiment, work, records, dataset, surrogate, say))
-    evidence = Evidence(space, CostModel(space), records, surrogate)
-    fitted = {}
-    for name, config in experiment.methods.items():
-        fitted[name] = generators.get(name).fit(evidence, config, experiment.seed)
-        say(f"generator {name} fitted")
     bundle = bundles.Bundle(
         experiment.name,
         space,
@@ -170,7 +261,7 @@ def fit(
         dataset.fingerprint,
         experiment.recipe,
         surrogate,
-        fitted,
+        learned.generators,
     )
     bundles.save(
         work.bundle,
@@ -179,7 +270,7 @@ def fit(
         seed=experiment.seed,
         parents={
             path.name: workdir.sha256(path)
-            for path in (work.records, work.root / GAP)
+            for path in (work.records, work.root / GAP, work.root / PROPOSALS)
             if path.is_file()
         },
     )

@@ -7,6 +7,7 @@ The bundle lies in DIR/bundle afterwards; `generate --bundle=DIR/bundle` answers
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -19,6 +20,9 @@ from tfgen import pipeline, program, workdir
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment; see configs/.")
 _WORK_DIR = flags.DEFINE_string("work_dir", None, "Where records.db is.", required=True)
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "TFDS directory, for data that does not ship.")
+_PROCESSES = flags.DEFINE_integer(
+    "processes", os.cpu_count() or 1, "Trainings of proposals at a time.", lower_bound=1
+)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -31,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
 
     experiment = pipeline.Experiment.from_config(program.config(_CONFIG))
     work = workdir.WorkDir(workdir.user_path(_WORK_DIR.value))
-    pipeline.fit(experiment, work, _DATA_DIR.value, say)
+    pipeline.fit(experiment, work, _DATA_DIR.value, _PROCESSES.value, say)
     print(f"bundle in {work.bundle}")
     return 0
 

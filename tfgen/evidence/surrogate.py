@@ -25,6 +25,7 @@ from tfgen.space.encoding import Encoding
 from tfgen.space.search_space import Choices, SearchSpace
 
 _QUANTILES = np.linspace(0.0, 1.0, 1001)
+_DRAWN = 100  # of the quantiles, for a mean over them
 _LAYERS = 3
 # Scores below this many scale lengths under the worst regular record tell nothing more.
 _FLOOR = -0.1
@@ -113,6 +114,22 @@ class Surrogate:
             low=self.scale.metric(mean + below * scatter),
             high=self.scale.metric(mean + above * scatter),
         )
+
+    def expected_distance(self, choices: Choices, conditions: np.ndarray) -> np.ndarray:
+        """What |p - c| of one training is expected to be: eq. 1 of the NAGAN paper, honestly.
+
+        The paper compares the encoder's mean with the condition, which a training that scatters
+        around the mean cannot reach. Here p follows the encoder's mean, its scatter and the
+        residuals of held-out records.
+
+        Args:
+          choices: canonical [architectures, decisions].
+          conditions: c in 0..1 [architectures].
+        """
+        mean, scatter = moments(np, self._state, self.encoding.features_of(choices))
+        residuals = self._state["residuals"][:: len(_QUANTILES) // _DRAWN]
+        performance = np.clip(mean[:, None] + scatter[:, None] * residuals, 0.0, 1.0)
+        return np.abs(performance - np.asarray(conditions)[:, None]).mean(axis=1)
 
     def with_gap(self, gap: np.ndarray) -> Surrogate:
         """The same encoder, its intervals widened by the gaps between files and their records.

@@ -74,6 +74,11 @@ class NaganConfig:
       scatter_weight: w_s.
       entropy_weight: w_h; a choice that costs this much more distance is drawn e times less.
       temperature: of the Gumbel-softmax.
+      straight_through: whether networks that G writes are rounded on their way to D and E; without
+        it they read soft rows and positions between widths.
+      diversity_weight: w_d, of how far two draws of one condition lie apart.
+      spectral_norm: whether D's kernels are divided by their largest singular values.
+      condition_noise: deviation of what is added to the conditions of positive examples.
     """
 
     units: int = 128
@@ -86,6 +91,10 @@ class NaganConfig:
     scatter_weight: float = 0.5
     entropy_weight: float = 0.02
     temperature: float = 0.5
+    straight_through: bool = True
+    diversity_weight: float = 0.0
+    spectral_norm: bool = False
+    condition_noise: float = 0.0
 
     def __post_init__(self) -> None:
         if min(self.units, self.steps, self.batch_size) < 1 or self.temperature <= 0:
@@ -238,6 +247,9 @@ def _train(
     discriminator = {
         name: tf.Variable(value) for name, value in _initial_discriminator(encoder, seed).items()
     }
+    directions = [
+        tf.Variable(value) for value in _initial_directions(list(discriminator.values())[::2], seed)
+    ]
     g_variables, d_variables = list(generator.values()), list(discriminator.values())
     d_optimizer, g_optimizer, e_optimizer = (
         keras.optimizers.Adam(
@@ -252,6 +264,8 @@ def _train(
     def draw_rows(scores, gumbel):  # type: ignore[no-untyped-def]
         logits = encoding.logits(scores) + gumbel
         soft = tf.nn.softmax(logits / config.temperature, axis=2)
+        if not config.straight_through:
+            return soft
         hard = tf.one_hot(tf.argmax(logits, axis=2), encoding.knots)
         return soft + tf.stop_gradient(hard - soft)
 
@@ -269,18 +283,35 @@ def _train(
         drawn = draw_rows(scores, gumbel) * (1.0 - long)
         scores = generator_scores(tf, encoding, generator, c, noise, drawn)
         position = _sigmoid(tf, scores[:, :, 0])
-        soft_hats = encoding.hats(tf, position)
-        hats = encoding.hats(tf, encoding.snapped(tf, position))
-        hats = soft_hats + tf.stop_gradient(hats - soft_hats)
+        hats = encoding.hats(tf, position)
+        if config.straight_through:
+            snapped = encoding.hats(tf, encoding.snapped(tf, position))
+            hats = hats + tf.stop_gradient(snapped - hats)
         return encoding.features(tf, drawn + long * hats), spread
+
+    def largest_singular_value(kernel, direction):  # type: ignore[no-untyped-def]
+        """By a step of power iteration from the last one's (Miyato et al. 2018, algorithm 1)."""
+        left = tf.stop_gradient(tf.linalg.l2_normalize(kernel @ direction))
+        right = tf.stop_gradient(tf.linalg.l2_normalize(tf.transpose(kernel) @ left))
+        direction.assign(right)
+        return tf.reduce_sum(left * (kernel @ right))
 
     def discriminate(features):  # type: ignore[no-untyped-def]
         hidden = features
         for layer in range(_LAYERS):
             if layer:
                 hidden = tf.nn.leaky_relu(hidden)
-            hidden = hidden @ discriminator[f"kernel_{layer}"] + discriminator[f"bias_{layer}"]
+            kernel = discriminator[f"kernel_{layer}"]
+            if config.spectral_norm:
+                kernel = kernel / largest_singular_value(kernel, directions[layer])
+            hidden = hidden @ kernel + discriminator[f"bias_{layer}"]
         return hidden[:, 0], hidden[:, 1]  # real or generated, condition
+
+    def apart(features):  # type: ignore[no-untyped-def]
+        """Mean distance of the two draws of a condition, by decision."""
+        half = config.batch_size // 2
+        difference = tf.abs(features[:half] - features[half : 2 * half])
+        return tf.reduce_sum(difference) / (half * len(encoding.long))
 
     def expected_distance(error, deviation):  # type: ignore[no-untyped-def]
         """Mean of a folded normal distribution."""
@@ -312,11 +343,15 @@ def _train(
         gradients = tape.gradient(g_loss, g_variables)
         g_optimizer.apply_gradients(zip(gradients, g_variables, strict=True))
         with tf.GradientTape() as tape:  # V(E), descended; the encoder itself is fixed
+            if config.diversity_weight:  # two draws for each condition
+                c = tf.tile(c[: config.batch_size // 2], [2])
             generated, spread = generate(c, noise[2], gumbel[2])
             mean, scatter = surrogate.moments(tf, frozen, generated)
             error = tf.clip_by_value(mean, 0.0, 1.0) - c
             distance = expected_distance(error, config.scatter_weight * scatter)
             e_loss = tf.reduce_mean(distance - config.entropy_weight * spread)
+            if config.diversity_weight:
+                e_loss -= config.diversity_weight * apart(generated)
         gradients = tape.gradient(e_loss, g_variables)
         e_optimizer.apply_gradients(zip(gradients, g_variables, strict=True))
         return d_loss, g_loss, e_loss
@@ -330,7 +365,11 @@ def _train(
         rows = order[random.integers(starts[chosen], ends[chosen])]
         noise = random.standard_normal((*size, NOISE), np.float32)
         gumbel = random.gumbel(size=(*size, len(encoding.long), encoding.knots))
-        batch = (features[rows], conditions[rows], noise, gumbel.astype(np.float32))
+        c = conditions[rows]
+        if config.condition_noise:
+            jitter = random.normal(0.0, config.condition_noise, len(c))
+            c = np.clip(c + jitter, 0.0, 1.0).astype(np.float32)
+        batch = (features[rows], c, noise, gumbel.astype(np.float32))
         iterate(*map(tf.constant, batch))
     return {name: variable.numpy() for name, variable in generator.items()}
 
@@ -361,6 +400,12 @@ def _initial_discriminator(encoder: surrogate.Surrogate, seed: int) -> dict[str,
     state[f"kernel_{_LAYERS - 1}"] = head.astype(np.float32)
     state[f"bias_{_LAYERS - 1}"] = np.zeros(2, np.float32)
     return state
+
+
+def _initial_directions(kernels: Sequence[Any], seed: int) -> list[np.ndarray]:
+    """Where the power iteration of each kernel starts, [out, 1]."""
+    random = seeds.stream(seed, "nagan", "spectral norm")
+    return [random.normal(size=(kernel.shape[1], 1)).astype(np.float32) for kernel in kernels]
 
 
 def _bins(conditions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

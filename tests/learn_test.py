@@ -1,0 +1,86 @@
+"""Learning in rounds: proposals are trained, known to the next fit, and kept for a stopped run."""
+
+import pathlib
+import tempfile
+from unittest import mock
+
+from absl.testing import absltest
+
+from tfgen import errors, pipeline, seeds, workdir
+from tfgen.evidence.record import Record
+from tfgen.evidence.surrogate import SurrogateConfig
+from tfgen.generators.baselines import Random, RandomConfig
+from tfgen.space import catalog
+from tfgen.training.recipe import Recipe
+
+SPACE = catalog.get("quartic_mlp")
+
+
+def experiment(rounds: int) -> pipeline.Experiment:
+    return pipeline.Experiment(
+        "learned",
+        SPACE.name,
+        "quartic",
+        records=60,
+        gap_networks=0,
+        recipe=Recipe(),
+        surrogate=SurrogateConfig(members=1, units=8, steps=20),
+        methods={"random": RandomConfig()},
+        seed=5,
+        rounds=rounds,
+        round_networks=11,
+    )
+
+
+def made_up(architectures, seed):
+    """A record for each: deeper is better."""
+    return [Record(a, "data", "recipe", seed + i, a.choices[0] / 10, 0.0)
+            for i, a in enumerate(architectures)]  # fmt: skip
+
+
+class LearnTest(absltest.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.path = pathlib.Path(self.enter_context(tempfile.TemporaryDirectory())) / "p.json"
+        random = seeds.stream(1, "records")
+        self.records = made_up([SPACE.architecture(row) for row in SPACE.sample(60, random)], 0)
+
+    def learn(self, rounds, evaluate=made_up):
+        told = []
+        learned = pipeline.learn(
+            experiment(rounds), self.records, "r2", evaluate, 5, told.append, self.path
+        )
+        return learned, told
+
+    def test_without_rounds_nothing_is_trained(self):
+        learned, _ = self.learn(0, evaluate=None)
+        self.assertEqual(learned.records, self.records)
+        self.assertEqual(list(learned.generators), ["random"])
+        self.assertFalse(self.path.exists())
+
+    def test_each_round_adds_its_proposals(self):
+        learned, told = self.learn(2)
+        self.assertLen(learned.records, 60 + 2 * 11)
+        self.assertEqual(learned.records[:60], self.records)
+        self.assertIn("round 2: 11 proposals trained", told)
+        # Conditions are normalised by the random records, whatever is proposed.
+        first, _ = self.learn(0)
+        self.assertEqual(learned.surrogate.scale, first.surrogate.scale)
+
+    def test_a_stopped_run_goes_on_with_what_it_proposed(self):
+        whole, _ = self.learn(1)
+        with mock.patch.object(Random, "fit", autospec=True, side_effect=Random.fit) as fit:
+            again, _ = self.learn(1)
+            self.assertEqual(fit.call_count, 1)  # the last fit only
+        self.assertEqual(again.records, whole.records)
+        longer, _ = self.learn(2)
+        self.assertEqual(longer.records[:71], whole.records)
+        self.assertLen(workdir.read_json(self.path), 2)
+
+    def test_rounds_need_trainings(self):
+        with self.assertRaisesRegex(errors.UsageError, "rounds need trainings"):
+            self.learn(1, evaluate=None)
+
+
+if __name__ == "__main__":
+    absltest.main()
