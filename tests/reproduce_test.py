@@ -12,8 +12,14 @@ import types
 import numpy as np
 from absl.testing import absltest, parameterized
 
+from tests.space.small import small_space
 from tfgen import errors, pipeline
+from tfgen.cost.cost_model import CostModel
 from tfgen.cost.metrics import PerformanceScale
+from tfgen.evidence.record import RecordStore
+from tfgen.space.lowering import lower
+from tfgen.training import datasets, population, tasks
+from tfgen.training.recipe import Recipe
 from tools import charts, reports, reproduce_distance, reproduce_search, reproduce_setting
 from tools.reproduce_search import A_TENTH, EQUAL_TRAININGS, INAG, TEN, Answer
 
@@ -44,34 +50,25 @@ class DistanceTest(parameterized.TestCase):
         self.assertAlmostEqual(noise.share, 0.1, delta=0.005)
         self.assertAlmostEqual(noise.distance, 0.0798, delta=0.004)
 
-    def test_expected_distance_is_of_clipped_trainings(self):
-        # Trainings end at mean + 0.2 * (-1, 0, 1). Around 0.5: 0.3, 0.5, 0.7; from condition 0.4
-        # that is (0.1 + 0.1 + 0.3) / 3. Around 0.9: 0.7, 0.9, 1.1 -> 1; from condition 1
-        # (0.3 + 0.1 + 0) / 3.
-        scale = PerformanceScale(2.0, 4.0)
-        prediction = types.SimpleNamespace(
-            performance=np.array([0.5, 0.9]), scatter=np.array([0.2, 0.2])
-        )
-        surrogate = types.SimpleNamespace(
-            predict=lambda _: prediction,
-            state=lambda: {"residuals": np.array([-1.0, 0.0, 1.0])},
-            scale=scale,
-        )
-        found = reproduce_distance.expected_distances(
-            surrogate, scale, np.zeros((2, 1), np.int64), np.array([0.4, 1.0])
-        )
-        np.testing.assert_allclose(found, [0.5 / 3, 0.4 / 3], rtol=0, atol=1e-12)
-
-    def test_a_generator_of_another_scale_is_asked_for_the_same_metric(self):
-        # Condition 0.5 of 0..2 is the metric 1, which is 0.25 of 0.5..2.5.
-        asked = []
-        learned = types.SimpleNamespace(
-            surrogate=types.SimpleNamespace(scale=PerformanceScale(0.5, 2.5)),
-            generator=types.SimpleNamespace(draw=lambda c, seed: asked.append(c) or c),
-        )
-        setting = types.SimpleNamespace(scale=PerformanceScale(0.0, 2.0))
-        reproduce_distance.draw(setting, learned, np.array([0.5]), seed=0)
-        np.testing.assert_allclose(asked[0], [0.25])
+    def test_a_fit_of_another_scale_is_asked_for_the_same_metric(self):
+        # Condition 0.5 of 0..2 is the metric 1, which is 0.25 of 0.5..2.5; a distance of 0.1 of
+        # 0.5..2.5 is 0.2, which is 0.1 of 0..2. Of 0.5..4.5 the condition is 0.125, the distance
+        # twice as much.
+        for high, condition, distance in ((2.5, 0.25, 0.1), (4.5, 0.125, 0.2)):
+            asked = []
+            fit = types.SimpleNamespace(
+                surrogate=types.SimpleNamespace(
+                    scale=PerformanceScale(0.5, high),
+                    expected_distance=lambda _, c, asked=asked: asked.append(c) or np.array([0.1]),
+                ),
+                generator=types.SimpleNamespace(draw=lambda c, _, asked=asked: asked.append(c)),
+            )
+            setting = types.SimpleNamespace(scale=PerformanceScale(0.0, 2.0))
+            conditions = np.array([0.5])
+            reproduce_distance.draw(setting, fit, conditions, seed=0)
+            found = reproduce_distance.expected_distances(setting, fit, None, conditions)
+            np.testing.assert_allclose(asked, [[condition]] * 2)
+            np.testing.assert_allclose(found, [distance])
 
     def test_front(self):
         storage = np.array([3.0, 1.0, 2.0, 2.0, 4.0])
@@ -107,13 +104,14 @@ class AblationTest(absltest.TestCase):
         config = runpy.run_path(str(path))["get_config"]()
         self.experiment = pipeline.Experiment.from_config(config.to_dict())
 
-    def test_every_variant_can_be_made_and_differs(self):
-        made = [
-            reproduce_distance.variant(self.experiment, overrides)
-            for overrides in reproduce_distance.VARIANTS.values()
-        ]
-        texts = {str(experiment.to_json()) for experiment in made}
-        self.assertLen(texts, len(reproduce_distance.VARIANTS))
+    def test_every_variant_has_what_it_says(self):
+        for overrides in reproduce_distance.VARIANTS.values():
+            made = reproduce_distance.variant(self.experiment, overrides)
+            parts = {"experiment": made, "surrogate": made.surrogate, **made.methods}
+            for part, values in overrides.items():
+                for name, value in values.items():
+                    self.assertEqual(getattr(parts[part], name), value)
+            self.assertEqual(made.methods.keys(), self.experiment.methods.keys())
 
     def test_a_misspelt_field(self):
         for overrides in ({"surrogate": {"memberz": 1}}, {"nagin": {}}, {"nagan": {"steps": 0}}):
@@ -193,6 +191,68 @@ class SearchTest(absltest.TestCase):
             metered(list(range(1000)), 7)
         # 130 s are spent; 64 more are 194, the next 64 pass the limit.
         self.assertEqual(asked[3:], [64, 64])
+
+
+class AnswersTest(absltest.TestCase):
+    """Real searches in a space of 84 points, trained for 40 steps."""
+
+    def setUp(self):
+        super().setUp()
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.space = small_space()
+        x = np.random.default_rng(0).normal(size=(160, 4)).astype(np.float32)
+        y = x @ np.array([[1.0], [-2.0], [0.5], [0.0]], np.float32)
+        splits = [datasets.Split(x[i:j], y[i:j]) for i, j in ((0, 96), (96, 128), (128, 160))]
+        self.dataset = datasets.Dataset("linear", tasks.REGRESSION, *splits, {})
+        self.recipe = Recipe(steps=40, batch_size=16, warmup_steps=10)
+        workers = population.Workers(self.dataset, self.recipe, processes=2)
+        self.addCleanup(workers.close)
+        self.setting = types.SimpleNamespace(
+            space=self.space,
+            dataset=self.dataset,
+            experiment=types.SimpleNamespace(recipe=self.recipe),
+            costs=CostModel(self.space),
+            workers=workers,
+            processes=2,
+            store=lambda name: RecordStore(pathlib.Path(folder.name) / f"{name}.db", self.space),
+        )
+
+    def searched(self, evaluations: int, seconds: float) -> Answer:
+        # The largest network has widths 3, 3 and 8 bits; half of its storage leaves many others.
+        constraint = reproduce_search.Constraint(0.5, 0.6)
+        limits = reproduce_search.Limits(A_TENTH, constraint, evaluations, seconds)
+        return reproduce_search.search_answer(self.setting, "random_search", limits, 0, seed=3)
+
+    def test_the_answer_is_the_best_on_validation_told_on_test(self):
+        found = self.searched(12, 1000.0)
+        self.assertEqual((found.trainings, found.method), (12, "random_search"))
+        self.assertTrue(found.holds)
+        self.assertLessEqual(found.storage, 0.5)
+        self.assertLessEqual(found.energy, 0.6)
+        with self.setting.store("search/random_search-0.5-0.6-0") as store:
+            records = store.read(self.dataset.fingerprint, self.recipe.fingerprint)
+        self.assertLen(records, 12)
+        best = max(records, key=lambda record: record.metric)
+        self.assertEqual(found.validation, best.metric)
+        member = population.Member(lower(self.space, best.architecture), best.seed)
+        (outcome,) = population.train(
+            [member], self.dataset, self.recipe, processes=1, split="test"
+        )
+        self.assertEqual(found.test, outcome.metric)
+        self.assertNotEqual(found.test, found.validation)
+        self.assertGreater(found.answer_seconds, sum(r.seconds for r in records) / 2)
+
+    def test_a_search_without_time_has_no_answer(self):
+        found = self.searched(12, 0.0)
+        self.assertEqual((found.trainings, found.test, found.holds), (0, None, False))
+
+    def test_nothing_fits(self):
+        limits = reproduce_search.Limits(
+            A_TENTH, reproduce_search.Constraint(1e-6, 1e-6), 12, 1000.0
+        )
+        found = reproduce_search.search_answer(self.setting, "random_search", limits, 0, seed=3)
+        self.assertEqual((found.trainings, found.test, found.holds), (0, None, False))
 
 
 class WritingTest(parameterized.TestCase):

@@ -21,11 +21,10 @@ import numpy as np
 
 from tfgen import errors, pipeline, seeds
 from tfgen.cost import metrics
-from tfgen.evidence.surrogate import Surrogate
 from tfgen.space.search_space import Choices
 from tools import charts, reports
 from tools.reports import Column, percent
-from tools.reproduce_setting import Learned, Published, Setting, published
+from tools.reproduce_setting import METHOD, Fit, Published, Setting, published
 
 SWEEP = np.arange(1, 11) / 10
 BETWEEN = np.arange(1, 20, 2) / 20  # 0.05, 0.15 .. 0.95
@@ -42,9 +41,16 @@ Say = Callable[[str], None]
 # Ablation rows: by name, what differs from the experiment's config.
 VARIANTS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "as configured": {},
+    "no round of proposals": {"experiment": {"rounds": 0}},
+    "one round": {"experiment": {"rounds": 1}},
+    "two rounds": {"experiment": {"rounds": 2}},
     "encoder of one network": {"surrogate": {"members": 1}},
-    "no entropy reward": {"nagan": {"entropy_weight": 0.0}},
-    "encoder's mean only (the paper)": {"nagan": {"scatter_weight": 0.0}},
+    "encoder's mean only (the paper)": {METHOD: {"scatter_weight": 0.0}},
+    "no entropy reward": {METHOD: {"entropy_weight": 0.0}},
+    "diversity reward": {METHOD: {"diversity_weight": 0.05}},
+    "Gumbel-softmax, not rounded": {METHOD: {"straight_through": False}},
+    "spectral normalisation": {METHOD: {"spectral_norm": True}},
+    "condition noise": {METHOD: {"condition_noise": 0.05}},
 }
 
 
@@ -115,47 +121,41 @@ def training_noise(first: np.ndarray, second: np.ndarray, conditions: np.ndarray
     )
 
 
+def own_conditions(setting: Setting, fit: Fit, conditions: np.ndarray) -> np.ndarray:
+    """Conditions of the experiment's scale on the fit's own: of fewer records it is another."""
+    own = fit.surrogate.scale
+    if own == setting.scale:
+        return conditions
+    return np.asarray((setting.scale.metric(conditions) - own.low) / (own.high - own.low))
+
+
+def draw(setting: Setting, fit: Fit, conditions: np.ndarray, seed: int) -> Choices:
+    """Networks at conditions of the experiment's scale [networks, decisions]."""
+    return np.asarray(fit.generator.draw(own_conditions(setting, fit, conditions), seed))
+
+
 def expected_distances(
-    surrogate: Surrogate, scale: metrics.PerformanceScale, choices: Choices, conditions: np.ndarray
+    setting: Setting, fit: Fit, choices: Choices, conditions: np.ndarray
 ) -> np.ndarray:
-    """E|P - c| [networks], P one training as the encoder tells it, clipped to 0..1.
-
-    P is the encoder's mean plus its scatter times the residuals, in units of that scatter, that it
-    made on held-out records: heavier tails than a normal distribution's.
-    """
-    prediction = surrogate.predict(choices)
-    residuals = surrogate.state()["residuals"]
-    trainings = prediction.performance[:, None] + prediction.scatter[:, None] * residuals
-    real = scale.normalise(surrogate.scale.metric(trainings))  # [networks, residuals]
-    return np.asarray(np.abs(real - conditions[:, None]).mean(axis=1))
+    """What the encoder expects |p - c| of one training to be, on the experiment's scale."""
+    own = fit.surrogate.scale
+    told = fit.surrogate.expected_distance(choices, own_conditions(setting, fit, conditions))
+    return np.asarray(told * (own.high - own.low) / (setting.scale.high - setting.scale.low))
 
 
-def draw(setting: Setting, learned: Learned, conditions: np.ndarray, seed: int) -> Choices:
-    """Networks at conditions of the experiment's scale [networks, decisions].
-
-    A generator fitted to fewer records has a scale of its own: it is asked for the same metric.
-    """
-    own = learned.surrogate.scale
-    if own != setting.scale:
-        conditions = (setting.scale.metric(conditions) - own.low) / (own.high - own.low)
-    return np.asarray(learned.generator.draw(conditions, seed))
-
-
-def ask(
-    setting: Setting, learned: Learned, conditions: np.ndarray, networks: int, seed: int
-) -> Asked:
+def ask(setting: Setting, fit: Fit, conditions: np.ndarray, networks: int, seed: int) -> Asked:
     """Draws networks for each condition and trains them."""
     wanted = np.repeat(conditions, networks)
-    choices = draw(setting, learned, wanted, seeds.derive(seed, "draw"))
+    choices = draw(setting, fit, wanted, seeds.derive(seed, "draw"))
     goals = np.clip(wanted, 0, 1)
-    prediction = learned.surrogate.predict(choices)
+    prediction = fit.surrogate.predict(choices)
     performance = _performance(setting, choices, seeds.derive(seed, "train"))
     return Asked(
         wanted,
         choices,
         performance,
         np.abs(setting.scale.normalise(prediction.metric) - goals),
-        expected_distances(learned.surrogate, setting.scale, choices, goals),
+        expected_distances(setting, fit, choices, goals),
         np.abs(performance - goals),
     )
 
@@ -192,9 +192,9 @@ class Bag:
     energy: tuple[float, float]
 
 
-def bag(setting: Setting, learned: Learned, condition: float, seed: int) -> Bag:
+def bag(setting: Setting, fit: Fit, condition: float, seed: int) -> Bag:
     """Draws BAG networks for one condition and counts them."""
-    choices = draw(setting, learned, np.full(BAG, condition), seeds.derive(seed, "bag"))
+    choices = draw(setting, fit, np.full(BAG, condition), seeds.derive(seed, "bag"))
     costs = setting.costs.costs(choices)
 
     def spread(metric: str) -> tuple[float, float]:
@@ -296,17 +296,17 @@ def measure(
     """All that table 4 tells of one experiment, or of one variant of it."""
     swept, between, beyond, bags, pairs = [], [], [], [], []
     for number in range(sizes.generators):
-        learned = setting.learn(experiment, experiment.seed + number)
+        fit = setting.fit(experiment, experiment.seed + number)
         own = seeds.derive(seed, "generator", number)
-        swept.append(ask(setting, learned, SWEEP, sizes.networks, own))
+        swept.append(ask(setting, fit, SWEEP, sizes.networks, own))
         say(f"{name}, generator {number}: mDist_r {percent(float(swept[-1].real.mean()))} %")
         other = seeds.derive(own, "others")
-        between.append(ask(setting, learned, BETWEEN, sizes.repeated, other))
-        beyond.append(ask(setting, learned, BEYOND, sizes.repeated, seeds.derive(own, "beyond")))
-        bags.append([bag(setting, learned, c, own) for c in SWEEP])
+        between.append(ask(setting, fit, BETWEEN, sizes.repeated, other))
+        beyond.append(ask(setting, fit, BEYOND, sizes.repeated, seeds.derive(own, "beyond")))
+        bags.append([bag(setting, fit, c, own) for c in SWEEP])
         pairs.append(_pairs(setting, swept[-1], sizes, own))
         if number == 0:
-            outer = [bag(setting, learned, c, own) for c in (*BETWEEN, *BEYOND)]
+            outer = [bag(setting, fit, c, own) for c in (*BETWEEN, *BEYOND)]
     everything, others = _joined(swept), _joined([*between, *beyond])
     first, second, conditions = (np.concatenate(column) for column in zip(*pairs, strict=True))
     noise = training_noise(first, second, conditions)
@@ -552,9 +552,9 @@ def figure_4a(
     for count in counts:
         experiment = dataclasses.replace(setting.experiment, records=count)
         for number in range(sizes.generators):
-            learned = setting.learn(experiment, experiment.seed + number)
+            fit = setting.fit(experiment, experiment.seed + number)
             own = seeds.derive(seed, "count", count, number)
-            asked = ask(setting, learned, SWEEP, sizes.networks, own)
+            asked = ask(setting, fit, SWEEP, sizes.networks, own)
             told, expected, real = (
                 float(column.mean()) for column in (asked.told, asked.expected, asked.real)
             )
@@ -620,10 +620,10 @@ def front(storage: np.ndarray, performance: np.ndarray) -> np.ndarray:
 
 def figure_4b(setting: Setting, seed: int, folder: pathlib.Path, say: Say = print) -> None:
     """Performance against storage while the condition sweeps 0..1; records in the background."""
-    learned = setting.learn(setting.experiment, setting.experiment.seed)
+    fit = setting.fit(setting.experiment, setting.experiment.seed)
     conditions = np.repeat(FRONT_SWEEP, FRONT_BAG)
-    choices = draw(setting, learned, conditions, seeds.derive(seed, "front"))
-    predicted = setting.scale.normalise(learned.surrogate.predict(choices).metric)
+    choices = draw(setting, fit, conditions, seeds.derive(seed, "front"))
+    predicted = setting.scale.normalise(fit.surrogate.predict(choices).metric)
     storage, energy = _normalised(setting, choices)
     trained = np.arange(len(conditions)) % FRONT_BAG < FRONT_TRAINED
     own = seeds.derive(seed, "front trainings")

@@ -32,7 +32,7 @@ from tfgen.space.lowering import lower
 from tfgen.training import population
 from tools import charts, reports
 from tools.reports import Column, duration, percent
-from tools.reproduce_setting import METHOD, Learned, Metered, OutOfTime, Setting
+from tools.reproduce_setting import METHOD, Fit, Metered, OutOfTime, Setting
 
 INAG = "inag"
 EQUAL_TRAININGS, A_TENTH, EQUAL_TIME = "equal trainings", "a tenth of them", "equal time"
@@ -227,31 +227,31 @@ def table_3(
 
     for number in range(sizes.seeds):
         own = seeds.derive(seed, "search", number)
-        learned = setting.learn(setting.experiment, setting.experiment.seed + number)
+        fit = setting.fit(setting.experiment, setting.experiment.seed + number)
         base = f"{setting.experiment.recipe.fingerprint} {setting.dataset.fingerprint} {own}"
         for constraint in (*TEN, *UNTUNED):
             found = answers.get(
-                f"{INAG} {constraint} {base} {learned.trainings} {learned.seconds}",
-                functools.partial(_inag, setting, learned, constraint, number, own),
+                f"{INAG} {constraint} {base} {fit.trainings} {fit.seconds}",
+                functools.partial(inag_answer, setting, fit, constraint, number, own),
             )
             parts = (EQUAL_TRAININGS, A_TENTH, EQUAL_TIME) if constraint == PAPERS else (A_TENTH,)
             for part in parts:
                 told(dataclasses.replace(found, part=part))
-        full = sizes.evaluations or learned.trainings + CANDIDATES
+        full = sizes.evaluations or fit.trainings + CANDIDATES
         limits = [
             *(Limits(A_TENTH, c, -(-full // 10), sizes.max_seconds) for c in (*TEN, *UNTUNED)),
             Limits(EQUAL_TRAININGS, PAPERS, full, sizes.max_seconds),
-            Limits(EQUAL_TIME, PAPERS, _TIME_FACTOR * full, learned.seconds),
+            Limits(EQUAL_TIME, PAPERS, _TIME_FACTOR * full, fit.seconds),
         ]
         for limit, name in itertools.product(limits, sizes.searchers):
-            make = functools.partial(_searched, setting, name, limit, number, own)
+            make = functools.partial(search_answer, setting, name, limit, number, own)
             told(answers.get(f"{name} {limit} {base}", make))
     _write(rows, sizes, setting, folder)
     say((folder / "nagan3.md").read_text())
 
 
-def _inag(
-    setting: Setting, learned: Learned, constraint: Constraint, number: int, seed: int
+def inag_answer(
+    setting: Setting, fit: Fit, constraint: Constraint, number: int, seed: int
 ) -> Answer:
     """Selects candidates, trains each once and keeps the one that validates best."""
     budget = budget_of(setting, constraint)
@@ -263,15 +263,15 @@ def _inag(
         constraint.storage,
         constraint.energy,
         constraint.tuned,
-        learned.trainings,
-        learned.seconds,
+        fit.trainings,
+        fit.seconds,
         0.0,
         0.0,
     )
     start = time.perf_counter()
     try:
         candidates = Selector(count=CANDIDATES).select(
-            setting.space, learned.generator, learned.surrogate, setting.costs, budget, METHOD, seed
+            setting.space, fit.generator, fit.surrogate, setting.costs, budget, METHOD, seed
         )
     except errors.InfeasibleBudgetError:
         return dataclasses.replace(empty, answer_seconds=time.perf_counter() - start)
@@ -281,19 +281,19 @@ def _inag(
     )
     answer = dataclasses.replace(
         empty,
-        trainings=learned.trainings + len(records),
+        trainings=fit.trainings + len(records),
         answer_seconds=seconds,
         confirm_seconds=sum(record.seconds for record in records) / setting.processes,
     )
     return _scored(setting, answer, budget, records)
 
 
-def _searched(setting: Setting, name: str, limit: Limits, number: int, seed: int) -> Answer:
+def search_answer(setting: Setting, name: str, limit: Limits, number: int, seed: int) -> Answer:
     """Searches within limits; the answer is the best of what was trained by then."""
     constraint = limit.constraint
     budget = budget_of(setting, constraint)
     searcher, own = generators.get_searcher(name), constraint.seed(seed)
-    stem = f"{name}-{constraint.storage:g}-{constraint.energy:g}-{number}"
+    stem = f"search/{name}-{constraint.storage:g}-{constraint.energy:g}-{number}"
     with setting.store(stem) as store:
         evaluate = Metered(Evaluator(store, setting.workers), setting.processes, limit.seconds)
         evidence = Evidence(setting.space, setting.costs, evaluate=evaluate)

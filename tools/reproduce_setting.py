@@ -22,7 +22,7 @@ from tfgen.cost.metrics import PerformanceScale
 from tfgen.evidence import surrogate as surrogates
 from tfgen.evidence.collect import Evaluator
 from tfgen.evidence.record import Record, RecordStore
-from tfgen.generators.base import Evaluate, Evidence
+from tfgen.generators.base import Evaluate
 from tfgen.space import catalog
 from tfgen.space.architecture import Architecture
 from tfgen.space.search_space import SearchSpace
@@ -121,8 +121,8 @@ class Metered:
 
 
 @dataclasses.dataclass(frozen=True)
-class Learned:
-    """What was fitted to an experiment's records.
+class Fit:
+    """What was learned from an experiment's records.
 
     Attributes:
       surrogate: the encoder.
@@ -206,46 +206,57 @@ class Setting:
         with self.store() as store:
             return Evaluator(store, self.workers)(architectures, seed)
 
-    def learn(self, experiment: pipeline.Experiment, seed: int) -> Learned:
-        """Fits the encoder and the generator of a variant of the experiment, or reads them.
+    def fit(self, experiment: pipeline.Experiment, seed: int) -> Fit:
+        """Learns from the records of a variant of the experiment, or reads what was learned.
 
         Kept under a name made of the variant, the seed and the records. A change of the code
-        does not change the name: delete `folder` then.
+        does not change the name: delete the folder `fits` then.
+
+        Raises:
+          UsageError: the experiment has no generator.
         """
+        if METHOD not in experiment.methods:
+            raise errors.UsageError(f"config {experiment.name!r} has no method {METHOD!r}")
         records = self.planned(experiment)
         made_of = [experiment.to_json(), seed, [(*r.key, r.metric) for r in records]]
         name = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:12]
-        folder = self.folder / "learned" / name
+        folder = self.folder / "fits" / name
         if not folder.is_dir():
-            with self.store(f"rounds-{name}") as store:
-                evaluate = Metered(Evaluator(store, self.workers), self.processes)
-                surrogate, generator, used = _fit(self, experiment, records, evaluate, seed)
-            collected = sum(record.seconds for record in records) / self.processes
-            told = {"trainings": used, "seconds": collected + evaluate.total_seconds()}
-            with workdir.writing_folder(folder) as fresh:
-                workdir.write_arrays(fresh / "surrogate.npz", surrogate.state())
-                workdir.write_arrays(fresh / "generator.npz", generator.state())
-                workdir.write_json(fresh / "learned.json", told)
-        told = workdir.read_json(folder / "learned.json")
+            self._learn(experiment, records, seed, folder)
+        told = workdir.read_json(folder / "fit.json")
         state = workdir.read_arrays(folder / "generator.npz")
-        return Learned(
+        return Fit(
             surrogates.Surrogate(self.space, workdir.read_arrays(folder / "surrogate.npz")),
             generators.get(METHOD).restore(self.space, state),
             told["trainings"],
             told["seconds"],
         )
 
-
-def _fit(
-    setting: Setting,
-    experiment: pipeline.Experiment,
-    records: Sequence[Record],
-    evaluate: Evaluate,
-    seed: int,
-) -> tuple[surrogates.Surrogate, Any, int]:
-    """The encoder, the generator, and how many records they were learned from."""
-    scale = PerformanceScale.of([record.metric for record in records])
-    surrogate = surrogates.fit(setting.space, records, scale, experiment.surrogate, seed)
-    evidence = Evidence(setting.space, setting.costs, records, surrogate, evaluate)
-    generator = generators.get(METHOD).fit(evidence, experiment.methods[METHOD], seed)
-    return surrogate, generator, len(records)
+    def _learn(
+        self,
+        experiment: pipeline.Experiment,
+        records: Sequence[Record],
+        seed: int,
+        folder: pathlib.Path,
+    ) -> None:
+        only = {METHOD: experiment.methods[METHOD]}
+        with self.store("rounds") as store:
+            evaluate = Metered(Evaluator(store, self.workers), self.processes)
+            learned = pipeline.learn(
+                dataclasses.replace(experiment, methods=only),
+                records,
+                self.dataset.task.metric,
+                evaluate,
+                seed,
+                lambda _: None,
+                self.folder / pipeline.PROPOSALS,
+            )
+        collected = sum(record.seconds for record in records) / self.processes
+        told = {
+            "trainings": len(learned.records),
+            "seconds": collected + evaluate.total_seconds(),
+        }
+        with workdir.writing_folder(folder) as fresh:
+            workdir.write_arrays(fresh / "surrogate.npz", learned.surrogate.state())
+            workdir.write_arrays(fresh / "generator.npz", learned.generators[METHOD].state())
+            workdir.write_json(fresh / "fit.json", told)
