@@ -309,10 +309,10 @@ class ImageSpaceTest(absltest.TestCase):
         self.assertEqual(catalog.get("cifar10_mobile_v3").size(), 4 * size)
 
     def test_the_size_of_cifar10_cnn(self):
-        # A layer: 9 widths, 3 kernels, 2 bits, pool or not: 108; the third and fourth also have
-        # 2 strides: 216. Depth 1 to 4; 3 bits of the output.
-        halving, free = 108, 216
-        size = 3 * halving * (1 + halving * (1 + free * (1 + free)))
+        # A layer: 9 widths, 2 bits, pool or not: 36. The first has 3 kernels, others 2; the third
+        # and fourth 2 strides. Depth 1 to 4; 3 bits of the output.
+        first, second, other = 36 * 3, 36 * 2, 36 * 2 * 2
+        size = 3 * first * (1 + second * (1 + other * (1 + other)))
         self.assertEqual(catalog.get("cifar10_cnn").size(), size)
 
     def test_the_layers_of_a_plain_cnn(self):
@@ -341,7 +341,7 @@ class ImageSpaceTest(absltest.TestCase):
     def test_a_convolution_checks_itself(self):
         for widths in ((8, 10), ()):
             with self.assertRaisesRegex(ValueError, "multiples of 4, at least one"):
-                catalog.Convolution(widths=widths)
+                catalog.Convolution(widths=widths, kernels=(3,), strides=(1,))
 
     def test_the_size_of_the_papers_space(self):
         self.assertEqual(catalog.sgnas_imagenet().size(), 80**19)

@@ -160,7 +160,7 @@ IMAGES = toy_images()
 def members():
     """CNNs of few weights that together have every kernel, stride and op."""
     space = catalog.get("cifar10_cnn")
-    values = {"width_1": 8, "kernel_1": 3, "width_2": 4, "kernel_2": 5, "width_3": 4, "kernel_3": 1}
+    values = {"width_1": 4, "kernel_1": 5, "width_2": 4, "kernel_2": 3, "width_3": 4, "kernel_3": 1}
     values |= {"width_4": 8, "kernel_4": 3, "stride_3": 1, "stride_4": 2, "bits_2": 4, "pool_2": 0}
     points = [
         catalog.point(space, {**values, "depth": depth, "pool_1": pool})

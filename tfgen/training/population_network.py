@@ -37,6 +37,7 @@ _GATHER = 1 << 20  # floats of batches gathered at a time
 _FLUSH_STEPS = 64  # 0.9**64 = 1e-3: nothing above 1e-30 falls to denormals, near 1e-38, between two
 _FLUSH = np.float32(1e-30)
 _SCORE_ROWS = 1024  # examples scored at a time
+_SCORE_IMAGES = 128  # images: more, and the windows of a convolution leave the cache
 
 
 # --- parameters ---------------------------------------------------------------------------------
@@ -352,7 +353,7 @@ class Trained:
     def score(self, start: int, task: tasks.Task, x: np.ndarray, y: np.ndarray) -> float:
         """The task's metric of one start on laid-out examples x [.., examples], targets y."""
         count = x.shape[-1]
-        rows = min(count, _SCORE_ROWS)
+        rows = min(count, _SCORE_ROWS if x.ndim == 2 else _SCORE_IMAGES)
         passes = Passes(self._layers, 1, rows)
         matrices_t = [matrix[start : start + 1] for matrix in self._matrices_t]
         outputs = np.empty((count, matrices_t[-1].shape[1]), np.float32)
