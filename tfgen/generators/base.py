@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -115,8 +116,12 @@ class Found:
             raise ValueError("a search that found nothing feasible raises InfeasibleBudgetError")
 
     def best(self, count: int) -> list[Record]:
-        """At most `count` feasible records, by metric, best first; of equal ones the earlier."""
-        kept = [r for r, ok in zip(self.records, self.feasible, strict=True) if ok]
+        """At most `count` feasible records, by metric, best first; of equal ones the earlier.
+
+        Trainings that diverged are left out.
+        """
+        pairs = zip(self.records, self.feasible, strict=True)
+        kept = [r for r, feasible in pairs if feasible and math.isfinite(r.metric)]
         return sorted(kept, key=lambda record: -record.metric)[:count]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import warnings
 from typing import Any
 
 import numpy as np
@@ -146,8 +147,9 @@ def _hyperparameters(space: SearchSpace) -> Any:
 def _oracle_class() -> Any:
     """The oracle's subclass, made when KerasTuner is needed: importing it takes seconds."""
     keras_tuner = extra("keras_tuner")
-    extra("sklearn.gaussian_process")
-    from sklearn.gaussian_process import GaussianProcessRegressor, kernels
+    process = extra("sklearn.gaussian_process")
+    exceptions = extra("sklearn.exceptions")
+    threadpool = extra("threadpoolctl")
 
     class Oracle(keras_tuner.oracles.BayesianOptimizationOracle):
         """The oracle, asked for the best of given candidates.
@@ -179,7 +181,9 @@ def _oracle_class() -> Any:
         def suggest(self, candidates: Choices) -> Any:
             """A new trial of the candidate with the largest bound."""
             self._candidates = candidates
-            return self.create_trial(f"worker_{len(self.ongoing_trials)}")
+            # Matrices of hundreds: more threads only wait for each other, and for the trainings.
+            with threadpool.threadpool_limits(1, user_api="blas"):
+                return self.create_trial(f"worker_{len(self.ongoing_trials)}")
 
         def tell(self, trial: Any, metric: float) -> None:
             """Ends a trial with its result."""
@@ -206,7 +210,10 @@ def _oracle_class() -> Any:
             """Fits lengths and noise once a batch; with results hallucinated, the process only."""
             x, y = self._vectorize_trials()
             self.gpr.optimizer = None if self.ongoing_trials else "fmin_l_bfgs_b"
-            self.gpr.fit(x, y)
+            with warnings.catch_warnings():
+                # A decision that does not matter has a length at its bound.
+                warnings.simplefilter("ignore", exceptions.ConvergenceWarning)
+                self.gpr.fit(x, y)
             self.gpr.kernel = self.gpr.kernel_  # where the next fit starts
 
         def _vectors(self) -> Floats:
@@ -226,14 +233,15 @@ def _oracle_class() -> Any:
                 x, y = super()._vectorize_trials()
             finally:
                 self.trials = everything
-            median = np.median(y)
-            return x, np.minimum(y, 2 * median - y.min())
+            finite = y[np.isfinite(y)]  # others diverged
+            worst = 2 * np.median(finite) - finite.min() if len(finite) else 0.0
+            return x, np.minimum(y, worst)
 
         def _make_gpr(self) -> Any:
             lengths = np.ones(len(self.hyperparameters.space))
-            matern = kernels.Matern(lengths, (0.05, 50.0), nu=2.5)
-            noise = kernels.WhiteKernel(0.1, (1e-4, 1.0))
-            return GaussianProcessRegressor(
+            matern = process.kernels.Matern(lengths, (0.05, 50.0), nu=2.5)
+            noise = process.kernels.WhiteKernel(0.1, (1e-4, 1.0))
+            return process.GaussianProcessRegressor(
                 matern + noise, normalize_y=True, n_restarts_optimizer=0, random_state=self.seed
             )
 

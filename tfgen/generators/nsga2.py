@@ -15,7 +15,8 @@ from tfgen.generators.searching import Run, crossover, extra
 _MAX_SEED = 2**31
 _WORST = 1e9
 _FRONT = "storage_kb"  # the front of a budget without limits
-_MAX_IDLE = 64  # generations in a row in which nothing new was within the limits
+_MAX_IDLE = 4  # generations without a new network within the limits, before some are drawn
+_MATINGS = 8  # to fill a generation with children that differ from all alive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +40,8 @@ class Nsga2:
     Objectives are the metric and each limited cost (storage where none is), so that the survivors
     are the front below the limits, of which the best metric is the answer.
     Constraints are the limits: pymoo ranks networks over one below all others, by their excess.
-    They are not trained. A network that comes up again keeps the metric that it has.
+    They are not trained. A network that comes up again keeps the metric that it has. Where several
+    generations bring nothing new, draws of the space take their place.
     """
 
     name = "nsga2"
@@ -60,8 +62,12 @@ class Nsga2:
         algorithm = _algorithm(run, size, len(metrics), seed)
         known: dict[bytes, float] = {}
         idle = 0
-        while run.remaining and idle < _MAX_IDLE:
+        while run.remaining:
             asked = algorithm.ask()
+            if asked is None or idle >= _MAX_IDLE:
+                asked = extra("pymoo.core.population").Population.new(X=run.draw(size))
+            if not len(asked):
+                break  # the space is exhausted
             choices = asked.get("X").astype(np.int64)
             new = run.fresh(choices)[: run.remaining]
             known.update(zip((row.tobytes() for row in new), run.train(new), strict=True))
@@ -101,8 +107,12 @@ def _algorithm(run: Run, size: int, costs: int, seed: int) -> Any:
         n_var=len(counts), n_obj=1 + costs, n_ieq_constr=run.limits, xl=0, xu=counts - 1, vtype=int
     )
     algorithm = nsga2.NSGA2(
-        pop_size=size, sampling=run.draw(size), crossover=UniformCrossover(), mutation=Redraw()
+        pop_size=size,
+        sampling=run.draw(size),
+        crossover=UniformCrossover(),
+        mutation=Redraw(),
     )
+    algorithm.mating.n_max_iterations = _MATINGS
     return algorithm.setup(
         problem,
         seed=seeds.derive(seed, "pymoo") % _MAX_SEED,

@@ -122,7 +122,8 @@ class Run:
         """Monte-Carlo draws of the space that are `fresh` [at most count, decisions].
 
         Where too few draws keep the limits, a random walk makes up for them: mutants of networks
-        that do. Fewer than `count` where the space holds no more, or next to none.
+        that do. Fewer than `count` where the space holds no more, or next to none. A space of few
+        networks is gone through in random order.
         """
         found: Choices = self.choices[:0]
         for drawn in self._drawing():
@@ -133,6 +134,10 @@ class Run:
         return found[:count]
 
     def _drawing(self) -> Iterator[Choices]:
+        if self.space.size() <= _CHUNK:
+            everything = self.space.choices(list(self.space.enumerate()))
+            yield self.random.permutation(everything)
+            return
         for _ in range(_DRAW_ROUNDS):
             yield self.space.sample(_CHUNK, self.random)
         walkers = self._within
