@@ -20,6 +20,7 @@ def get_config() -> ml_collections.ConfigDict:
                 "batch_size": 64,
                 "learning_rate": 5e-3,
                 "warmup_steps": 100,
+                "starts": 2,
             },
             "surrogate": {},
             "methods": {"nagan": {}, "random": {}},

@@ -6,6 +6,8 @@ of the same round.
 
     bazel run -c opt //tools:bench_population -- --sampling=points --output=/tmp/population.json
 
+CNNs: --space=cifar10_cnn --dataset=cifar10_16x16 --data_dir=TFDS --steps=400 --batch_size=48
+
 Keras's times are what a user pays for a network: build, compile, trace and fit, with TensorFlow's
 own threads; `fit` alone is that of a second fit of the same model, which is traced already. On a
 busy machine look at the ratio of CPU times, which is what the ratio would be if Keras kept all
@@ -34,6 +36,7 @@ from tfgen.training.recipe import Recipe, initial_weights
 
 _SPACE = flags.DEFINE_string("space", "california_housing_mlp", "Name of the space.")
 _DATASET = flags.DEFINE_string("dataset", "california_housing", "Name of the data set.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "TFDS directory; none is TFDS's own default.")
 _SAMPLING = flags.DEFINE_enum(
     "sampling",
     "points",
@@ -205,10 +208,15 @@ def _interval(ratios: Sequence[float]) -> str:
 def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-    dataset = datasets.load(_DATASET.value)
+    dataset = datasets.load(_DATASET.value, _DATA_DIR.value)
     recipe = Recipe(_STEPS.value, _BATCH.value, warmup_steps=min(50, _STEPS.value))
     members = _sample_members(_NETWORKS.value)
-    weights = np.mean([sum(s.in_channels * s.out_channels for s in m.layers) for m in members])
+    weights = np.mean(
+        [
+            sum(s.kernel**2 * s.in_channels * s.out_channels for s in m.layers if s.weighted)
+            for m in members
+        ]
+    )
     print(
         f"{len(members)} networks of {_SPACE.value} by {_SAMPLING.value}, on average "
         f"{weights:,.0f} weights; {len(dataset.train):,} examples, batch {recipe.batch_size}, "
