@@ -1,7 +1,12 @@
 """CIFAR-10 with small quantized MLPs: experiment Cls.B of the NAGAN paper (table 2).
 
-tfgen-collect --config=configs/cifar10_mlp.py --work_dir=DIR --data_dir=TFDS
-tfgen-train --config=configs/cifar10_mlp.py --work_dir=DIR --data_dir=TFDS
+    tfgen-collect --config=configs/cifar10_mlp.py --work_dir=DIR --data_dir=TFDS
+    tfgen-train --config=configs/cifar10_mlp.py --work_dir=DIR --data_dir=TFDS
+
+The paper's number of records. What makes them affordable on two cores is the recipe: images of 8x8,
+means of 4x4 pixels, and 400 steps of 64, three quarters of an epoch, from two starts: 0.11 s of a
+core a record, 20,000 in twenty minutes. In a sample of 40 networks 98 of 100 accuracies were in
+0.17..0.44, and two trainings of one network differed by 0.012, 4 % of that range, on average.
 """
 
 import ml_collections
