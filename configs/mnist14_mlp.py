@@ -23,7 +23,7 @@ def get_config() -> ml_collections.ConfigDict:
             "recipe": {
                 "steps": 400,
                 "batch_size": 64,
-                "learning_rate": 2e-2,
+                "learning_rate": 1e-2,
                 "warmup_steps": 100,
                 "starts": 4,
             },
