@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from tfgen import errors, seeds
 from tfgen.cost.budget import Budget, rounded_up
+from tfgen.cost.cost_model import CostModel
 from tfgen.evidence.record import Record
 from tfgen.generators.base import Evidence, Found
 from tfgen.space.search_space import Choices, SearchSpace
@@ -38,6 +39,16 @@ def extra(module: str) -> Any:
         raise errors.UsageError(
             f"this search needs {module.partition('.')[0]} ({error}): pip install tfgen[baselines]"
         ) from error
+
+
+def check_limits(cost_model: CostModel, budget: Budget) -> None:
+    """Raises UsageError for a limit on a cost that is not known before a training."""
+    strangers = [metric for metric in budget.limits if metric not in cost_model.metrics]
+    if strangers:
+        raise errors.UsageError(
+            f"{strangers[0]} cannot be told before the file is built; searches of "
+            f"{cost_model.space.name} may limit: {', '.join(cost_model.metrics)}"
+        )
 
 
 class Run:
@@ -68,12 +79,7 @@ class Run:
         evidence.check(name, frozenset({"evaluate"}))
         if max_evaluations < 1:
             raise errors.UsageError(f"max_evaluations must be at least 1, got {max_evaluations}")
-        strangers = [m for m in budget.limits if m not in evidence.cost_model.metrics]
-        if strangers:
-            raise errors.UsageError(
-                f"{strangers[0]} cannot be told before the file is built; searches of "
-                f"{evidence.space.name} may limit: {', '.join(evidence.cost_model.metrics)}"
-            )
+        check_limits(evidence.cost_model, budget)
         self.space = evidence.space
         self.random = seeds.stream(seed, name)
         self.choices: Choices = np.zeros((0, len(self.space.decisions)), np.int64)

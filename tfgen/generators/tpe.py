@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,12 @@ import numpy as np
 from tfgen import seeds
 from tfgen.cost.budget import Budget
 from tfgen.generators.base import Evidence, Found
-from tfgen.generators.searching import Run, extra
+from tfgen.generators.searching import Floats, Run, extra
 from tfgen.space.search_space import Choices, Decision, SearchSpace
 
 _MAX_SEED = 2**31
+_EXCESS = "excess"  # by which share each limit is exceeded; 0 or less within it
+_WORST = -1e9  # of networks over a limit and of trainings that diverged
 _ASKS = 8  # for each network wanted, before draws of the space make up for the rest
 
 
@@ -40,11 +42,12 @@ class TpeConfig:
 
 
 class Tpe:
-    """Bergstra et al. 2011, as Optuna has it: multivariate, with a density for each active set.
+    """Bergstra et al. 2011, as Optuna has it, with one density over all decisions together.
 
-    A network over a limit is told as a failed trial, which the densities leave out: they are fitted
-    to trained networks alone, and the sampler is asked again. Networks in training count as bad
-    ones (the constant liar), so that a batch's networks differ.
+    Inactive decisions are asked for too, and left out: a density for each depth would know less.
+    A network over a limit is told with its excess and without a training: the sampler counts it
+    among the bad ones, and is asked again. Networks in training count as bad too (the constant
+    liar), so that a batch's networks differ; one that comes up again is a failed trial.
     """
 
     name = "tpe"
@@ -65,38 +68,65 @@ class Tpe:
                 n_startup_trials=1,
                 n_ei_candidates=config.candidates,
                 multivariate=True,
-                group=True,
                 constant_liar=True,
+                constraints_func=lambda trial: trial.user_attrs[_EXCESS],
                 seed=seeds.derive(seed, "sampler") % _MAX_SEED,
             )
             study = optuna.create_study(direction="maximize", sampler=sampler)
-            distributions = _distributions(run.space)
-            start = run.draw(min(config.initial, max(max_evaluations // 4, 1)))
-            for choices, metric in zip(start, run.train(start), strict=True):
-                study.add_trial(_ended(run.space, distributions, choices, metric))
+            first = run.draw(min(config.initial, max(max_evaluations // 4, 1)))
+            trials = [_given(study, run.space, choices) for choices in first]
+            _tell(study, trials, run.train(first))
             while run.remaining:
-                count = min(config.batch, run.remaining)
-                asked: list[Any] = []
-                batch: Choices = run.choices[:0]
-                for _ in range(_ASKS * count):
-                    trial = study.ask()
-                    choices = _suggested(run.space, distributions, trial)
-                    if len(run.fresh(choices, batch)):
-                        asked.append(trial)
-                        batch = np.concatenate([batch, choices])
-                    else:
-                        study.tell(trial, state=optuna.trial.TrialState.FAIL)
-                    if len(batch) == count:
-                        break
-                drawn = run.draw(count - len(batch), batch)
-                if not len(batch) + len(drawn):
+                trials, batch = _ask(study, run, min(config.batch, run.remaining))
+                if not trials:
                     break  # the space is exhausted
-                metrics = run.train(np.concatenate([batch, drawn]))
-                for trial, metric in zip(asked, metrics, strict=False):
-                    study.tell(trial, float(metric))
-                for choices, metric in zip(drawn, metrics[len(batch) :], strict=True):
-                    study.add_trial(_ended(run.space, distributions, choices, metric))
+                _tell(study, trials, run.train(batch))
         return run.found()
+
+
+def _ask(study: Any, run: Run, count: int) -> tuple[list[Any], Choices]:
+    """Trials of networks to train, and the networks [at most count, decisions].
+
+    Draws of the space make up for what the sampler does not find in `_ASKS` asks a network.
+    """
+    trials: list[Any] = []
+    batch: Choices = run.choices[:0]
+    for _ in range(_ASKS * count):
+        trial = study.ask()
+        choices = _suggested(run.space, trial)
+        excess = run.shares(choices)[0] - 1.0
+        trial.set_user_attr(_EXCESS, excess.tolist())
+        if (excess > 0).any():
+            study.tell(trial, _WORST)
+        elif not len(run.fresh(choices, batch)):
+            study.tell(trial, state=extra("optuna").trial.TrialState.FAIL)
+        else:
+            trials.append(trial)
+            batch = np.concatenate([batch, choices])
+        if len(batch) == count:
+            break
+    drawn = run.draw(count - len(batch), batch)
+    trials += [_given(study, run.space, choices) for choices in drawn]
+    return trials, np.concatenate([batch, drawn])
+
+
+def _given(study: Any, space: SearchSpace, choices: Any) -> Any:
+    """The trial of a network that was drawn [decisions]."""
+    numbers = {
+        decision.name: int(choice) + _first(decision)
+        for decision, choice in zip(space.decisions, choices, strict=True)
+    }
+    study.enqueue_trial(numbers)
+    trial = study.ask()
+    _suggested(space, trial)
+    trial.set_user_attr(_EXCESS, [-1.0])
+    return trial
+
+
+def _tell(study: Any, trials: Sequence[Any], metrics: Floats) -> None:
+    """Ends trials with their results."""
+    for trial, metric in zip(trials, metrics, strict=True):
+        study.tell(trial, max(float(metric), _WORST))
 
 
 @contextlib.contextmanager
@@ -118,46 +148,16 @@ def _first(decision: Decision) -> int:
     return int(decision.ordinal and decision.sampling == "log_uniform")
 
 
-def _distributions(space: SearchSpace) -> dict[str, Any]:
-    """Name of a decision -> Optuna's distribution of the numbers of its choices."""
-    distributions = extra("optuna").distributions
-    found: dict[str, Any] = {}
-    for decision in space.decisions:
-        count, first = len(decision.values), _first(decision)
-        if decision.ordinal:
-            found[decision.name] = distributions.IntDistribution(
-                first, first + count - 1, log=bool(first)
-            )
-        else:
-            found[decision.name] = distributions.CategoricalDistribution(range(count))
-    return found
-
-
-def _suggested(space: SearchSpace, distributions: dict[str, Any], trial: Any) -> Choices:
-    """The network of a trial: active decisions are asked for in turn [1, decisions]."""
+def _suggested(space: SearchSpace, trial: Any) -> Choices:
+    """The network of a trial [1, decisions]."""
     choices = np.zeros((1, len(space.decisions)), np.int64)
     for number, decision in enumerate(space.decisions):
-        if not space.holds(decision.when, choices)[0]:
-            continue
+        count, first = len(decision.values), _first(decision)
         if decision.ordinal:
-            asked = distributions[decision.name]
-            value = trial.suggest_int(decision.name, asked.low, asked.high, log=asked.log)
+            number_of_choice = trial.suggest_int(
+                decision.name, first, first + count - 1, log=bool(first)
+            )
         else:
-            value = trial.suggest_categorical(decision.name, range(len(decision.values)))
-        choices[0, number] = value - _first(decision)
-    return choices
-
-
-def _ended(space: SearchSpace, distributions: dict[str, Any], choices: Any, metric: float) -> Any:
-    """The trial of a network that was drawn, not asked for."""
-    active = space.active(choices[None])[0]
-    numbers = {
-        decision.name: int(choice) + _first(decision)
-        for decision, choice, on in zip(space.decisions, choices, active, strict=True)
-        if on
-    }
-    return extra("optuna").trial.create_trial(
-        params=numbers,
-        distributions={name: distributions[name] for name in numbers},
-        value=float(metric),
-    )
+            number_of_choice = trial.suggest_categorical(decision.name, range(count))
+        choices[0, number] = number_of_choice - first
+    return space.canonical(choices)
