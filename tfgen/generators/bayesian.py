@@ -13,11 +13,10 @@ import numpy as np
 from tfgen import seeds
 from tfgen.cost.budget import Budget
 from tfgen.generators.base import Evidence, Found
-from tfgen.generators.searching import Floats, Run, crossover, extra
+from tfgen.generators.searching import Floats, Run, crossover, extra, population_size
 from tfgen.space.search_space import Choices, Decision, SearchSpace, Value
 
 _METRIC = "metric"
-_LARGEST_START = 4  # at most a quarter of the trainings are drawn at random first
 _MAX_SEED = 2**31
 
 
@@ -80,7 +79,7 @@ class Bayesian:
     ) -> Found:
         run = Run(self.name, evidence, budget, max_evaluations, seed)
         oracle = _oracle_class()(run.space, config, seeds.derive(seed, "oracle") % _MAX_SEED)
-        start = run.draw(min(config.initial, max(max_evaluations // _LARGEST_START, 1)))
+        start = run.draw(population_size(config.initial, max_evaluations))
         for choices, metric in zip(start, run.train(start), strict=True):
             oracle.tell(oracle.suggest(choices[None]), metric)
         while run.remaining:

@@ -8,12 +8,11 @@ import numpy as np
 
 from tfgen.cost.budget import Budget
 from tfgen.generators.base import Evidence, Found
-from tfgen.generators.searching import Floats, Run, crossover
+from tfgen.generators.searching import Floats, Run, crossover, population_size
 from tfgen.space.search_space import Choices
 
 _BREEDING_ROUNDS = 32  # before draws of the space fill up a generation
 _LEAST_HEADROOM = 1e-3  # a network exactly at its limit keeps it, and has a finite barrier
-_LARGEST_SHARE = 4  # a population is at most a quarter of the trainings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +28,7 @@ class GeneticConfig:
       barrier_decay: factor of that weight from one generation to the next.
     """
 
-    population: int = 48
+    population: int = 24
     tournament: int = 3
     crossover_rate: float = 0.7
     barrier: float = 0.02
@@ -72,7 +71,7 @@ class Genetic:
         seed: int,
     ) -> Found:
         run = Run(self.name, evidence, budget, max_evaluations, seed)
-        size = _population(config.population, max_evaluations)
+        size = population_size(config.population, max_evaluations)
         population = run.draw(size)
         metrics = run.train(population)
         finite = metrics[np.isfinite(metrics)]
@@ -134,9 +133,9 @@ class RegularizedEvolutionConfig:
       batch: children trained at a time, all of the population before them.
     """
 
-    population: int = 64
-    sample: int = 16
-    batch: int = 16
+    population: int = 32
+    sample: int = 10
+    batch: int = 8
 
     def __post_init__(self) -> None:
         if min(self.population, self.sample, self.batch) < 1:
@@ -165,7 +164,7 @@ class RegularizedEvolution:
         seed: int,
     ) -> Found:
         run = Run(self.name, evidence, budget, max_evaluations, seed)
-        size = _population(config.population, max_evaluations)
+        size = population_size(config.population, max_evaluations)
         run.train(run.draw(size))
         while run.remaining:
             # The youngest are the last that were trained: the oldest die by being left out.
@@ -193,8 +192,3 @@ def _sampled_best(run: Run, metrics: Floats, count: int, size: int) -> np.ndarra
     order = run.random.random((count, len(metrics))).argsort(axis=1)
     samples = order[:, : min(size, len(metrics))]
     return samples[np.arange(count), metrics[samples].argmax(axis=1)]
-
-
-def _population(wanted: int, max_evaluations: int) -> int:
-    """A population that leaves most trainings to evolution."""
-    return min(wanted, max(max_evaluations // _LARGEST_SHARE, 1))

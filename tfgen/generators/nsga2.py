@@ -10,7 +10,7 @@ import numpy as np
 from tfgen import seeds
 from tfgen.cost.budget import Budget
 from tfgen.generators.base import Evidence, Found
-from tfgen.generators.searching import Run, crossover, extra
+from tfgen.generators.searching import Run, crossover, extra, population_size
 
 _MAX_SEED = 2**31
 _WORST = 1e9
@@ -24,10 +24,10 @@ class Nsga2Config:
     """How NSGA-II runs.
 
     Attributes:
-      population: of every generation, at most a quarter of the trainings.
+      population: of every generation; smaller where trainings are few.
     """
 
-    population: int = 48
+    population: int = 24
 
     def __post_init__(self) -> None:
         if self.population < 1:
@@ -57,7 +57,7 @@ class Nsga2:
         seed: int,
     ) -> Found:
         run = Run(self.name, evidence, budget, max_evaluations, seed)
-        size = min(config.population, max(max_evaluations // 4, 1))
+        size = population_size(config.population, max_evaluations)
         metrics = list(budget.limits) or [m for m in (_FRONT,) if m in evidence.cost_model.metrics]
         algorithm = _algorithm(run, size, len(metrics), seed)
         known: dict[bytes, float] = {}

@@ -23,6 +23,7 @@ from tfgen.space.search_space import Choices, SearchSpace
 
 Floats = npt.NDArray[np.float64]
 
+_GENERATIONS = 6  # that any search has at least: fewer leave too little to it
 _CONFIDENCE = 0.95  # of the upper ends of predicted costs, as answers are selected by default
 _CHUNK = 2048  # architectures whose costs are counted at once
 _DRAW_ROUNDS = 64  # chunks drawn for one request before known networks are mutated instead
@@ -204,6 +205,11 @@ class Run:
     def found(self) -> Found:
         """What the search returns."""
         return Found(tuple(self._records), tuple(map(bool, self.within(self.choices))))
+
+
+def population_size(wanted: int, max_evaluations: int) -> int:
+    """The size of a population, or of a first draw, that leaves most trainings to the search."""
+    return min(wanted, max(max_evaluations // _GENERATIONS, 1))
 
 
 def crossover(

@@ -13,7 +13,7 @@ import numpy as np
 from tfgen import seeds
 from tfgen.cost.budget import Budget
 from tfgen.generators.base import Evidence, Found
-from tfgen.generators.searching import Floats, Run, extra
+from tfgen.generators.searching import Floats, Run, extra, population_size
 from tfgen.space.search_space import Choices, Decision, SearchSpace
 
 _MAX_SEED = 2**31
@@ -27,17 +27,20 @@ class TpeConfig:
     """How the sampler is asked.
 
     Attributes:
-      initial: networks drawn at random before the first estimate, at most a quarter of all.
+      initial: networks drawn at random before the first estimate; fewer where trainings are few.
       batch: networks trained at a time.
       candidates: draws of the good networks' density of which the likeliest is asked for.
+      max_observations: trials, the best and the latest, that are left when there are twice as many:
+        a density is the sum of one kernel for each, and is evaluated for every ask.
     """
 
     initial: int = 32
     batch: int = 8
     candidates: int = 24
+    max_observations: int = 384
 
     def __post_init__(self) -> None:
-        if min(self.initial, self.batch, self.candidates) < 1:
+        if min(self.initial, self.batch, self.candidates, self.max_observations) < 1:
             raise ValueError(f"numbers of networks must be at least 1: {self}")
 
 
@@ -64,16 +67,8 @@ class Tpe:
     ) -> Found:
         run = Run(self.name, evidence, budget, max_evaluations, seed)
         with _quiet() as optuna:
-            sampler = optuna.samplers.TPESampler(
-                n_startup_trials=1,
-                n_ei_candidates=config.candidates,
-                multivariate=True,
-                constant_liar=True,
-                constraints_func=lambda trial: trial.user_attrs[_EXCESS],
-                seed=seeds.derive(seed, "sampler") % _MAX_SEED,
-            )
-            study = optuna.create_study(direction="maximize", sampler=sampler)
-            first = run.draw(min(config.initial, max(max_evaluations // 4, 1)))
+            study = _study(optuna, (), config.candidates, seeds.derive(seed, "sampler", 0))
+            first = run.draw(population_size(config.initial, max_evaluations))
             trials = [_given(study, run.space, choices) for choices in first]
             _tell(study, trials, run.train(first))
             while run.remaining:
@@ -81,7 +76,34 @@ class Tpe:
                 if not trials:
                     break  # the space is exhausted
                 _tell(study, trials, run.train(batch))
+                if len(study.trials) > 2 * config.max_observations:
+                    kept = _kept(optuna, study, config.max_observations)
+                    own = seeds.derive(seed, "sampler", len(run.choices))
+                    study = _study(optuna, kept, config.candidates, own)
         return run.found()
+
+
+def _study(optuna: Any, trials: Sequence[Any], candidates: int, seed: int) -> Any:
+    """A study in memory that knows these trials."""
+    sampler = optuna.samplers.TPESampler(
+        n_startup_trials=1,
+        n_ei_candidates=candidates,
+        multivariate=True,
+        constant_liar=True,
+        constraints_func=lambda trial: trial.user_attrs[_EXCESS],
+        seed=seed % _MAX_SEED,
+    )
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    study.add_trials(trials)
+    return study
+
+
+def _kept(optuna: Any, study: Any, count: int) -> list[Any]:
+    """The best half and the latest half of the trials that ended."""
+    ended = [t for t in study.trials if t.state == optuna.trial.TrialState.COMPLETE]
+    latest = ended[-(count // 2) :]
+    others = sorted(ended[: -len(latest)], key=lambda trial: -trial.value)
+    return others[: count - len(latest)] + latest
 
 
 def _ask(study: Any, run: Run, count: int) -> tuple[list[Any], Choices]:
