@@ -75,11 +75,11 @@ def optimum(budget: str) -> float:
     return float(small_truth(choices[admitted]).max())
 
 
-# How many trainings and seeds tell each search from drawing at random. Over other seeds the mean
-# difference is 4.7 of its standard deviations for the genetic algorithm, 5.1 for regularized
-# evolution, 3.3 for NSGA-II, 5.2 for the Bayesian search and 3.0 for TPE: at worst one seed in 700
-# would fail.
-ENOUGH = {"bayesian": (64, 3), "nsga2": (500, 8), "tpe": (80, 4)}
+# How many trainings and seeds tell each search from drawing at random, of which there are 32. By ten
+# and more single searches of each, the difference is 4.6 of its standard deviations for the genetic
+# algorithm, 5.3 for regularized evolution, 4.2 for NSGA-II, 5.1 for the Bayesian search and 3.8 for
+# TPE: with other seeds one comparison in 10,000 would fail at worst.
+ENOUGH = {"bayesian": (64, 3), "nsga2": (500, 8), "tpe": (64, 4)}
 
 
 @functools.cache
@@ -133,7 +133,7 @@ class ConformanceTest(parameterized.TestCase):
     def test_better_than_random_at_equal_trainings(self, name):
         count, repeats = ENOUGH.get(name, (200, 8))
         ours = true_best(name, count, range(repeats))
-        self.assertGreater(ours, true_best("random_search", count, range(repeats)))
+        self.assertGreater(ours, true_best("random_search", count, range(32)))
 
     @parameterized.parameters(*generators.SEARCHERS)
     def test_a_limit_below_every_network_names_the_nearest(self, name):
@@ -249,16 +249,14 @@ class QuietTest(absltest.TestCase):
             done = subprocess.run(
                 [sys.executable, "-c", code],
                 cwd=folder,
-                env={**os.environ, "PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "3"},
+                env={k: v for k, v in os.environ.items() if k[:3] != "TF_"} | {"PYTHONPATH": path},
                 capture_output=True,
                 text=True,
                 timeout=120,
                 check=False,
             )
             self.assertEqual(done.returncode, 0, done.stderr)
-            self.assertEqual(done.stdout, "")
-            self.assertNotIn("Trial", done.stderr)
-            self.assertNotIn("Warning", done.stderr)
+            self.assertEqual((done.stdout, done.stderr), ("", ""))
             self.assertEmpty(list(pathlib.Path(folder).iterdir()))
 
 

@@ -107,6 +107,14 @@ def _candidates(run: Run, count: int) -> Choices:
     return np.concatenate([near, run.draw(count - len(near), near)])
 
 
+def _keras_tuner() -> Any:
+    """KerasTuner, which brings a Keras of its own: the project's choice is made before that."""
+    from tfgen.nets import keras_compat
+
+    with keras_compat.quiet():
+        return extra("keras_tuner")
+
+
 def _value(decision: Decision, choice: int) -> Value:
     """What the oracle calls a choice."""
     return decision.values[choice] if _is_scale(decision) else choice
@@ -122,7 +130,7 @@ def _is_scale(decision: Decision) -> bool:
 
 def _hyperparameters(space: SearchSpace) -> Any:
     """The space as KerasTuner's hyperparameters, conditions included."""
-    hyperparameters = extra("keras_tuner").HyperParameters()
+    hyperparameters = _keras_tuner().HyperParameters()
     for decision in space.decisions:
         with contextlib.ExitStack() as scopes:
             ancestors = []
@@ -145,7 +153,7 @@ def _hyperparameters(space: SearchSpace) -> Any:
 @functools.cache
 def _oracle_class() -> Any:
     """The oracle's subclass, made when KerasTuner is needed: importing it takes seconds."""
-    keras_tuner = extra("keras_tuner")
+    keras_tuner = _keras_tuner()
     process = extra("sklearn.gaussian_process")
     exceptions = extra("sklearn.exceptions")
     threadpool = extra("threadpoolctl")
