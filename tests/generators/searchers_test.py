@@ -75,7 +75,7 @@ def optimum(budget: str) -> float:
     return float(small_truth(choices[admitted]).max())
 
 
-# How many trainings and seeds tell each search from drawing at random, of which there are 32. By ten
+# How many trainings and seeds tell each search from drawing at random, 32 of them. By ten
 # and more single searches of each, the difference is 4.6 of its standard deviations for the genetic
 # algorithm, 5.3 for regularized evolution, 4.2 for NSGA-II, 5.1 for the Bayesian search and 3.8 for
 # TPE: with other seeds one comparison in 10,000 would fail at worst.
