@@ -21,7 +21,9 @@ NOISE = 0.02
 # Small enough for a test; a method without an entry runs with its defaults.
 # Six performances in all leave no room for entropy: any other choice is another performance.
 CONFIGS = {
-    "nagan": nagan.NaganConfig(units=32, steps=1500, batch_size=64, entropy_weight=0.0),
+    "nagan": nagan.NaganConfig(
+        units=32, steps=1500, batch_size=64, entropy_weight=0.0, shortfall_weight=0.0
+    ),
 }
 ENCODER = surrogate.SurrogateConfig(members=2, units=32, steps=1500, batch_size=64)
 BUDGETS = [Budget.parse("storage_kb=0.02"), Budget.parse("r2=0.3"), Budget.parse("r2=0.3,macs=9")]
@@ -142,6 +144,19 @@ class NaganTest(absltest.TestCase):
         choices = fitted("nagan").draw(np.full(200, 0.5), seed=7)
         self.assertGreater(len(np.unique(choices, axis=0)), 10)
 
+    def test_every_variant_fits(self):
+        few = {"units": 8, "steps": 20, "batch_size": 8}
+        for changed in (
+            {"straight_through": False},
+            {"diversity_weight": 0.1},
+            {"spectral_norm": True},
+            {"condition_noise": 0.05},
+        ):
+            config = nagan.NaganConfig(**few, **changed)
+            generator = nagan.Nagan().fit(evidence(), config, 4)
+            for name, array in generator.state().items():
+                self.assertTrue(np.isfinite(array).all(), (changed, name))
+
     def test_conditions_fall_to_the_users_limit_and_never_below(self):
         scale = evidence().surrogate.scale
         for text, least in (("r2=0.4", scale.normalise(0.4)), ("storage_kb=1", 0.0)):
@@ -179,6 +194,23 @@ class SurrogateTest(absltest.TestCase):
         # And they are not trivially wide: 90 % of normal noise lies within 3.3 deviations.
         width = np.median(prediction.high - prediction.low)
         self.assertBetween(width, 2 * NOISE, 8 * NOISE)
+
+    def test_the_expected_distance_is_that_of_new_records(self):
+        # The mean of 2,000 distances, each below 1, near 0.3, has a standard error below 0.006;
+        # what the encoder is wrong by adds less than its error of 0.02 / 0.5 in performance.
+        fresh = records(2000, seed=98)
+        choices = SPACE.choices([r.architecture for r in fresh])
+        encoder = evidence().surrogate
+        conditions = np.tile(np.arange(10) / 10, 200)
+        performance = encoder.scale.normalise([r.metric for r in fresh])
+        real = np.abs(performance - conditions).mean()
+        expected = encoder.expected_distance(choices, conditions)
+        self.assertAlmostEqual(expected.mean(), real, delta=0.03)
+        # At its own mean a network's distance is its noise: E|x| = 0.8 deviations, 0.02 / 0.5 wide.
+        mean = np.clip(encoder.predict(choices).performance, 0.2, 0.8)
+        inside = mean == encoder.predict(choices).performance
+        noise = encoder.expected_distance(choices, mean)[inside].mean()
+        self.assertBetween(noise, 0.02, 0.06)
 
     def test_the_gap_widens_intervals_in_units_of_scatter(self):
         encoder = evidence().surrogate

@@ -257,6 +257,21 @@ class SeedsTest(absltest.TestCase):
         self.assertLen(drawn, 3)
         self.assertNotEqual(seeds.derive(1, "ab"), seeds.derive(1, "a", "b"))
 
+    def test_shares_of_a_logistic_position(self):
+        # With middle 0 and scale 1 the position is uniform on 0..1, so that a choice's share is the
+        # distance between the midpoints around it: widths 1..9 lie at log(w) / log(9).
+        widths = tuple(range(1, 10))
+        stage = Stage("output", "dense", {"units": 1, "weight_bits": 8, "activation": "linear"})
+        space = SearchSpace("one", (1,), (Decision("width", widths),), (stage,), "litert-2.3")
+        at = np.log(widths) / np.log(9)
+        ends = np.array([0.0, *(at[1:] + at[:-1]) / 2, 1.0])
+        one = np.zeros((1, 1), np.float32)
+        shares = Encoding(space).shares(np, one, one + 1)
+        np.testing.assert_allclose(shares[0, 0], np.diff(ends), atol=1e-6)
+        # A narrow distribution around width 3, at 0.5, is width 3.
+        shares = Encoding(space).shares(np, one, one + 0.01)
+        np.testing.assert_allclose(shares[0, 0], np.eye(9)[2], atol=1e-6)
+
 
 if __name__ == "__main__":
     absltest.main()

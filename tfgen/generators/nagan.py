@@ -10,27 +10,29 @@ architectures, D2(x) reconstructs the condition. A frozen, pre-trained encoder E
   V(D) = log D1(x) + log(1 - D1(G(c, z))) - w_c [(D2(x) - c)^2 + (D2(G(c, z)) - c)^2]
   V(G) = -log D1(G(c, z)) + w_c (D2(G(c, z)) - c)^2
   V(E) = expected |P - c| where P ~ Normal(E_mean(G(c, z)), (w_s E_std(G(c, z)))^2)
-         - w_h entropy of G's categorical distributions
+         - w_h H + w_l max(0, H_least - H), H the entropy of G's distributions
 
 An iteration lets D ascend V(D), then G descend V(G), then G descend V(E). D's first layers start as
 the encoder's.
 
 Where the paper is silent or we depart from it:
   * Architectures are discrete and the paper does not say how gradients pass. G writes a width as a
-    position between the first and the last, which is rounded to the nearest width; other decisions
-    are drawn from a categorical distribution. Gradients pass straight through the rounding, and
-    through the draw by the Gumbel-softmax (Jang et al. 2017).
+    logistic distribution of positions between the first and the last; what is drawn is rounded to
+    the nearest width. Other decisions are drawn from a categorical distribution. Gradients pass
+    straight through the rounding, and through the draws by reparameterisation, of categories by
+    the Gumbel-softmax (Jang et al. 2017).
   * G is asked twice: for the short decisions, such as depth and bits, and then, given these, for
     the widths. One pass could not fit widths to a depth that it does not know.
   * V(E) is the distance that is expected of a real training, not of the encoder's mean: of two
     networks with the same mean, G prefers the one whose training keeps to it. `scatter_weight=0` is
-    the paper's. The default is below 1 because trainings have heavier tails than a normal
-    distribution of the same deviation, so that most land nearer.
-  * V(E) rewards entropy. Without it the encoder drives each decision to the one value that it
-    likes best early on, and the networks of a condition become one network.
+    the paper's.
+  * V(E) rewards the entropy of the decisions that are active, and charges more where it is low.
+    Without it the encoder drives each decision to the one value that it likes best early on, and
+    the networks of a condition become one network.
   * Records crowd where random networks perform alike. Positive examples are drawn so that their
     conditions are uniform on 0..1, as the generator's are; otherwise D1 could tell the two apart
     by the condition alone.
+  * G reads its condition as hats over eleven knots, not as one number.
   * The draws for a budget spread over a ladder of conditions, from the highest down to the budget's
     lower limit, which the paper's workflow visits one after the other (section 4.1).
 """
@@ -54,6 +56,9 @@ from tfgen.space.search_space import Choices, SearchSpace
 
 NOISE = 10  # dimensions of z, section 3.2
 _LAYERS = 3
+_LOG_SCALE_CENTRE, _LOG_SCALE_REACH = -2.5, 2.5  # scales of 0.007, less than a width, to 1
+_CONDITION_KNOTS = 11
+_READ = NOISE + _CONDITION_KNOTS  # of G's inputs, those before the drawn rows
 _CONDITION_LEVELS = 11
 _CONDITION_BINS = 20
 
@@ -73,6 +78,9 @@ class NaganConfig:
       condition_weight: w_c.
       scatter_weight: w_s.
       entropy_weight: w_h; a choice that costs this much more distance is drawn e times less.
+      least_entropy: H_least, in nats; 1,000 draws of e**7 equally likely networks are some
+        660 different ones.
+      shortfall_weight: w_l, what a nat below is charged.
       temperature: of the Gumbel-softmax.
       straight_through: whether networks that G writes are rounded on their way to D and E; without
         it they read soft rows and positions between widths.
@@ -82,14 +90,16 @@ class NaganConfig:
     """
 
     units: int = 128
-    steps: int = 8_000
+    steps: int = 4_000
     batch_size: int = 128
     discriminator_rate: float = 2e-4
-    generator_rate: float = 1e-4
-    encoder_rate: float = 1e-3
+    generator_rate: float = 2e-5
+    encoder_rate: float = 3e-3
     condition_weight: float = 1.0
-    scatter_weight: float = 0.5
-    entropy_weight: float = 0.02
+    scatter_weight: float = 1.0
+    entropy_weight: float = 0.003
+    least_entropy: float = 7.0
+    shortfall_weight: float = 0.02
     temperature: float = 0.5
     straight_through: bool = True
     diversity_weight: float = 0.0
@@ -114,7 +124,8 @@ def generator_scores(
 ) -> Any:
     """G: a row of scores for each decision [draws, decisions, knots].
 
-    A long decision's first score is its position before the sigmoid; a short one's are logits.
+    A long decision's first scores are the middle and the log scale of its position before the
+    sigmoid; a short one's are logits.
 
     Args:
       xp: NumPy or TensorFlow.
@@ -126,16 +137,27 @@ def generator_scores(
         [draws, decisions, knots].
     """
     kernel = state["generator_kernel_0"]
-    # The condition is centred, so that its share of the first layer is like the noise's.
-    hidden = (2.0 * conditions[:, None] - 1.0) * kernel[NOISE] + state["generator_bias_0"]
-    hidden = hidden + xp.matmul(noise, kernel[:NOISE])
+    hidden = xp.matmul(noise, kernel[:NOISE]) + state["generator_bias_0"]
+    hidden = hidden + xp.matmul(_condition_row(xp, conditions), kernel[NOISE:_READ])
     rows = xp.reshape(drawn, (-1, encoding.features_count))
-    hidden = hidden + xp.matmul(rows, kernel[NOISE + 1 :])
+    hidden = hidden + xp.matmul(rows, kernel[_READ:])
     for layer in range(1, _LAYERS):
         hidden = xp.maximum(hidden, 0.0)
         hidden = xp.matmul(hidden, state[f"generator_kernel_{layer}"])
         hidden = hidden + state[f"generator_bias_{layer}"]
     return xp.reshape(hidden, (-1, len(encoding.long), encoding.knots))
+
+
+def _condition_row(xp: Any, conditions: Any) -> Any:
+    """What G reads of c: overlapping hats, so that neighbours are alike and others apart.
+
+    A single number would have to bend through two layers to fit every condition.
+
+    Returns:
+      [draws, knots].
+    """
+    knots = np.arange(_CONDITION_KNOTS, dtype=np.float32)
+    return xp.maximum(1.0 - xp.abs(conditions[:, None] * (_CONDITION_KNOTS - 1.0) - knots), 0.0)
 
 
 def draw(
@@ -149,7 +171,7 @@ def draw(
       state: G's kernels and biases.
       conditions: c in 0..1 [draws].
       noise: z [draws, NOISE].
-      uniform: in 0..1 [draws, decisions]; settles the short decisions.
+      uniform: in 0..1, ends excluded [draws, decisions].
     """
     nothing = xp.zeros((len(encoding.long), encoding.knots), dtype=xp.float32)
     logits = encoding.logits(generator_scores(xp, encoding, state, conditions, noise, nothing))
@@ -161,13 +183,27 @@ def draw(
     one_hot = drawn[:, :, None] == xp.asarray(np.arange(encoding.knots))
     rows = xp.astype(one_hot, xp.float32) * (1.0 - encoding.long[:, None])
     scores = generator_scores(xp, encoding, state, conditions, noise, rows)
-    passed = encoding.passed(_sigmoid(xp, scores[:, :, 0]))
+    logistic = xp.log(uniform) - xp.log(1.0 - uniform)
+    passed = encoding.passed(_position(xp, scores, logistic))
     nearest = xp.sum(xp.astype(passed, xp.int64), axis=2)
     return xp.where(encoding.long > 0, nearest, drawn)
 
 
-def _sigmoid(xp: Any, x: Any) -> Any:
-    return 0.5 + 0.5 * xp.tanh(0.5 * x)
+def _position(xp: Any, scores: Any, logistic: Any) -> Any:
+    """Where each long decision falls in 0..1 [draws, decisions].
+
+    Args:
+      xp: NumPy or TensorFlow.
+      scores: [draws, decisions, knots].
+      logistic: noise of the standard logistic distribution [draws, decisions].
+    """
+    x = scores[:, :, 0] + xp.exp(_log_scale(xp, scores)) * logistic
+    return 0.5 + 0.5 * xp.tanh(0.5 * x)  # the sigmoid
+
+
+def _log_scale(xp: Any, scores: Any) -> Any:
+    """Of each long decision's distribution, kept within bounds smoothly [draws, decisions]."""
+    return _LOG_SCALE_CENTRE + _LOG_SCALE_REACH * xp.tanh(scores[:, :, 1])
 
 
 class NaganGenerator:
@@ -196,7 +232,8 @@ class NaganGenerator:
         noise = seeds.counter_normal(np, seeds.derive(seed, "nagan", "noise"), rows, NOISE)
         decisions = len(self._space.decisions)
         words = seeds.counter_words(np, seeds.derive(seed, "nagan", "draw"), rows, decisions)
-        uniform = (words.astype(np.float32) + np.float32(0.5)) / np.float32(2**32)
+        # With its half, 23 bits are what a float32 holds: no draw is rounded to 1.
+        uniform = ((words >> np.uint32(9)).astype(np.float32) + np.float32(0.5)) / np.float32(2**23)
         c = np.asarray(conditions, np.float32)
         return self._space.canonical(draw(np, self._encoding, self._state, c, noise, uniform))
 
@@ -269,25 +306,42 @@ def _train(
         hard = tf.one_hot(tf.argmax(logits, axis=2), encoding.knots)
         return soft + tf.stop_gradient(hard - soft)
 
-    def entropy(scores):  # type: ignore[no-untyped-def]
-        """Of the short decisions' distributions together [draws]."""
+    def entropy_of_draws(scores):  # type: ignore[no-untyped-def]
+        """Of the short decisions' distributions, in nats [draws, decisions]."""
         logs = tf.nn.log_softmax(encoding.logits(scores), axis=2)
-        each = -tf.reduce_sum(tf.exp(logs) * logs, axis=2)  # [draws, decisions]
-        return tf.reduce_sum(each * (1.0 - encoding.long), axis=1)
+        return -tf.reduce_sum(tf.exp(logs) * logs, axis=2) * (1.0 - encoding.long)
+
+    def entropy_of_positions(scores):  # type: ignore[no-untyped-def]
+        """Of the long decisions' choices, in nats [draws, positions]."""
+        written = tf.gather(scores, encoding.positions, axis=1)
+        shares = encoding.shares(tf, written[:, :, 0], tf.exp(_log_scale(tf, written)))
+        return -tf.reduce_sum(shares * tf.math.log(shares + 1e-6), axis=2)
 
     def generate(c, noise, gumbel):  # type: ignore[no-untyped-def]
+        """Features of drawn networks, and what V(E) credits them for variety [draws]."""
         nothing = tf.zeros_like(gumbel)
         long = encoding.long[:, None]
-        scores = generator_scores(tf, encoding, generator, c, noise, nothing)
-        spread = entropy(scores)
-        drawn = draw_rows(scores, gumbel) * (1.0 - long)
+        first = generator_scores(tf, encoding, generator, c, noise, nothing)
+        drawn = draw_rows(first, gumbel) * (1.0 - long)
         scores = generator_scores(tf, encoding, generator, c, noise, drawn)
-        position = _sigmoid(tf, scores[:, :, 0])
+        # The difference of two Gumbel draws is a logistic one.
+        position = _position(tf, scores, gumbel[:, :, 0] - gumbel[:, :, 1])
         hats = encoding.hats(tf, position)
         if config.straight_through:
             snapped = encoding.hats(tf, encoding.snapped(tf, position))
             hats = hats + tf.stop_gradient(snapped - hats)
-        return encoding.features(tf, drawn + long * hats), spread
+        rows = drawn + long * hats
+        short, long = entropy_of_draws(first), entropy_of_positions(scores)
+        # Choices that do not matter are no variety; rewarding those that do would reward depth.
+        active = encoding.activity(tf, rows)
+        matters = tf.reduce_sum(short * active, axis=1)
+        matters += tf.reduce_sum(long * tf.gather(active, encoding.positions, axis=1), axis=1)
+        shortfall = tf.nn.relu(config.least_entropy - matters)
+        rewarded = config.entropy_weight * (
+            tf.reduce_sum(short, axis=1) + tf.reduce_sum(long, axis=1)
+        )
+        variety = rewarded - config.shortfall_weight * shortfall
+        return encoding.features(tf, rows), variety
 
     def largest_singular_value(kernel, direction):  # type: ignore[no-untyped-def]
         """By a step of power iteration from the last one's (Miyato et al. 2018, algorithm 1)."""
@@ -345,11 +399,11 @@ def _train(
         with tf.GradientTape() as tape:  # V(E), descended; the encoder itself is fixed
             if config.diversity_weight:  # two draws for each condition
                 c = tf.tile(c[: config.batch_size // 2], [2])
-            generated, spread = generate(c, noise[2], gumbel[2])
+            generated, variety = generate(c, noise[2], gumbel[2])
             mean, scatter = surrogate.moments(tf, frozen, generated)
             error = tf.clip_by_value(mean, 0.0, 1.0) - c
             distance = expected_distance(error, config.scatter_weight * scatter)
-            e_loss = tf.reduce_mean(distance - config.entropy_weight * spread)
+            e_loss = tf.reduce_mean(distance - variety)
             if config.diversity_weight:
                 e_loss -= config.diversity_weight * apart(generated)
         gradients = tape.gradient(e_loss, g_variables)
@@ -376,11 +430,11 @@ def _train(
 
 def _initial_generator(encoding: Encoding, config: NaganConfig, seed: int) -> dict[str, np.ndarray]:
     random = seeds.stream(seed, "nagan", "generator")
-    inputs = NOISE + 1 + encoding.features_count
+    inputs = _READ + encoding.features_count
     sizes = (inputs, config.units, config.units, encoding.features_count)
     state = {}
     for layer, (inputs, outputs) in enumerate(itertools.pairwise(sizes)):
-        # A drawn row has a single 1.
+        # A drawn row and a condition's have a single 1.
         fan_in = NOISE + 1 + int((1 - encoding.long).sum()) if layer == 0 else inputs
         kernel = random.normal(0.0, np.sqrt(2.0 / fan_in), (inputs, outputs))
         state[f"generator_kernel_{layer}"] = kernel.astype(np.float32)

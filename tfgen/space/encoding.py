@@ -20,6 +20,7 @@ from tfgen.space.search_space import Choices, Decision, SearchSpace
 
 _KNOTS = 8  # for widths up to 128: one an octave
 _NEVER = -1e9  # a logit that no softmax gives a share
+_FAR = 1e4  # beyond every position before a sigmoid
 Float = npt.NDArray[np.float32]
 
 
@@ -30,6 +31,7 @@ class Encoding:
       space: whose architectures are encoded.
       knots: length of a decision's row.
       long: 1 for decisions that are positions, 0 for those that are one-hot [decisions].
+      positions: which decisions are positions.
     """
 
     def __init__(self, space: SearchSpace):
@@ -38,6 +40,7 @@ class Encoding:
         counts = [len(d.values) for d in decisions]
         is_long = [d.ordinal and n > _KNOTS for d, n in zip(decisions, counts, strict=True)]
         self.long: Float = np.array(is_long, np.float32)
+        self.positions = np.flatnonzero(self.long)
         short = [n for n, long in zip(counts, is_long, strict=True) if not long]
         self.knots = max([_KNOTS, *short])
         rows, columns = len(decisions), max(counts)
@@ -108,7 +111,7 @@ class Encoding:
           xp: NumPy or TensorFlow.
           rows: each decision's row: one-hot, or hats [architectures, decisions, knots].
         """
-        active = self._activity(xp, rows)
+        active = self.activity(xp, rows)
         return xp.reshape(rows * active[:, :, None], (-1, self.features_count))
 
     def hats(self, xp: Any, positions: Any) -> Any:
@@ -137,7 +140,27 @@ class Encoding:
         steps = self._positions[:, 1:] - self._positions[:, :-1]
         return xp.einsum("ndc,dc->nd", passed, np.maximum(steps, 0.0))
 
-    def _activity(self, xp: Any, rows: Any) -> Any:
+    def shares(self, xp: Any, middle: Any, scale: Any) -> Any:
+        """How likely each choice of a long decision is nearest to a position that is drawn.
+
+        Args:
+          xp: NumPy or TensorFlow.
+          middle: of the logistic distribution of the position before a sigmoid
+            [architectures, positions].
+          scale: of that distribution [architectures, positions].
+
+        Returns:
+          [architectures, positions, choices].
+        """
+        midpoints = self._midpoints[self.positions]
+        ends = np.clip(midpoints, 1e-6, 1.0 - 1e-6)
+        edges = np.where(midpoints < 1.0, np.log(ends / (1.0 - ends)), _FAR)
+        x = (edges.astype(np.float32) - middle[:, :, None]) / scale[:, :, None]
+        below = 0.5 + 0.5 * xp.tanh(0.5 * x)  # the sigmoid
+        nothing = xp.zeros_like(below[:, :, :1])
+        return xp.concat([below, nothing + 1.0], axis=2) - xp.concat([nothing, below], axis=2)
+
+    def activity(self, xp: Any, rows: Any) -> Any:
         """How active each decision is [architectures, decisions].
 
         1 or 0 for one-hot rows; differentiable, so that a generator learns what its depth does.
