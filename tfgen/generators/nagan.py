@@ -213,6 +213,9 @@ class NaganGenerator:
         self._space = space
         self._encoding = Encoding(space)
         self._state = dict(state)
+        inputs = _READ + self._encoding.features_count
+        if len(state["generator_kernel_0"]) != inputs:
+            raise ValueError(f"the generator was fitted by another version: it must read {inputs}")
         low, high = (float(v) for v in state["scale"])
         self._scale = PerformanceScale(low, high)
 
