@@ -34,7 +34,9 @@ Where the paper is silent or we depart from it:
     by the condition alone.
   * G reads its condition as hats over eleven knots, not as one number.
   * The draws for a budget spread over a ladder of conditions, from the highest down to the budget's
-    lower limit, which the paper's workflow visits one after the other (section 4.1).
+    lower limit, which the paper's workflow visits one after the other (section 4.1). Three of four
+    are drawn at higher temperatures and stand for no condition: G writes for each one the networks
+    that keep to it best, and a small budget may want others. Selection verifies every draw.
 """
 
 from __future__ import annotations
@@ -60,6 +62,7 @@ _LOG_SCALE_CENTRE, _LOG_SCALE_REACH = -2.5, 2.5  # scales of 0.007, less than a 
 _CONDITION_KNOTS = 11
 _READ = NOISE + _CONDITION_KNOTS  # of G's inputs, those before the drawn rows
 _CONDITION_LEVELS = 11
+_TEMPERATURES = (1.0, 2.0, 8.0, 64.0)  # of the draws for a budget
 _CONDITION_BINS = 20
 
 
@@ -161,7 +164,13 @@ def _condition_row(xp: Any, conditions: Any) -> Any:
 
 
 def draw(
-    xp: Any, encoding: Encoding, state: Mapping[str, Any], conditions: Any, noise: Any, uniform: Any
+    xp: Any,
+    encoding: Encoding,
+    state: Mapping[str, Any],
+    conditions: Any,
+    temperatures: Any,
+    noise: Any,
+    uniform: Any,
 ) -> Any:
     """One choice for each decision, int [draws, decisions]; inactive ones are not yet set to 0.
 
@@ -170,12 +179,14 @@ def draw(
       encoding: of the space.
       state: G's kernels and biases.
       conditions: c in 0..1 [draws].
+      temperatures: of the draws; at 1 they are as trained, above they stray [draws].
       noise: z [draws, NOISE].
       uniform: in 0..1, ends excluded [draws, decisions].
     """
     nothing = xp.zeros((len(encoding.long), encoding.knots), dtype=xp.float32)
     logits = encoding.logits(generator_scores(xp, encoding, state, conditions, noise, nothing))
-    weights = xp.exp(logits - xp.max(logits, axis=2, keepdims=True))
+    logits = (logits - xp.max(logits, axis=2, keepdims=True)) / temperatures[:, None, None]
+    weights = xp.exp(logits)
     cumulated = xp.cumsum(weights, axis=2)
     # Never past the last choice that exists: its cumulated weight is the total.
     passed = cumulated < uniform[:, :, None] * cumulated[:, :, -1:]
@@ -183,7 +194,7 @@ def draw(
     one_hot = drawn[:, :, None] == xp.asarray(np.arange(encoding.knots))
     rows = xp.astype(one_hot, xp.float32) * (1.0 - encoding.long[:, None])
     scores = generator_scores(xp, encoding, state, conditions, noise, rows)
-    logistic = xp.log(uniform) - xp.log(1.0 - uniform)
+    logistic = (xp.log(uniform) - xp.log(1.0 - uniform)) * temperatures[:, None]
     passed = encoding.passed(_position(xp, scores, logistic))
     nearest = xp.sum(xp.astype(passed, xp.int64), axis=2)
     return xp.where(encoding.long > 0, nearest, drawn)
@@ -226,11 +237,21 @@ class NaganGenerator:
         # From the highest condition down to the budget's own limit, never below it.
         least = float(self._scale.normalise(budget.quality[1])) if budget.quality else 0.0
         ladder = np.linspace(1.0, least, _CONDITION_LEVELS)
-        conditions = ladder[np.arange(count) % _CONDITION_LEVELS]
-        return Proposals(self.draw(conditions, seed), conditions)
+        level, turn = np.arange(count) % _CONDITION_LEVELS, np.arange(count) // _CONDITION_LEVELS
+        temperatures = np.array(_TEMPERATURES)[turn % len(_TEMPERATURES)]
+        choices = self.draw(ladder[level], seed, temperatures)
+        return Proposals(choices, np.where(temperatures > 1.0, np.nan, ladder[level]))
 
-    def draw(self, conditions: np.ndarray, seed: int) -> Choices:
-        """Architectures at these conditions [draws] -> canonical [draws, decisions]."""
+    def draw(
+        self, conditions: np.ndarray, seed: int, temperatures: np.ndarray | None = None
+    ) -> Choices:
+        """Architectures at these conditions [draws] -> canonical [draws, decisions].
+
+        Args:
+          conditions: c in 0..1 [draws].
+          seed: of the draws.
+          temperatures: None for 1 everywhere, as G was trained [draws].
+        """
         rows = np.arange(len(conditions), dtype=np.uint32)
         noise = seeds.counter_normal(np, seeds.derive(seed, "nagan", "noise"), rows, NOISE)
         decisions = len(self._space.decisions)
@@ -238,7 +259,8 @@ class NaganGenerator:
         # With its half, 23 bits are what a float32 holds: no draw is rounded to 1.
         uniform = ((words >> np.uint32(9)).astype(np.float32) + np.float32(0.5)) / np.float32(2**23)
         c = np.asarray(conditions, np.float32)
-        return self._space.canonical(draw(np, self._encoding, self._state, c, noise, uniform))
+        t = np.asarray(np.ones(len(c)) if temperatures is None else temperatures, np.float32)
+        return self._space.canonical(draw(np, self._encoding, self._state, c, t, noise, uniform))
 
     def state(self) -> Mapping[str, np.ndarray]:
         return dict(self._state)
