@@ -153,9 +153,9 @@ class DamagedBundleTest(Temporary):
         folder = self.copy()
         path = folder / "manifest.json"
         text = path.read_text()
-        self.assertIn('"learning_rate": 0.01', text)
+        self.assertIn('"learning_rate": 0.02', text)
         path.chmod(0o644)
-        path.write_text(text.replace('"learning_rate": 0.01', '"learning_rate": 0.09'))
+        path.write_text(text.replace('"learning_rate": 0.02', '"learning_rate": 0.09'))
         done = run("--budget=macs=900", f"--bundle={folder}", f"--output_dir={self.root}/out")
         self.assertEqual(done.returncode, 1, done.stderr)
         self.assertIn("manifest.json: differs from its own sha256", done.stderr)
