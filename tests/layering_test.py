@@ -31,6 +31,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("tfgen.evidence",),
     ("tfgen.generators",),
     ("tfgen.selection",),
+    ("tfgen.experiment",),
+    ("tfgen.learning",),
     ("tfgen.deployment",),
     ("tfgen.bundle",),
     ("tfgen.pipeline",),

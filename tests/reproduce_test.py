@@ -13,10 +13,11 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from tests.space.small import small_space
-from tfgen import errors, pipeline
+from tfgen import errors
 from tfgen.cost.cost_model import CostModel
 from tfgen.cost.metrics import PerformanceScale
 from tfgen.evidence.record import RecordStore
+from tfgen.experiment import Experiment
 from tfgen.space.lowering import lower
 from tfgen.training import datasets, population, tasks
 from tfgen.training.recipe import Recipe
@@ -102,7 +103,7 @@ class AblationTest(absltest.TestCase):
         super().setUp()
         path = ROOT / "configs" / "california_housing_mlp.py"
         config = runpy.run_path(str(path))["get_config"]()
-        self.experiment = pipeline.Experiment.from_config(config.to_dict())
+        self.experiment = Experiment.from_config(config.to_dict())
 
     def test_every_variant_has_what_it_says(self):
         for overrides in reproduce_distance.VARIANTS.values():

@@ -90,13 +90,6 @@ class SelectTest(absltest.TestCase):
         # Lower ends 0.05, 0.15, 0.25; no cost limit, so the smaller network first.
         self.assertEqual([c.metric for c in found], [0.2, 0.3])
 
-    def test_a_draw_for_no_condition_passes_the_confidence_stage(self):
-        # Both are predicted 0.1; only one was asked for another performance.
-        rows = [one_layer(1, 2), one_layer(1, 8)]
-        (found,) = select(Scripted([rows], [[np.nan, 0.9]]), "storage_kb=1")
-        self.assertEqual(list(found.architecture.choices), rows[0])
-        self.assertIsNone(found.distance)
-
     def test_the_confidence_stage_compares_with_the_draws_condition(self):
         pool = [one_layer(1, 2), one_layer(2, 2), one_layer(3, 2)]
         found = select(Scripted([pool], [[0.9, 0.25, 0.3]]), "storage_kb=1", max_distance=0.1)

@@ -15,6 +15,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from tfgen import pipeline, program, workdir
+from tfgen.experiment import Experiment
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment; see configs/.")
 _WORK_DIR = flags.DEFINE_string("work_dir", None, "Where records.db is, or will be.", required=True)
@@ -29,7 +30,7 @@ def main(argv: Sequence[str]) -> int:
     del argv
     import tqdm
 
-    experiment = pipeline.Experiment.from_config(program.config(_CONFIG))
+    experiment = Experiment.from_config(program.config(_CONFIG))
     work = workdir.WorkDir(workdir.user_path(_WORK_DIR.value))
     planned, missing, made = pipeline.collect(experiment, work, _DATA_DIR.value, _PROCESSES.value)
     progress = tqdm.tqdm(

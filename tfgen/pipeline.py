@@ -10,23 +10,21 @@ import dataclasses
 import json
 import pathlib
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
 from tfgen import bundle as bundles
-from tfgen import errors, generators, seeds, workdir
+from tfgen import errors, learning, seeds, workdir
 from tfgen.cost.budget import Budget
 from tfgen.cost.cost_model import LATENCY, CostModel
 from tfgen.cost.latency_table import NetworkTiming
-from tfgen.cost.metrics import PerformanceScale
 from tfgen.deployment import benchmark, contract, delivered, devices, profiling, timing
 from tfgen.deployment.measurement import Measurement
 from tfgen.evidence import collect as collecting
 from tfgen.evidence import surrogate as surrogates
 from tfgen.evidence.record import Record, RecordStore
-from tfgen.generators.base import Evaluate, Evidence, Generator
+from tfgen.experiment import Experiment
 from tfgen.selection import Candidate, Selector
 from tfgen.space import bits, catalog
 from tfgen.space.layers import WEIGHTED_OPS, LayerSpec
@@ -36,75 +34,10 @@ from tfgen.training import datasets, population
 from tfgen.training.recipe import Recipe
 
 _PROBED = 64  # architectures, which have every kind of op of their space
-GAP, PROPOSALS = "gap.json", "proposals.json"
+GAP = "gap.json"
 MODEL, RECIPE = "model.tflite", "recipe.json"
 BENCHMARK, CONTRACT = "benchmark.json", "contract.json"
-Say = Callable[[str], None]
 Progress = Callable[[int, float], None]  # steps done, loss
-
-
-@dataclasses.dataclass(frozen=True)
-class Experiment:
-    """What a config file describes: from a space and data to a bundle.
-
-    Attributes:
-      name: of the bundle.
-      space: of the catalogue.
-      dataset: of the catalogue.
-      records: how many trainings to collect.
-      gap_networks: how many records are delivered as files to measure the gap.
-      recipe: of every training.
-      surrogate: how the encoder is fitted.
-      methods: by method, its configuration.
-      seed: of everything.
-      rounds: how often the first method's generator proposes networks that are trained, for
-        the encoder and the generators to be fitted anew. A generator finds what its encoder
-        overrates; the encoder learns that only from such networks.
-      round_networks: how many in a round.
-    """
-
-    name: str
-    space: str
-    dataset: str
-    records: int
-    gap_networks: int
-    recipe: Recipe
-    surrogate: surrogates.SurrogateConfig
-    methods: Mapping[str, Any]
-    seed: int
-    rounds: int = 0
-    round_networks: int = 500
-
-    def __post_init__(self) -> None:
-        if self.rounds < 0 or self.round_networks < 1 or (self.rounds and not self.methods):
-            raise ValueError(f"rounds need a method and at least one network: {self}")
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Experiment:
-        """Reads a config's plain values; raises UsageError for what is not known."""
-        try:
-            methods = {
-                name: generators.get(name).config(**values)
-                for name, values in config["methods"].items()
-            }
-            return cls(
-                config["name"],
-                config["space"],
-                config["dataset"],
-                config["records"],
-                config["gap_networks"],
-                Recipe(**config["recipe"]),
-                surrogates.SurrogateConfig(**config["surrogate"]),
-                methods,
-                config["seed"],
-                config.get("rounds", 0),
-                config.get("round_networks", 500),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise errors.UsageError(f"config: {error}") from error
-
-    def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
 
 
 # --- evidence -----------------------------------------------------------------------------------
@@ -154,88 +87,12 @@ def planned_records(
     return records
 
 
-@dataclasses.dataclass(frozen=True)
-class Learned:
-    """What was learned from records.
-
-    Attributes:
-      records: those that were given and those that the generator proposed.
-      surrogate: the encoder.
-      generators: by method.
-    """
-
-    records: Sequence[Record]
-    surrogate: surrogates.Surrogate
-    generators: Mapping[str, Generator]
-
-
-def learn(
-    experiment: Experiment,
-    records: Sequence[Record],
-    metric: str,
-    evaluate: Evaluate | None,
-    seed: int,
-    say: Say,
-    proposals: pathlib.Path | None = None,
-) -> Learned:
-    """Fits the encoder and every method's generator; trains what generators propose in between.
-
-    Args:
-      experiment: how.
-      records: at random points of the space; their scale is that of all conditions.
-      metric: the task's.
-      evaluate: trains networks; not needed without rounds.
-      seed: of fits, draws and trainings.
-      say: told what is done.
-      proposals: JSON file that keeps what was proposed. A stopped run goes on with it: two fits of
-        a generator may differ in the last bits, and would propose others.
-    """
-    space = catalog.get(experiment.space)
-    scale = PerformanceScale.of([r.metric for r in records])
-    say(f"{len(records):,} records, {metric} {scale.low:.4f}..{scale.high:.4f}")
-    known = workdir.read_json(proposals) if proposals and proposals.is_file() else {}
-    records = list(records)
-    costs = CostModel(space)
-
-    def fitted_to(known_records: list[Record]) -> Evidence:
-        fitted = surrogates.fit(space, known_records, scale, experiment.surrogate, seed)
-        say("encoder fitted")
-        return Evidence(space, costs, known_records, fitted)
-
-    # What a round proposes does not depend on how many follow.
-    same = dataclasses.replace(experiment, rounds=0, gap_networks=0).to_json()
-    run = f"{seeds.derive(seed, json.dumps(same, sort_keys=True)):016x}"
-    any_quality = Budget({}, (metric, 0.0))
-    for round_ in range(1, experiment.rounds + 1):
-        if evaluate is None:
-            raise errors.UsageError("rounds need trainings: give evaluate")
-        key = f"{run}-{round_}"
-        if key not in known:
-            (name, config), *_ = experiment.methods.items()
-            generator = generators.get(name).fit(fitted_to(records), config, seed)
-            draw_seed = seeds.derive(seed, "round", round_)
-            (drawn,) = generator.propose([any_quality], experiment.round_networks, draw_seed)
-            known[key] = drawn.choices.tolist()
-            if proposals is not None:
-                workdir.write_json(proposals, known)
-        architectures = [space.architecture(row) for row in known[key]]
-        records += evaluate(architectures, seeds.derive(seed, "proposals", round_))
-        say(f"round {round_}: {len(architectures):,} proposals trained")
-    evidence = fitted_to(records)
-    fitted = {}
-    for name, config in experiment.methods.items():
-        fitted[name] = generators.get(name).fit(evidence, config, seed)
-        say(f"generator {name} fitted")
-    assert evidence.surrogate is not None
-    return Learned(records, evidence.surrogate, fitted)
-
-
 def fit(
     experiment: Experiment,
     work: workdir.WorkDir,
     data_dir: str | None,
     processes: int,
-    say: Say,
+    say: learning.Say,
 ) -> bundles.Bundle:
     """Fits the encoder and every method's generator to the records; writes the bundle."""
     space = catalog.get(experiment.space)
@@ -246,8 +103,8 @@ def fit(
     workers = population.Workers(dataset, experiment.recipe, processes=processes)
     with RecordStore(work.records, space) as store, workers:
         evaluate = collecting.Evaluator(store, workers)
-        path = work.root / PROPOSALS
-        learned = learn(
+        path = work.root / learning.PROPOSALS
+        learned = learning.learn(
             experiment, records, dataset.task.metric, evaluate, experiment.seed, say, path
         )
     surrogate = learned.surrogate
@@ -270,7 +127,7 @@ def fit(
         seed=experiment.seed,
         parents={
             path.name: workdir.sha256(path)
-            for path in (work.records, work.root / GAP, work.root / PROPOSALS)
+            for path in (work.records, work.root / GAP, work.root / learning.PROPOSALS)
             if path.is_file()
         },
     )
@@ -283,7 +140,7 @@ def _gap(
     records: Sequence[Record],
     dataset: datasets.Dataset,
     surrogate: surrogates.Surrogate,
-    say: Say,
+    say: learning.Say,
 ) -> np.ndarray:
     """Delivers some of the records' networks as files: what the file scores less the record.
 
@@ -383,7 +240,7 @@ def answer(
     method: str,
     selector: Selector,
     seed: int,
-    say: Say,
+    say: learning.Say,
 ) -> list[Candidate]:
     """Candidates for one budget, best first; needs no TensorFlow.
 

@@ -158,7 +158,7 @@ def confidence_stage(max_distance: float) -> Stage:
     def keep(pool: Pool) -> npt.NDArray[np.bool_]:
         if pool.distance is None:
             return np.ones(len(pool), np.bool_)
-        return np.asarray(~(pool.distance > max_distance))  # NaN: drawn for no condition
+        return np.asarray(pool.distance <= max_distance)
 
     return keep
 
@@ -396,17 +396,10 @@ def _candidate(
         float(pool.metric[row]),
         float(pool.low[row]),
         float(pool.high[row]),
-        _distance(pool, row),
+        None if pool.distance is None else float(pool.distance[row]),
         method,
         seed,
     )
-
-
-def _distance(pool: Pool, row: int) -> float | None:
-    """To the condition of the draw, if it had one."""
-    if pool.distance is None or np.isnan(pool.distance[row]):
-        return None
-    return float(pool.distance[row])
 
 
 def _infeasible(

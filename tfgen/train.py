@@ -16,6 +16,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from tfgen import pipeline, program, workdir
+from tfgen.experiment import Experiment
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment; see configs/.")
 _WORK_DIR = flags.DEFINE_string("work_dir", None, "Where records.db is.", required=True)
@@ -33,7 +34,7 @@ def main(argv: Sequence[str]) -> int:
     def say(text: str) -> None:
         print(f"{time.monotonic() - start:7.1f} s  {text}", file=sys.stderr)
 
-    experiment = pipeline.Experiment.from_config(program.config(_CONFIG))
+    experiment = Experiment.from_config(program.config(_CONFIG))
     work = workdir.WorkDir(workdir.user_path(_WORK_DIR.value))
     pipeline.fit(experiment, work, _DATA_DIR.value, _PROCESSES.value, say)
     print(f"bundle in {work.bundle}")

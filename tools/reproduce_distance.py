@@ -19,8 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from tfgen import errors, pipeline, seeds
+from tfgen import errors, seeds
 from tfgen.cost import metrics
+from tfgen.experiment import Experiment
 from tfgen.space.search_space import Choices
 from tools import charts, reports
 from tools.reports import Column, percent
@@ -288,7 +289,7 @@ class ConditionRow:
 
 def measure(
     setting: Setting,
-    experiment: pipeline.Experiment,
+    experiment: Experiment,
     name: str,
     sizes: Sizes,
     seed: int,
@@ -453,9 +454,7 @@ def table_4(
 # --- ablation -------------------------------------------------------------------------------------
 
 
-def variant(
-    experiment: pipeline.Experiment, overrides: Mapping[str, Mapping[str, Any]]
-) -> pipeline.Experiment:
+def variant(experiment: Experiment, overrides: Mapping[str, Mapping[str, Any]]) -> Experiment:
     """The experiment with some values changed.
 
     Args:

@@ -16,12 +16,13 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from tfgen import errors, generators, pipeline, workdir
+from tfgen import errors, generators, learning, pipeline, workdir
 from tfgen.cost.cost_model import CostModel
 from tfgen.cost.metrics import PerformanceScale
 from tfgen.evidence import surrogate as surrogates
 from tfgen.evidence.collect import Evaluator
 from tfgen.evidence.record import Record, RecordStore
+from tfgen.experiment import Experiment
 from tfgen.generators.base import Evaluate
 from tfgen.space import catalog
 from tfgen.space.architecture import Architecture
@@ -171,7 +172,7 @@ class Setting:
         if not path.is_file():
             raise errors.UsageError(f"{path}: experiment {label} has no config")
         config = runpy.run_path(str(path))["get_config"]()
-        experiment = pipeline.Experiment.from_config(config.to_dict())
+        experiment = Experiment.from_config(config.to_dict())
         if records is not None:
             experiment = dataclasses.replace(experiment, records=records)
         self.experiment = experiment
@@ -193,7 +194,7 @@ class Setting:
     def __exit__(self, *unused: object) -> None:
         self._stack.close()
 
-    def planned(self, experiment: pipeline.Experiment) -> list[Record]:
+    def planned(self, experiment: Experiment) -> list[Record]:
         """The records of a plan, which may be shorter than the config's."""
         return pipeline.planned_records(experiment, self._work, self.dataset)
 
@@ -206,7 +207,7 @@ class Setting:
         with self.store() as store:
             return Evaluator(store, self.workers)(architectures, seed)
 
-    def fit(self, experiment: pipeline.Experiment, seed: int) -> Fit:
+    def fit(self, experiment: Experiment, seed: int) -> Fit:
         """Learns from the records of a variant of the experiment, or reads what was learned.
 
         Kept under a name made of the variant, the seed and the records. A change of the code
@@ -234,7 +235,7 @@ class Setting:
 
     def _learn(
         self,
-        experiment: pipeline.Experiment,
+        experiment: Experiment,
         records: Sequence[Record],
         seed: int,
         folder: pathlib.Path,
@@ -242,14 +243,14 @@ class Setting:
         only = {METHOD: experiment.methods[METHOD]}
         with self.store("rounds") as store:
             evaluate = Metered(Evaluator(store, self.workers), self.processes)
-            learned = pipeline.learn(
+            learned = learning.learn(
                 dataclasses.replace(experiment, methods=only),
                 records,
                 self.dataset.task.metric,
                 evaluate,
                 seed,
                 lambda _: None,
-                self.folder / pipeline.PROPOSALS,
+                self.folder / learning.PROPOSALS,
             )
         collected = sum(record.seconds for record in records) / self.processes
         told = {

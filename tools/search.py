@@ -17,11 +17,12 @@ from collections.abc import Sequence
 from absl import flags
 from ml_collections import config_flags
 
-from tfgen import errors, generators, pipeline, program, workdir
+from tfgen import errors, generators, program, workdir
 from tfgen.cost.budget import Budget
 from tfgen.cost.cost_model import CostModel
 from tfgen.evidence.collect import Evaluator
 from tfgen.evidence.record import RecordStore
+from tfgen.experiment import Experiment
 from tfgen.generators import searching
 from tfgen.generators.base import Evidence
 from tfgen.space import catalog
@@ -51,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
     del argv
     searcher = generators.get_searcher(_METHOD.value)
     budget = Budget.parse(_BUDGET.value)
-    experiment = pipeline.Experiment.from_config(program.config(_CONFIG))
+    experiment = Experiment.from_config(program.config(_CONFIG))
     space = catalog.get(experiment.space)
     costs = CostModel(space)
     searching.check_limits(costs, budget)

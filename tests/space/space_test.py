@@ -192,34 +192,34 @@ class EncodingTest(absltest.TestCase):
         encoding = Encoding(catalog.get("california_housing_mlp"))
         choices = encoding.space.sample(300, seeds.stream(7, "s"))
         filled = np.where(encoding.space.active(choices), choices, 1)
-        knots = np.eye(8, dtype=np.float32)
-        rows = np.stack(
-            [
-                encoding.hats(np, np.log(filled + 1.0) / np.log(128.0))[:, d]
-                if encoding.long[d]
-                else knots[filled[:, d]]
-                for d in range(len(encoding.long))
-            ],
-            axis=1,
-        )
+        rows, activities = [], []
+        for decision in range(len(encoding.long)):
+            activity = encoding.activity(np, decision, rows, activities) * np.ones(300)
+            rows.append(encoding.rows[decision, filled[:, decision]] * activity[:, None])
+            activities.append(activity)
         np.testing.assert_allclose(
-            encoding.features(np, rows), encoding.features_of(choices), atol=1e-5
+            np.concatenate(rows, axis=1), encoding.features_of(choices), atol=1e-5
         )
 
-    def test_a_position_snaps_to_the_nearest_width(self):
-        # 5 choices of width 1..128: positions log(w) / log(128). Between 2 and 3 the middle is
-        # sqrt(6) = 2.449 on the logarithmic scale.
-        encoding = Encoding(catalog.get("california_housing_mlp"))
-        for width, nearest in ((1.0, 1), (2.44, 2), (2.46, 3), (100.2, 100), (128.0, 128)):
-            position = np.full((1, 10), np.log(width) / np.log(128.0), np.float32)
-            self.assertEqual(encoding.passed(position)[0, 1].sum() + 1, nearest)
-            snapped = encoding.snapped(np, position)[0, 1]
-            self.assertAlmostEqual(float(snapped), np.log(nearest) / np.log(128.0), places=5)
+    def test_a_knot_stands_for_the_choices_under_its_hat(self):
+        # Widths 1..9 lie at 7 log(w) / log(9) on knots 0..7: 1 at 0, 2 at 2.208, 3 at 3.5, 4 at
+        # 4.416. Knot 3 reaches 2 and 3, with hats of heights 0.208 and 0.5. Knot 1 reaches none,
+        # and 1 is the nearest.
+        widths = tuple(range(1, 10))
+        stage = Stage("output", "dense", {"units": 1, "weight_bits": 8, "activation": "linear"})
+        decision = Decision("width", widths, sampling="uniform")
+        space = SearchSpace("one", (1,), (decision,), (stage,), "litert-2.3")
+        (spread,) = Encoding(space).spread
+        np.testing.assert_allclose(spread.sum(axis=1), 1.0, rtol=1e-6)
+        np.testing.assert_array_equal(spread[0], np.eye(9)[0])
+        np.testing.assert_array_equal(spread[1], np.eye(9)[0])
+        heights = [7 * np.log(2) / np.log(9) - 2, 0.5]
+        np.testing.assert_allclose(spread[3, 1:3], heights / np.sum(heights), rtol=1e-5)
+        self.assertEqual(spread[3, 3:].max(), 0)
 
-    def test_scores_of_choices_that_do_not_exist_are_ruled_out(self):
-        encoding = Encoding(small_space())
-        logits = encoding.logits(np.zeros((1, 6, 8), np.float32))
-        np.testing.assert_array_equal((logits > -1).sum(axis=2), [[2, 3, 2, 3, 2, 2]])
+    def test_knots_that_do_not_exist_are_ruled_out(self):
+        absent = Encoding(small_space()).absent
+        np.testing.assert_array_equal((absent > -1).sum(axis=1), [2, 3, 2, 3, 2, 2])
 
 
 class SeedsTest(absltest.TestCase):
@@ -256,21 +256,6 @@ class SeedsTest(absltest.TestCase):
         drawn = {seeds.stream(1, *name).integers(2**60) for name in (("a",), ("b",), ("a", "b"))}
         self.assertLen(drawn, 3)
         self.assertNotEqual(seeds.derive(1, "ab"), seeds.derive(1, "a", "b"))
-
-    def test_shares_of_a_logistic_position(self):
-        # With middle 0 and scale 1 the position is uniform on 0..1, so that a choice's share is the
-        # distance between the midpoints around it: widths 1..9 lie at log(w) / log(9).
-        widths = tuple(range(1, 10))
-        stage = Stage("output", "dense", {"units": 1, "weight_bits": 8, "activation": "linear"})
-        space = SearchSpace("one", (1,), (Decision("width", widths),), (stage,), "litert-2.3")
-        at = np.log(widths) / np.log(9)
-        ends = np.array([0.0, *(at[1:] + at[:-1]) / 2, 1.0])
-        one = np.zeros((1, 1), np.float32)
-        shares = Encoding(space).shares(np, one, one + 1)
-        np.testing.assert_allclose(shares[0, 0], np.diff(ends), atol=1e-6)
-        # A narrow distribution around width 3, at 0.5, is width 3.
-        shares = Encoding(space).shares(np, one, one + 0.01)
-        np.testing.assert_allclose(shares[0, 0], np.eye(9)[2], atol=1e-6)
 
 
 if __name__ == "__main__":

@@ -51,8 +51,8 @@ class Proposals:
 
     Attributes:
       choices: canonical [draws, decisions].
-      conditions: the normalised performance that each draw was asked for, NaN for a draw that was
-        asked for none [draws]; None for a generator that takes no such condition.
+      conditions: the normalised performance that each draw was asked for [draws]; None for a
+        generator that takes no such condition.
     """
 
     choices: Choices

@@ -4,11 +4,15 @@ import pathlib
 import tempfile
 from unittest import mock
 
+import numpy as np
 from absl.testing import absltest
 
-from tfgen import errors, pipeline, seeds, workdir
+from tfgen import errors, learning, seeds, workdir
+from tfgen.cost.cost_model import CostModel
 from tfgen.evidence.record import Record
 from tfgen.evidence.surrogate import SurrogateConfig
+from tfgen.experiment import Experiment
+from tfgen.generators.base import Evidence
 from tfgen.generators.baselines import Random, RandomConfig
 from tfgen.space import catalog
 from tfgen.training.recipe import Recipe
@@ -16,8 +20,8 @@ from tfgen.training.recipe import Recipe
 SPACE = catalog.get("quartic_mlp")
 
 
-def experiment(rounds: int) -> pipeline.Experiment:
-    return pipeline.Experiment(
+def experiment(rounds: int) -> Experiment:
+    return Experiment(
         "learned",
         SPACE.name,
         "quartic",
@@ -38,7 +42,7 @@ def made_up(architectures, seed):
             for i, a in enumerate(architectures)]  # fmt: skip
 
 
-class LearnTest(absltest.TestCase):
+class LearningTest(absltest.TestCase):
     def setUp(self):
         super().setUp()
         self.path = pathlib.Path(self.enter_context(tempfile.TemporaryDirectory())) / "p.json"
@@ -47,7 +51,7 @@ class LearnTest(absltest.TestCase):
 
     def learn(self, rounds, evaluate=made_up):
         told = []
-        learned = pipeline.learn(
+        learned = learning.learn(
             experiment(rounds), self.records, "r2", evaluate, 5, told.append, self.path
         )
         return learned, told
@@ -76,6 +80,33 @@ class LearnTest(absltest.TestCase):
         longer, _ = self.learn(2)
         self.assertEqual(longer.records[:71], whole.records)
         self.assertLen(workdir.read_json(self.path), 2)
+
+    def test_half_of_a_round_are_answers_to_budgets(self):
+        evidence = Evidence(SPACE, CostModel(SPACE), self.records, self.learn(0)[0].surrogate)
+        generator = Random().fit(evidence, RandomConfig(), 1)
+        proposed = learning.propose(generator, evidence, "r2", 40, 7)
+        self.assertLen(proposed, 40)
+        sizes = CostModel(SPACE).costs(SPACE.choices(proposed))["storage_kb"]
+        # At most ten answers to each of two budgets: of the smallest record's size but 0.2 % of
+        # the way to the next, and of the largest's. Random draws are none of them again.
+        records = np.sort(
+            CostModel(SPACE).costs(SPACE.choices([r.architecture for r in self.records]))[
+                "storage_kb"
+            ]
+        )
+        least = records[0] + 0.002 * 59 * (records[1] - records[0])
+        answers = 40 - self.draws(generator, proposed)
+        self.assertBetween(answers, 11, 20)
+        self.assertTrue((sizes[: answers - 10] <= least).all())
+        self.assertTrue((sizes[:answers] <= records[-1]).all())
+
+    def draws(self, generator, proposed):
+        """How many of the last proposals are what the generator draws."""
+        for count in range(40, 0, -1):
+            (drawn,) = generator.propose([None], count, seeds.derive(7, "draws"))
+            if proposed[-count:] == [SPACE.architecture(row) for row in drawn.choices]:
+                return count
+        return 0
 
     def test_rounds_need_trainings(self):
         with self.assertRaisesRegex(errors.UsageError, "rounds need trainings"):

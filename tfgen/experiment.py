@@ -1,0 +1,75 @@
+"""What a config file describes: how a bundle comes to be."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from tfgen import errors, generators
+from tfgen.evidence.surrogate import SurrogateConfig
+from tfgen.training.recipe import Recipe
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """What a config file describes: from a space and data to a bundle.
+
+    Attributes:
+      name: of the bundle.
+      space: of the catalogue.
+      dataset: of the catalogue.
+      records: how many trainings to collect.
+      gap_networks: how many records are delivered as files to measure the gap.
+      recipe: of every training.
+      surrogate: how the encoder is fitted.
+      methods: by method, its configuration.
+      seed: of everything.
+      rounds: how often the first method's generator proposes networks that are trained, for
+        the encoder and the generators to be fitted anew. A generator finds what its encoder
+        overrates; the encoder learns that only from such networks.
+      round_networks: how many in a round.
+    """
+
+    name: str
+    space: str
+    dataset: str
+    records: int
+    gap_networks: int
+    recipe: Recipe
+    surrogate: SurrogateConfig
+    methods: Mapping[str, Any]
+    seed: int
+    rounds: int = 0
+    round_networks: int = 500
+
+    def __post_init__(self) -> None:
+        if self.rounds < 0 or self.round_networks < 1 or (self.rounds and not self.methods):
+            raise ValueError(f"rounds need a method and at least one network: {self}")
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Experiment:
+        """Reads a config's plain values; raises UsageError for what is not known."""
+        try:
+            methods = {
+                name: generators.get(name).config(**values)
+                for name, values in config["methods"].items()
+            }
+            return cls(
+                config["name"],
+                config["space"],
+                config["dataset"],
+                config["records"],
+                config["gap_networks"],
+                Recipe(**config["recipe"]),
+                SurrogateConfig(**config["surrogate"]),
+                methods,
+                config["seed"],
+                config.get("rounds", 0),
+                config.get("round_networks", 500),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise errors.UsageError(f"config: {error}") from error
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
