@@ -45,6 +45,9 @@ _TABLES_DIR = flags.DEFINE_string(
 _SEED = flags.DEFINE_integer("seed", 0, "Equal seeds give equal answers.", lower_bound=0)
 _COUNT = flags.DEFINE_integer("count", 10, "Candidates to show for a budget.")
 _DRAWS = flags.DEFINE_integer("draws", 4096, "Networks drawn in a round.")
+_REFINEMENTS = flags.DEFINE_integer(
+    "refinements", 10, "Steps in which neighbours of the best draws are tried."
+)
 _CONFIDENCE = flags.DEFINE_float("confidence", 0.95, "Of each end of a predicted interval.")
 _MAX_DISTANCE = flags.DEFINE_float(
     "max_distance", 0.1, "Most distance between a draw's predicted performance and its condition."
@@ -101,6 +104,7 @@ def main(argv: Sequence[str]) -> int:
     selector = Selector(
         count=_COUNT.value,
         draws=_DRAWS.value,
+        refinements=_REFINEMENTS.value,
         confidence=_CONFIDENCE.value,
         max_distance=_MAX_DISTANCE.value,
         ranking=Ranking(_RANK_BY.value),

@@ -1,7 +1,9 @@
 """From draws to candidates: INAG's selecting stages, as functions over a pool. Knows no method.
 
 A generator proposes; this code verifies. `select` draws, removes duplicates, counts costs, asks the
-encoder, applies the stages and ranks, in a bounded number of rounds (NAGAN paper, section 4).
+encoder, applies the stages and ranks, in a bounded number of rounds (NAGAN paper, section 4). Then,
+beyond the paper, it tries neighbours of the best draws: a draw knows the condition, not the budget,
+and a budget's best network is rarely one of a few thousand draws.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from tfgen.space.search_space import Choices, SearchSpace
 
 Floats = npt.NDArray[np.float64]
 _VERIFICATIONS = 3  # of the nearest feasible budget
+_PARENTS, _CHILDREN = 64, 16  # in a step of refinement
 _MAX_DRAWS = 200_000  # some 2 GB of scores
 _BYTE_METRICS = ("storage_kb", "file_kb")
 _MAX_CONFIDENCE = 0.99  # what a few hundred held-out records and fifty files can tell
@@ -76,7 +79,7 @@ class Candidate:
       low: lower end of its interval.
       high: upper end of its interval.
       distance: between the predicted performance and the condition of the draw (eq. 1); None for a
-        generator that takes no condition.
+        network that was drawn for no condition.
       method: which method's generator drew it.
       seed: the seed of the selection.
     """
@@ -130,6 +133,7 @@ class Pool:
     Attributes:
       costs: what is expected.
       upper: the upper ends of their intervals: what budgets are compared with.
+      distance: of eq. 1, NaN for a network that was drawn for no condition; None where all were.
     """
 
     choices: Choices
@@ -142,6 +146,18 @@ class Pool:
 
     def __len__(self) -> int:
         return len(self.choices)
+
+    def rows(self, rows: npt.NDArray[np.int64]) -> Pool:
+        """The pool of these rows, in their order."""
+        return Pool(
+            self.choices[rows],
+            {m: v[rows] for m, v in self.costs.items()},
+            {m: v[rows] for m, v in self.upper.items()},
+            self.metric[rows],
+            self.low[rows],
+            self.high[rows],
+            None if self.distance is None else self.distance[rows],
+        )
 
 
 Stage = Callable[[Pool], npt.NDArray[np.bool_]]
@@ -158,7 +174,7 @@ def confidence_stage(max_distance: float) -> Stage:
     def keep(pool: Pool) -> npt.NDArray[np.bool_]:
         if pool.distance is None:
             return np.ones(len(pool), np.bool_)
-        return np.asarray(pool.distance <= max_distance)
+        return np.asarray(~(pool.distance > max_distance))  # NaN: drawn for no condition
 
     return keep
 
@@ -243,6 +259,8 @@ class Selector:
       count: candidates to return, at most.
       draws: networks drawn in a round.
       max_rounds: rounds before giving up.
+      refinements: steps in which neighbours of the best networks so far are tried; 0 for draws
+        alone.
       confidence: of each end of the predicted interval.
       max_distance: of the confidence stage.
       ranking: the output selector.
@@ -251,6 +269,7 @@ class Selector:
     count: int = 10
     draws: int = 4096
     max_rounds: int = 4
+    refinements: int = 10
     confidence: float = 0.95
     max_distance: float = 0.1
     ranking: Ranking = dataclasses.field(default_factory=Ranking)
@@ -258,6 +277,8 @@ class Selector:
     def __post_init__(self) -> None:
         if min(self.count, self.draws, self.max_rounds) < 1:
             raise errors.UsageError("count, draws and rounds must be at least 1")
+        if self.refinements < 0:
+            raise errors.UsageError(f"refinements must be at least 0, got {self.refinements}")
         if self.draws > _MAX_DRAWS:
             raise errors.UsageError(f"draws must be at most {_MAX_DRAWS:,}, got {self.draws:,}")
         if not 0.5 <= self.confidence <= _MAX_CONFIDENCE:
@@ -280,7 +301,7 @@ class Selector:
         """The best candidates for one budget, best first; at least one.
 
         Raises:
-          InfeasibleBudgetError: no draw passed every stage; carries the nearest feasible budget.
+          InfeasibleBudgetError: no network passed every stage; carries the nearest feasible budget.
         """
 
         def search(asked: Budget) -> list[Candidate]:
@@ -316,28 +337,52 @@ class Selector:
         """One bounded search; raises InfeasibleBudgetError with the nearest budget of its draws."""
         stages = network_stages(cost_model, budget, self.max_distance)
         limits = budget_stages(budget)
+
+        def passes(pool: Pool) -> npt.NDArray[np.bool_]:
+            return np.asarray(np.logical_and.reduce([stage(pool) for stage in (*stages, *limits)]))
+
+        def best_first(pool: Pool) -> npt.NDArray[np.int64]:
+            kept = passes(pool)
+            if kept.any():
+                order = self.ranking.order(pool, budget)
+                return order[kept[order]]
+            rows = _nearest_rows(pool, stages)
+            return rows[np.argsort(_misses(pool, budget)[rows], kind="stable")]
+
         seen: Pool | None = None
-        kept = np.zeros(0, np.bool_)
         for round_ in range(self.max_rounds):
             (drawn,) = proposer.propose([budget], self.draws, seeds.derive(seed, "round", round_))
-            seen = _merge(seen, self._pool(drawn, predictor, cost_model))
-            kept = np.logical_and.reduce([stage(seen) for stage in (*stages, *limits)])
-            if kept.sum() >= self.count:
+            seen = _merge(seen, self._pool(drawn.choices, drawn.conditions, predictor, cost_model))
+            if passes(seen).sum() >= self.count:
                 break
         assert seen is not None
-        if not kept.any():
-            raise _infeasible(seen, budget, self.max_rounds * self.draws, stages)
-        order = [row for row in self.ranking.order(seen, budget) if kept[row]]
-        return [_candidate(space, seen, row, budget, method, seed) for row in order[: self.count]]
+        looked_at = len(seen)
+        random = seeds.stream(seed, "refinements")
+        for _ in range(self.refinements):
+            parents = seen.rows(best_first(seen)[: max(_PARENTS, self.count)])
+            children = space.mutate(np.repeat(parents.choices, _CHILDREN, axis=0), random)
+            none = None if seen.distance is None else np.full(len(children), np.nan)
+            seen = _merge(parents, self._pool(children, none, predictor, cost_model))
+            looked_at += len(seen) - len(parents)
+        if not passes(seen).any():
+            raise _infeasible(seen, budget, looked_at, stages)
+        rows = best_first(seen)[: self.count]
+        return [_candidate(space, seen, row, budget, method, seed) for row in rows]
 
-    def _pool(self, drawn: Drawn, predictor: Predictor, cost_model: CostModel) -> Pool:
-        prediction = predictor.predict(drawn.choices, self.confidence)
+    def _pool(
+        self,
+        choices: Choices,
+        conditions: Floats | None,
+        predictor: Predictor,
+        cost_model: CostModel,
+    ) -> Pool:
+        prediction = predictor.predict(choices, self.confidence)
         distance = None
-        if drawn.conditions is not None:
-            distance = confidence_distance(prediction.performance, drawn.conditions)
-        costs, upper = cost_model.bounds(drawn.choices, self.confidence)
+        if conditions is not None:
+            distance = confidence_distance(prediction.performance, conditions)
+        costs, upper = cost_model.bounds(choices, self.confidence)
         return Pool(
-            drawn.choices,
+            choices,
             costs,
             upper,
             prediction.metric,
@@ -369,16 +414,7 @@ def _merge(old: Pool | None, new: Pool) -> Pool:
     else:
         nearest = np.argsort(both.distance, kind="stable")
     _, first = np.unique(both.choices[nearest], axis=0, return_index=True)
-    rows = nearest[first]
-    return Pool(
-        both.choices[rows],
-        {m: v[rows] for m, v in both.costs.items()},
-        {m: v[rows] for m, v in both.upper.items()},
-        both.metric[rows],
-        both.low[rows],
-        both.high[rows],
-        None if both.distance is None else both.distance[rows],
-    )
+    return both.rows(nearest[first])
 
 
 def _joined(old: Costs, new: Costs) -> Costs:
@@ -396,33 +432,47 @@ def _candidate(
         float(pool.metric[row]),
         float(pool.low[row]),
         float(pool.high[row]),
-        None if pool.distance is None else float(pool.distance[row]),
+        _distance(pool, row),
         method,
         seed,
     )
 
 
-def _infeasible(
-    pool: Pool, budget: Budget, draws: int, stages: Sequence[Stage]
-) -> errors.InfeasibleBudgetError:
-    """The error that names the budget which the least relaxation makes feasible.
+def _distance(pool: Pool, row: int) -> float | None:
+    """To the condition of the draw, if it had one."""
+    if pool.distance is None or np.isnan(pool.distance[row]):
+        return None
+    return float(pool.distance[row])
 
-    The relaxation of a network is the largest share of a limit by which it misses one. Networks
-    that do not pass `stages`, which no relaxation helps, count where no others are left.
-    """
+
+def _misses(pool: Pool, budget: Budget) -> Floats:
+    """The largest share of a limit by which each network misses one [architectures]."""
+    misses = [pool.upper[m] / limit - 1.0 for m, limit in budget.limits.items()]
+    if budget.quality is not None:
+        misses.append(1.0 - pool.low / max(budget.quality[1], 1e-9))
+    return np.asarray(np.maximum.reduce(misses))
+
+
+def _nearest_rows(pool: Pool, stages: Sequence[Stage]) -> npt.NDArray[np.int64]:
+    """Networks that pass `stages`, which no relaxation helps; others where none is left."""
     rows = np.arange(len(pool))
     for stage in stages:
         passed = rows[stage(pool)[rows]]
         rows = passed if len(passed) else rows
-    misses = [pool.upper[m][rows] / limit - 1.0 for m, limit in budget.limits.items()]
-    if budget.quality is not None:
-        misses.append(1.0 - pool.low[rows] / max(budget.quality[1], 1e-9))
-    row = rows[np.maximum.reduce(misses).argmin()]
+    return rows
+
+
+def _infeasible(
+    pool: Pool, budget: Budget, looked_at: int, stages: Sequence[Stage]
+) -> errors.InfeasibleBudgetError:
+    """The error that names the budget which the least relaxation makes feasible."""
+    rows, misses = _nearest_rows(pool, stages), _misses(pool, budget)
+    row = rows[misses[rows].argmin()]
     message = (
-        f"budget {budget}: none of {len(pool):,} different networks in {draws:,} draws is "
-        "predicted to keep it"
+        f"budget {budget}: none of {looked_at:,} different networks that were drawn or lie near "
+        "the best of these is predicted to keep it"
     )
-    if not np.isfinite(np.maximum.reduce(misses).min()):
+    if not np.isfinite(misses[row]):
         return errors.InfeasibleBudgetError(message)
     limits = {
         m: max(limit, rounded_up(float(pool.upper[m][row]))) for m, limit in budget.limits.items()
