@@ -115,7 +115,7 @@ class AblationTest(absltest.TestCase):
             self.assertEqual(made.methods.keys(), self.experiment.methods.keys())
 
     def test_a_misspelt_field(self):
-        for overrides in ({"surrogate": {"memberz": 1}}, {"nagin": {}}, {"nagan": {"steps": 0}}):
+        for overrides in ({"surrogate": {"memberz": 1}}, {"nagin": {}}, {"nagan": {"steps": -1}}):
             with self.assertRaisesRegex(errors.UsageError, "variant"):
                 reproduce_distance.variant(self.experiment, overrides)
 
@@ -130,13 +130,15 @@ def answer(method, seed, part=A_TENTH, **changes):
 class SearchTest(absltest.TestCase):
     def test_summary_of_two_seeds(self):
         rows = [
-            answer(INAG, 0, test=0.9),
-            answer(INAG, 1, test=0.8),
+            answer(INAG, 0, test=0.9, again=0.6),
+            answer(INAG, 1, test=0.8, again=0.7),
             answer("genetic", 0, test=0.7),
             answer("genetic", 1, test=None, storage=None, energy=None, holds=False),
         ]
         ours, theirs = reproduce_search.summarise(rows)
         self.assertAlmostEqual(ours.test, 0.85)
+        self.assertAlmostEqual(ours.again, 0.65)
+        self.assertIsNone(theirs.again)
         self.assertIsNone(ours.behind)
         self.assertEqual((theirs.answers, theirs.asked), (1, 2))
         self.assertAlmostEqual(theirs.behind, 0.15)

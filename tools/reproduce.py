@@ -31,9 +31,8 @@ _WORK_DIR = flags.DEFINE_string(
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Where results go.", required=True)
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "TFDS directory, for data that does not ship.")
 _EXPERIMENTS = flags.DEFINE_list(
-    "experiments", None, f"Of {', '.join(EXPERIMENTS)}. Default: all for nagan4, Reg.C for the "
-    "ablation, else Reg.A."
-)  # fmt: skip
+    "experiments", None, f"Of {', '.join(EXPERIMENTS)}. Default: all for nagan4, else Reg.A."
+)
 _RECORDS = flags.DEFINE_integer(
     "records", None, "Use only the first records of each plan.", lower_bound=1
 )
@@ -68,8 +67,7 @@ def main(argv: Sequence[str]) -> None:
         raise errors.UsageError("give one of --table and --figure")
     wanted = _TABLE.value or _FIGURE.value
     charts.check()
-    defaults = {"nagan4": list(EXPERIMENTS), "ablation": ["Reg.C"]}
-    labels = _EXPERIMENTS.value or defaults.get(wanted, ["Reg.A"])
+    labels = _EXPERIMENTS.value or (list(EXPERIMENTS) if wanted == "nagan4" else ["Reg.A"])
     root = workdir.user_path(_WORK_DIR.value)
     for label in labels:
         published(label)

@@ -39,20 +39,29 @@ FRONT_TRAINED = 5
 _MAX_BACKGROUND = 2_000  # records drawn behind figure 4(b)
 Say = Callable[[str], None]
 
+_ALONE = {"teaching_steps": 0, "steps": 3_000, "generator_rate": 3e-3, "entropy_weight": 3e-3}
+
 # Ablation rows: by name, what differs from the experiment's config.
 VARIANTS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "as configured": {},
-    "no round of proposals": {"experiment": {"rounds": 0}},
-    "one round": {"experiment": {"rounds": 1}},
-    "two rounds": {"experiment": {"rounds": 2}},
+    "one round of proposals": {"experiment": {"rounds": 1, "round_networks": 1_000}},
+    "two rounds": {"experiment": {"rounds": 2, "round_networks": 1_000}},
     "encoder of one network": {"surrogate": {"members": 1}},
-    "encoder's mean only (the paper)": {METHOD: {"scatter_weight": 0.0}},
-    "no entropy reward": {METHOD: {"entropy_weight": 0.0, "shortfall_weight": 0.0}},
-    "no least entropy": {METHOD: {"shortfall_weight": 0.0}},
-    "diversity reward": {METHOD: {"diversity_weight": 0.05}},
-    "Gumbel-softmax, not rounded": {METHOD: {"straight_through": False}},
-    "spectral normalisation": {METHOD: {"spectral_norm": True}},
-    "condition noise": {METHOD: {"condition_noise": 0.05}},
+    "teacher half as warm": {METHOD: {"teaching_temperature": 0.0015}},
+    "teacher twice as warm": {METHOD: {"teaching_temperature": 0.006}},
+    "then algorithm 1": {METHOD: {"steps": 1_000}},
+    "algorithm 1 alone": {METHOD: _ALONE},
+    "alone, V(E) of the encoder's mean": {METHOD: {**_ALONE, "scatter_weight": 0.0}},
+    "alone, no entropy reward": {
+        METHOD: {**_ALONE, "entropy_weight": 0.0, "shortfall_weight": 0.0}
+    },
+    "alone, diversity reward": {METHOD: {**_ALONE, "diversity_weight": 0.05}},
+    "alone, Gumbel-softmax not rounded": {METHOD: {**_ALONE, "straight_through": False}},
+    "alone, V(G) ten times as heavy": {METHOD: {**_ALONE, "adversarial_weight": 0.1}},
+    "the same with spectral normalisation": {
+        METHOD: {**_ALONE, "adversarial_weight": 0.1, "spectral_norm": True}
+    },
+    "alone, condition noise": {METHOD: {**_ALONE, "condition_noise": 0.05}},
 }
 
 
