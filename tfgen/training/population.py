@@ -344,6 +344,7 @@ _WHY = {-signal.SIGKILL: "; SIGKILL often means that memory ran out: use fewer p
 def _work(folder: pathlib.Path) -> None:
     """The worker: a member's JSON on each line of stdin, its outcome's on stdout."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends this process
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a parent that was killed reads no outcome
     job = json.loads((folder / "job.json").read_text())
     recipe = Recipe.from_json(job["recipe"])
     arrays = _Arrays.load(folder, job["task"])
