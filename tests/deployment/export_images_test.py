@@ -13,6 +13,7 @@ from tests.space.small import every_op
 from tfgen import errors
 from tfgen.cost import file_size
 from tfgen.deployment import benchmark, export, tflite_file
+from tfgen.nets import rounding
 from tfgen.space import bits
 from tfgen.space.layers import LayerSpec, slots_of
 from tfgen.training import datasets, quantize_aware, tasks, trainer
@@ -59,8 +60,8 @@ class ImagesTest(parameterized.TestCase):
         self.assertEqual(list(stored), [layer.name for layer in weighted])
         for layer in weighted:
             kernel = quantize_aware.variables(self.trained.model, layer.name)["kernel"].numpy()
-            kernel = quantize_aware.by_channel(kernel, layer.op)
-            levels, scale = quantize_aware.weight_levels(kernel, layer.weight_bits)
+            kernel = rounding.by_channel(kernel, layer.op)
+            levels, scale = rounding.weight_levels(kernel, layer.weight_bits)
             # dense [out, in], convolution [out, side, side, in], depthwise [1, side, side, out]
             order = levels[np.newaxis] if layer.op == "depthwise" else np.moveaxis(levels, -1, 0)
             np.testing.assert_array_equal(stored[layer.name].levels, order)
@@ -141,8 +142,8 @@ class ImagesTest(parameterized.TestCase):
             levels = []
             for network in (model, folded):
                 kernel = quantize_aware.variables(network, layer.name)["kernel"].numpy()
-                kernel = quantize_aware.by_channel(kernel, layer.op)
-                levels.append(np.abs(quantize_aware.weight_levels(kernel, layer.weight_bits)[0]))
+                kernel = rounding.by_channel(kernel, layer.op)
+                levels.append(np.abs(rounding.weight_levels(kernel, layer.weight_bits)[0]))
             np.testing.assert_array_equal(levels[0], levels[1])
         x = self.data.test.x[:200]
         step = quantize_aware.step(quantize_aware.activation_ranges(folded, plain)["output"], 8)

@@ -10,6 +10,7 @@ from absl.testing import absltest, parameterized
 from tests.space.small import mlp
 from tfgen import errors
 from tfgen.deployment import benchmark, export, tflite_file
+from tfgen.nets import rounding
 from tfgen.space import bits
 from tfgen.space.layers import LayerSpec
 from tfgen.training import datasets, quantize_aware, trainer
@@ -45,7 +46,7 @@ class ExportTest(parameterized.TestCase):
         ops = stored(self.exported.content)
         for layer in MIXED:
             kernel = quantize_aware.variables(self.trained.model, layer.name)["kernel"].numpy()
-            levels, scale = quantize_aware.weight_levels(kernel, layer.weight_bits)
+            levels, scale = rounding.weight_levels(kernel, layer.weight_bits)
             np.testing.assert_array_equal(ops[layer.name].levels, levels.T)
             np.testing.assert_allclose(ops[layer.name].scales, scale, rtol=1e-6)
         containers = [ops[layer.name].container_bits for layer in MIXED]

@@ -7,6 +7,7 @@ from absl.testing import absltest, parameterized
 
 from tests.space.small import mlp
 from tfgen import errors
+from tfgen.nets import rounding
 from tfgen.nets.keras_compat import tf
 from tfgen.training import datasets, quantize_aware, trainer
 from tfgen.training.recipe import Recipe, initial_weights
@@ -22,14 +23,14 @@ class WeightsTest(parameterized.TestCase):
     def test_levels_by_hand(self) -> None:
         # 3 bits: levels -3 .. 3, scale = the column's largest / 3.
         kernel = np.array([[0.9, -0.02], [-0.4, 0.06], [0.14, 0.0]], np.float32)
-        levels, scale = quantize_aware.weight_levels(kernel, 3)
+        levels, scale = rounding.weight_levels(kernel, 3)
         np.testing.assert_allclose(scale, [0.3, 0.02], rtol=1e-6)
         np.testing.assert_array_equal(levels, [[3, -1], [-1, 3], [0, 0]])
 
     @parameterized.parameters(2, 3, 4, 6, 8)
     def test_graph_computes_the_same_levels(self, bits: int) -> None:
         kernel = np.random.default_rng(bits).normal(size=(100, 7)).astype(np.float32)
-        levels, scale = quantize_aware.weight_levels(kernel, bits)
+        levels, scale = rounding.weight_levels(kernel, bits)
         self.assertEqual(np.abs(levels).max(), 2 ** (bits - 1) - 1)
         np.testing.assert_allclose(quantized(kernel, bits), levels * scale, rtol=0, atol=1e-6)
         np.testing.assert_array_equal(np.rint(quantized(kernel, bits) / scale), levels)
@@ -132,7 +133,7 @@ class TrainerTest(absltest.TestCase):
         trained = trainer.train(LAYERS, self.data, recipe, 7)
         for layer, (kernel, _) in zip(LAYERS, initial_weights(LAYERS, 7), strict=True):
             found = quantize_aware.variables(trained.model, layer.name)["kernel"].numpy()
-            levels, scales = quantize_aware.weight_levels(kernel, layer.weight_bits)
+            levels, scales = rounding.weight_levels(kernel, layer.weight_bits)
             np.testing.assert_array_equal(found, levels.astype(np.float32) * scales)
 
     def test_no_weight_is_left_between_two_levels(self) -> None:
@@ -158,7 +159,7 @@ class TrainerTest(absltest.TestCase):
         model = self.trained.model
         for layer, source in zip(LAYERS, ("input", "hidden_1"), strict=True):
             found = quantize_aware.variables(model, layer.name)
-            _, scale = quantize_aware.weight_levels(found["kernel"].numpy(), layer.weight_bits)
+            _, scale = rounding.weight_levels(found["kernel"].numpy(), layer.weight_bits)
             low, high = quantize_aware.activation_ranges(model, LAYERS)[source]
             integers = found["bias"].numpy() / (scale * (high - low) / 255)
             np.testing.assert_allclose(integers, np.rint(integers), rtol=1e-5, atol=1e-3)

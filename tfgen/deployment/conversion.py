@@ -9,9 +9,9 @@ import numpy as np
 
 from tfgen import errors
 from tfgen.deployment import tflite_file
+from tfgen.nets import rounding
 from tfgen.nets.keras_compat import keras, tf
 from tfgen.space.layers import INPUT, LayerSpec
-from tfgen.training import quantize_aware
 
 
 def convert(
@@ -82,7 +82,7 @@ def _named(
 def _kernel(twin: keras.Model, layer: LayerSpec) -> np.ndarray:
     """The layer's kernel in the file's order."""
     kernel = twin.get_layer(layer.name).get_weights()[0]
-    return file_order(quantize_aware.by_channel(kernel, layer.op), layer.op)
+    return file_order(rounding.by_channel(kernel, layer.op), layer.op)
 
 
 def _is_layer(

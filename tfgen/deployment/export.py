@@ -20,7 +20,7 @@ import numpy as np
 
 from tfgen import errors
 from tfgen.deployment import benchmark, conversion, tflite_file
-from tfgen.nets import network
+from tfgen.nets import network, rounding
 from tfgen.nets.keras_compat import keras, quiet
 from tfgen.space import bits
 from tfgen.space.layers import INPUT, LayerSpec
@@ -170,8 +170,8 @@ def _strip(
         kernel, bias = variables["kernel"].numpy(), variables["bias"].numpy()
         if not (np.isfinite(kernel).all() and np.isfinite(bias).all()):
             raise errors.ExportMismatchError(f"layer {layer.name!r}: weights are not finite")
-        levels, scales = quantize_aware.weight_levels(
-            quantize_aware.by_channel(kernel, layer.op), layer.weight_bits
+        levels, scales = rounding.weight_levels(
+            rounding.by_channel(kernel, layer.op), layer.weight_bits
         )
         rounded = (levels.astype(np.float32) * scales).reshape(kernel.shape)
         twin.get_layer(layer.name).set_weights([rounded, np.zeros_like(bias)])
@@ -228,7 +228,7 @@ def _quantize(
         packer.update_quantization_recipe(f"^{re.escape(layer.name)};?$", operation, config(layer))
         if not layer.weighted:
             continue
-        top = quantize_aware.top_level(_container_bits(policy, layer))
+        top = rounding.top_level(_container_bits(policy, layer))
         scales = grids[layer.name].scales
         one_each = scales.reshape(*[1] * (grids[layer.name].levels.ndim - 1), -1)
         bound = conversion.file_order(one_each * np.float32(top), layer.op)

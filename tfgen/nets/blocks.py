@@ -36,12 +36,17 @@ def plain(
     return layer
 
 
+def hard_swish(x: tf.Tensor) -> tf.Tensor:
+    """x * relu6(x + 3) / 6, in the form that the converter makes one op of."""
+    return x * tf.nn.relu6(x + 3.0) * (1.0 / 6.0)
+
+
 @keras.saving.register_keras_serializable(package="tfgen")
 class HardSwish(keras.layers.Layer):
-    """x * relu6(x + 3) / 6, in the form that the converter makes one op of."""
+    """`hard_swish` as a layer."""
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        return inputs * tf.nn.relu6(inputs + 3.0) * (1.0 / 6.0)
+        return hard_swish(inputs)
 
 
 @keras.saving.register_keras_serializable(package="tfgen")

@@ -1,9 +1,8 @@
 """tfmot QuantizeConfigs with per-layer bit-widths: what is trained is what the file computes.
 
-Weights: per output channel, symmetric, 2**bits - 1 levels, scale = max|w| / (2**(bits-1) - 1) of
-the weights as they are, gradient straight through; the same arithmetic as the population trainer's.
-tfmot's own LastValueQuantizer keeps the range of the step before in a variable, so that the last
-step's weights and their grid disagree; here the grid is a function of the kernel.
+Weights: as `nets.rounding` has them, gradient straight through. tfmot's own LastValueQuantizer
+keeps the range of the step before in a variable, so that the last step's weights and their grid
+disagree; here the grid is a function of the kernel.
 Activations: one range per tensor, a moving average that starts from the first batch. Training
 watches it before it rounds: a range that lags behind cuts off what exceeds it, gradient and all,
 and networks that pass through one or two units stopped there for good.
@@ -19,37 +18,18 @@ from typing import Any
 
 import numpy as np
 
-from tfgen.nets import blocks, network
+from tfgen.nets import blocks, network, rounding
 from tfgen.nets.keras_compat import keras, tf, tfmot
 from tfgen.space.layers import INPUT, LayerSpec, range_owners
 
-_MIN_WEIGHT = 1e-8  # a channel of zeros still has a scale
 _MIN_RANGE = 1e-3  # a dead layer still has a range; below, int32 biases of the next layer overflow
 _DECAY = 0.99
 _INT32_MAX = 2**31 - 1
 _PREFIX = "quantized_"
 
 
-def top_level(bits: int) -> int:
-    """The largest level of a weight: levels are -top_level .. top_level."""
-    return 2 ** (bits - 1) - 1
-
-
-def by_channel(kernel: Any, op: str) -> Any:
-    """A Keras kernel with its output channels last: a depthwise one without its last axis of 1."""
-    return kernel[..., 0] if op == "depthwise" else kernel
-
-
-def weight_levels(kernel: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
-    """Levels [..., out] int64 of a kernel [..., out]; scale [out] float32 of each channel."""
-    top = np.float32(top_level(bits))
-    largest = np.abs(kernel).max(axis=tuple(range(kernel.ndim - 1)))
-    scale = np.maximum(largest, np.float32(_MIN_WEIGHT)) / top
-    return np.rint(kernel / scale).astype(np.int64), scale
-
-
 class WeightQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
-    """Rounds a kernel [..., out] to the levels of `weight_levels`; gradient straight through.
+    """Rounds a kernel [..., out] to its levels; the gradient goes straight through.
 
     In training it rounds only while its variable `rounding` is not 0.
     """
@@ -65,9 +45,7 @@ class WeightQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
     def __call__(self, inputs: Any, training: bool, weights: Any, **kwargs: Any) -> tf.Tensor:
         del kwargs
         kernel = tf.convert_to_tensor(inputs)
-        axes = list(range(kernel.shape.rank - 1))
-        scale = tf.maximum(tf.reduce_max(tf.abs(kernel), axes), _MIN_WEIGHT) / top_level(self.bits)
-        rounded = kernel + tf.stop_gradient(tf.round(kernel / scale) * scale - kernel)
+        rounded = rounding.rounded(kernel, self.bits)
         return tf.where(weights["rounding"] > 0, rounded, kernel) if training else rounded
 
     def get_config(self) -> dict[str, Any]:
@@ -282,12 +260,12 @@ def fold(
                 new[name].assign(old[name])
         if not layer.weighted:
             continue
-        kernel = by_channel(old["kernel"].numpy(), layer.op)
+        kernel = rounding.by_channel(old["kernel"].numpy(), layer.op)
         if not layer.batch_norm:
             new["kernel"].assign(old["kernel"])
             new["bias"].assign(old["bias"])
             continue
-        levels, scales = weight_levels(kernel, layer.weight_bits)
+        levels, scales = rounding.weight_levels(kernel, layer.weight_bits)
         spread = np.sqrt(old["moving_variance"].numpy() + np.float32(blocks.NORM_EPSILON))
         factor = old["gamma"].numpy() / spread  # [out]
         kernel = levels.astype(np.float32) * (scales * factor)
@@ -319,8 +297,8 @@ def settle(model: keras.Model, layers: Sequence[LayerSpec]) -> None:
         if not layer.weighted:
             continue
         found = variables(model, layer.name)
-        kernel = by_channel(found["kernel"].numpy(), layer.op)
-        levels, scales = weight_levels(kernel, layer.weight_bits)
+        kernel = rounding.by_channel(found["kernel"].numpy(), layer.op)
+        levels, scales = rounding.weight_levels(kernel, layer.weight_bits)
         source = _range(model, layers, owners[layer.inputs[0]])
         grid = step(source, layer.activation_bits) * scales  # [out]
         bias = found["bias"].numpy()

@@ -1,0 +1,130 @@
+"""The shared weights: a network cut out of them is the network that ran in them."""
+
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from tfgen import errors, seeds
+from tfgen.nets.keras_compat import tf
+from tfgen.nets.supernet import Supernet
+from tfgen.space import catalog
+from tfgen.space.lowering import lower
+from tfgen.space.search_space import Chosen, Decision, SearchSpace, Stage
+
+
+def scattered(name: str) -> Supernet:
+    """A supernet whose scales, shifts and biases are not all alike."""
+    net = Supernet(catalog.get(name), seed=1)
+    for key, variable in net.variables.items():
+        if not key.endswith("/kernel"):
+            noise = seeds.stream(2, key).normal(0.0, 0.3, variable.shape)
+            variable.assign_add(noise.astype(np.float32))
+    return net
+
+
+def images(net: Supernet, count: int = 16) -> np.ndarray:
+    shape = (count, *net.space.input_shape)
+    return seeds.stream(3, "images").normal(size=shape).astype(np.float32)
+
+
+def network(net: Supernet, **values):
+    """The layers of the network with these values, the last ones elsewhere."""
+    return lower(net.space, catalog.point(net.space, values))
+
+
+class SupernetTest(parameterized.TestCase):
+    @parameterized.parameters("mnist_mobile", "cifar10_mobile", "cifar10_mobile_v3", "cifar10_cnn")
+    def test_a_network_cut_out_gives_the_supernets_outputs(self, name):
+        net = scattered(name)
+        x = images(net)
+        for row in net.space.sample(4, seeds.stream(4, "sample")):
+            layers = lower(net.space, net.space.architecture(row))
+            statistics = net.statistics(layers, [x], quantized=False)
+            inside = net.outputs(layers, tf.constant(x), quantized=False, statistics=statistics)
+            alone = net.stand_alone(layers, statistics)(x, training=False).numpy()
+            largest = np.abs(alone).max()
+            np.testing.assert_allclose(inside.numpy(), alone, atol=1e-5 * largest, rtol=0)
+
+    def test_statistics_of_a_batch_are_what_training_normalises_by(self):
+        net = scattered("mnist_mobile")
+        layers, x = network(net), images(net)
+        statistics = net.statistics(layers, [x], quantized=True)
+        fixed = net.outputs(layers, tf.constant(x), quantized=True, statistics=statistics)
+        own = net.outputs(layers, tf.constant(x), quantized=True)
+        np.testing.assert_allclose(fixed.numpy(), own.numpy(), atol=1e-4)
+
+    def test_which_weights_a_network_takes(self):
+        # Of mnist_mobile's first group the widest input is the stem's 16 channels, and a sub-block
+        # is as wide. With a stem of 8 channels, "35" takes channels 0..7 and 16..23 of the expanded
+        # tensor, which has 4 sub-blocks; 3x3 kernels for the first ones, 5x5 for the others.
+        net = scattered("mnist_mobile")
+        narrow = {"width_stem": 8, "width_1": 12, "sub_blocks_1_1": "35"}
+        layers = network(net, **narrow)
+        model = net.stand_alone(layers, net.statistics(layers, [images(net)], quantized=False))
+        rows = [*range(8), *range(16, 24)]
+
+        def shared(name, part="kernel"):
+            return net.variables[f"block_1_1_{name}/{part}"].numpy()
+
+        self.assertEqual(shared("expand").shape, (1, 1, 16, 64))
+        for name, expected in (
+            ("expand", shared("expand")[0, 0, :8][:, rows]),
+            ("depthwise_3", shared("depthwise_3")[:, :, :8]),
+            ("depthwise_5", shared("depthwise_5")[:, :, 16:24]),
+            ("project", shared("project")[0, 0][rows, :12]),
+        ):
+            (found,) = model.get_layer(f"block_1_1_{name}").get_weights()
+            np.testing.assert_array_equal(found, expected, name)
+        # Expansion 2 has its own scales: the second row.
+        scale, shift, *_ = model.get_layer("block_1_1_project_norm").get_weights()
+        np.testing.assert_array_equal(scale, shared("project", "scale")[1, :12])
+        np.testing.assert_array_equal(shift, shared("project", "shift")[1, :12])
+
+    def test_a_gradient_reaches_the_networks_own_weights_alone(self):
+        net = scattered("mnist_mobile")
+        layers = network(net, sub_blocks_1_1="3", depth_1=1)
+        variables = net.variables
+        with tf.GradientTape() as tape:
+            y = net.outputs(layers, tf.constant(images(net)), quantized=True)
+            loss = tf.reduce_sum(y * y)
+        gradients = tape.gradient(loss, variables)
+        self.assertIsNone(gradients["block_1_1_expand/kernel"])
+        self.assertIsNone(gradients["block_1_1_depthwise_5/kernel"])
+        self.assertIsNone(gradients["block_1_2_project/kernel"])
+        reached = tf.convert_to_tensor(gradients["block_1_1_depthwise_3/kernel"]).numpy()
+        self.assertGreater(np.abs(reached[:, :, :16]).min(), 0)
+        self.assertEqual(np.abs(reached[:, :, 16:]).max(), 0)
+
+    def test_bits_round_the_weights_to_their_levels(self):
+        # Two bits: -1, 0 and 1 times the scale; a network whose weights lie on these levels already
+        # gives the same outputs, but for the rounding of activations, one part in 255 of a range.
+        net = scattered("mnist_mobile")
+        layers = network(net, bits_output=2)
+        kernel = net.variables["output/kernel"]
+        before = net.outputs(layers, tf.constant(images(net)), quantized=True).numpy()
+        largest = np.abs(kernel.numpy()).max(axis=2, keepdims=True)
+        kernel.assign(np.rint(kernel.numpy() / largest) * largest)
+        after = net.outputs(layers, tf.constant(images(net)), quantized=True).numpy()
+        np.testing.assert_allclose(before, after, atol=1e-5)
+
+    def test_switchable_normalisation_can_be_left_out(self):
+        one = Supernet(catalog.get("mnist_mobile"), seed=1, switchable=False)
+        self.assertEqual(one.variables["block_1_1_expand/scale"].shape, (1, 64))
+        switchable = Supernet(catalog.get("mnist_mobile"), seed=1)
+        self.assertEqual(switchable.variables["block_1_1_expand/scale"].shape, (4, 64))
+        for key in one.variables:
+            if key.endswith("/kernel"):
+                np.testing.assert_array_equal(one.variables[key], switchable.variables[key])
+
+    def test_a_space_without_shared_weights_is_refused(self):
+        # An MLP on a vector shares: its widths are prefixes. An image that is flattened does not.
+        space = catalog.get("california_housing_mlp")
+        self.assertEqual(Supernet(space, 1).variables["hidden_1/kernel"].shape, (1, 1, 8, 128))
+        options = {"units": 1, "weight_bits": Chosen("bits"), "activation": "linear"}
+        stage, bits = Stage("output", "dense", options), Decision("bits", (4, 8))
+        flat = SearchSpace("flat", (2, 2, 1), (bits,), (stage,), "litert-2.3")
+        with self.assertRaisesRegex(errors.UsageError, "flattens images .output_flatten."):
+            Supernet(flat, 1)
+
+
+if __name__ == "__main__":
+    absltest.main()

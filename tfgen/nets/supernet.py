@@ -1,0 +1,352 @@
+"""The unified supernet: weights that all networks of a space share (SGNAS paper, section 3.3).
+
+Every network runs as itself, from its own LayerSpecs: a weighted layer takes its part of the
+largest kernel of that name in the space. So the supernet, the stand-alone network, the counting and
+the export walk the same list, and a network costs what it costs, not what the supernet would.
+
+Which part: the first channels of a tensor, except inside a unified block. There the expanded tensor
+is a row of sub-blocks, each as wide as the widest input; sub-block i of a narrower network is the
+first channels of sub-block i, whichever other sub-blocks there are. A depthwise kernel of each side
+exists for every sub-block; equal ones merge by lying side by side.
+
+Normalisation is by the statistics of the batch. The scale and the shift of a block's normalisations
+are its expansion rate's own (switchable batch normalisation, section 3.3.1). A stand-alone network
+needs fixed statistics: they are estimated again, for that network, on a few hundred images
+(`statistics`); departure: the paper keeps moving averages.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+
+from tfgen import errors, seeds
+from tfgen.nets import blocks, network, rounding
+from tfgen.nets.keras_compat import keras, tf
+from tfgen.space.layers import INPUT, WEIGHTED_OPS, LayerSlots, LayerSpec, range_owners
+from tfgen.space.lowering import KERNELS, lower_batch
+from tfgen.space.search_space import Choices, Chosen, SearchSpace
+
+KERNEL, BIAS, SCALE, SHIFT = "kernel", "bias", "scale", "shift"
+# By layer, mean and variance of what its normalisation reads, each [channels].
+Statistics = Mapping[str, tuple[np.ndarray, np.ndarray]]
+
+# Layers of a unified block: whether they read and whether they write the expanded tensor.
+_PARTS = {
+    "expand": (False, True),
+    **{f"depthwise_{kernel}": (True, True) for kernel in KERNELS},
+    "reduce": (True, False),
+    "excite": (False, True),
+    "project": (True, False),
+}
+_LEAST_RANGE = 1e-3  # of activations: a dead layer still has one
+_ACTIVATIONS: Mapping[str, Callable[[tf.Tensor], tf.Tensor]] = {
+    "linear": tf.identity,
+    "relu": tf.nn.relu,
+    "relu6": tf.nn.relu6,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """What a layer is to its unified block.
+
+    Attributes:
+      stage: name of the block.
+      width: channels of a sub-block in the supernet.
+      rates: the largest expansion.
+      expanded_in: whether it reads the expanded tensor.
+      expanded_out: whether it writes it.
+    """
+
+    stage: str
+    width: int
+    rates: int
+    expanded_in: bool
+    expanded_out: bool
+
+
+class Supernet:
+    """The shared weights of one space.
+
+    Attributes:
+      space: whose networks it runs.
+      variables: by "layer/part".
+    """
+
+    def __init__(self, space: SearchSpace, seed: int, switchable: bool = True):
+        """Weights at random (He et al. 2015).
+
+        Args:
+          space: of images.
+          seed: of the weights.
+          switchable: whether each expansion rate has its own scales and shifts.
+
+        Raises:
+          UsageError: the space has layers that a supernet cannot share.
+        """
+        self.space = space
+        self._switchable = switchable
+        slots = [slot for slot in lower_batch(space, _extremes(space)) if slot.present.any()]
+        flattened = [slot.name for slot in slots if slot.op == "flatten"]
+        if flattened:
+            raise errors.UsageError(
+                f"space {space.name!r} flattens images ({flattened[0]}): which weights its "
+                "networks would share is not defined"
+            )
+        self._parts = _unified_parts(space, slots)
+        self.variables: dict[str, tf.Variable] = {}
+        for slot in slots:
+            if slot.op in WEIGHTED_OPS:
+                random = seeds.stream(seed, "supernet", slot.name)
+                for part, value in self._initial(slot, random).items():
+                    name = f"{slot.name}/{part}"
+                    self.variables[name] = tf.Variable(value, name=name)
+
+    def outputs(
+        self,
+        layers: Sequence[LayerSpec],
+        x: tf.Tensor,
+        *,
+        quantized: bool,
+        statistics: Statistics | None = None,
+        seen: dict[str, tuple[tf.Tensor, tf.Tensor]] | None = None,
+    ) -> tf.Tensor:
+        """What one network of the space makes of a batch.
+
+        Args:
+          layers: the network, lowered from this space.
+          x: the batch [batch, *input_shape].
+          quantized: whether weights are rounded to their bits, and activations to theirs over the
+            range of this batch.
+          statistics: of the normalisations; None for those of this batch.
+          seen: takes the statistics of this batch, where it is given.
+        """
+        owners = range_owners(layers)
+        channels = self._channels(layers)
+        rates = self._rates(layers)
+        tensors = {INPUT: x}
+        for layer in layers:
+            sources = [tensors[name] for name in layer.inputs]
+            if layer.weighted:
+                kernel = self._kernel(layer, channels)
+                if quantized:
+                    kernel = _rounded_kernel(kernel, layer)
+                y = _convolved(layer, sources[0], kernel)
+                if layer.batch_norm:
+                    scale, shift = self._scale_and_shift(layer, channels, rates)
+                    moments = statistics[layer.name] if statistics is not None else None
+                    y, moments = _normalised(y, scale, shift, moments)
+                    if seen is not None:
+                        seen[layer.name] = moments
+                else:
+                    y = y + _taken(self.variables[f"{layer.name}/{BIAS}"], channels[layer.name], 0)
+                y = _ACTIVATIONS[layer.activation](y)
+            else:
+                y = _OPS[layer.op](layer, sources)
+            if quantized and owners[layer.name] == layer.name:
+                y = _rounded_activation(y, layer.activation_bits)
+            tensors[layer.name] = y
+        return tensors[layers[-1].name]
+
+    def statistics(
+        self, layers: Sequence[LayerSpec], batches: Iterable[np.ndarray], *, quantized: bool
+    ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """A network's statistics, as means over batches of equal size."""
+        totals: dict[str, np.ndarray] = {}
+        count = 0
+        for batch in batches:
+            seen: dict[str, tuple[tf.Tensor, tf.Tensor]] = {}
+            self.outputs(layers, tf.constant(batch), quantized=quantized, seen=seen)
+            for name, moments in seen.items():
+                both = np.stack([moment.numpy() for moment in moments]).astype(np.float64)
+                totals[name] = totals.get(name, 0.0) + both
+            count += 1
+        means = {name: (total / count).astype(np.float32) for name, total in totals.items()}
+        return {name: (mean, variance) for name, (mean, variance) in means.items()}
+
+    def stand_alone(self, layers: Sequence[LayerSpec], statistics: Statistics) -> keras.Model:
+        """The network by itself, with its part of the weights and these statistics."""
+        model = network.build(layers, self.space.input_shape)
+        channels, rates = self._channels(layers), self._rates(layers)
+        for layer in layers:
+            if not layer.weighted:
+                continue
+            arrays = [self._kernel(layer, channels)]
+            if layer.batch_norm:
+                norm = [*self._scale_and_shift(layer, channels, rates), *statistics[layer.name]]
+                model.get_layer(layer.name + blocks.NORM_SUFFIX).set_weights(norm)
+            else:
+                bias = self.variables[f"{layer.name}/{BIAS}"]
+                arrays.append(_taken(bias, channels[layer.name], 0))
+            model.get_layer(layer.name).set_weights(arrays)
+        return model
+
+    # --- which weights --------------------------------------------------------------------------
+
+    def _initial(self, slot: LayerSlots, random: np.random.Generator) -> dict[str, np.ndarray]:
+        """A layer's largest variables."""
+        present, part = slot.present, self._parts.get(slot.name)
+        inputs, outputs = (int(c[present].max()) for c in (slot.in_channels, slot.out_channels))
+        rates = 1
+        if part is not None:
+            expanded = part.rates * part.width
+            inputs = expanded if part.expanded_in else inputs
+            outputs = expanded if part.expanded_out else outputs
+            rates = part.rates if self._switchable else 1
+        side = int(slot.kernel[present].max())
+        if slot.op == "depthwise":
+            shape, fan_in = (side, side, inputs, 1), side**2
+        else:
+            shape, fan_in = (side, side, inputs, outputs), side**2 * inputs
+        values = {KERNEL: random.normal(0.0, np.sqrt(2.0 / fan_in), shape)}
+        if slot.batch_norm:
+            values |= {SCALE: np.ones((rates, outputs)), SHIFT: np.zeros((rates, outputs))}
+        else:
+            values[BIAS] = np.zeros(outputs)
+        return {name: value.astype(np.float32) for name, value in values.items()}
+
+    def _channels(self, layers: Sequence[LayerSpec]) -> dict[str, np.ndarray]:
+        """By tensor of one network, which of the supernet's channels it has."""
+        channels = {INPUT: np.arange(self.space.input_shape[-1])}
+        for layer in layers:
+            read = [channels[name] for name in layer.inputs]
+            part = self._parts.get(layer.name)
+            if layer.op == "concat":
+                written = np.concatenate(read)
+            elif layer.op == "slice":
+                written = read[0][layer.offset : layer.offset + layer.out_channels]
+            elif layer.op not in ("dense", "conv"):
+                written = read[0]
+            elif part is not None and layer.name == f"{part.stage}_expand":
+                sub_blocks = np.arange(layer.out_channels // layer.in_channels)
+                written = (sub_blocks[:, None] * part.width + read[0]).ravel()
+            elif part is not None and part.expanded_out:  # a gate for what was squeezed
+                written = channels[f"{part.stage}_squeeze"]
+            else:
+                written = np.arange(layer.out_channels)
+            channels[layer.name] = written
+        return channels
+
+    def _rates(self, layers: Sequence[LayerSpec]) -> dict[str, int]:
+        """By unified block of one network that expands, how far."""
+        return {
+            self._parts[layer.name].stage: layer.out_channels // layer.in_channels
+            for layer in layers
+            if layer.name in self._parts and layer.name == f"{self._parts[layer.name].stage}_expand"
+        }
+
+    def _kernel(self, layer: LayerSpec, channels: Mapping[str, np.ndarray]) -> tf.Tensor:
+        """A network's part of a kernel, in the shape that Keras has it."""
+        kernel = self.variables[f"{layer.name}/{KERNEL}"]
+        cut = (kernel.shape[0] - layer.kernel) // 2
+        if cut:
+            kernel = kernel[cut:-cut, cut:-cut]
+        kernel = _taken(kernel, channels[layer.inputs[0]], 2)
+        if layer.op != "depthwise":
+            kernel = _taken(kernel, channels[layer.name], 3)
+        return kernel[0, 0] if layer.op == "dense" else kernel
+
+    def _scale_and_shift(
+        self, layer: LayerSpec, channels: Mapping[str, np.ndarray], rates: Mapping[str, int]
+    ) -> list[tf.Tensor]:
+        part = self._parts.get(layer.name)
+        rate = rates.get(part.stage, 1) if part is not None and self._switchable else 1
+        both = (self.variables[f"{layer.name}/{name}"][rate - 1] for name in (SCALE, SHIFT))
+        return [_taken(values, channels[layer.name], 0) for values in both]
+
+
+def _extremes(space: SearchSpace) -> Choices:
+    """Networks among which every layer is at its largest: all last values but for one decision.
+
+    A layer's sizes are products of its own block's options and of the widths before it.
+    """
+    rows = [
+        [option if n == number else len(d.values) - 1 for n, d in enumerate(space.decisions)]
+        for number, decision in enumerate(space.decisions)
+        for option in range(len(decision.values))
+    ]
+    return space.canonical(np.array(rows, np.int64))
+
+
+def _unified_parts(space: SearchSpace, slots: Sequence[LayerSlots]) -> dict[str, _Part]:
+    """By layer, its part in the unified block that it belongs to."""
+    by_name = {slot.name: slot for slot in slots}
+    parts = {}
+    for stage in space.stages:
+        if stage.block != "unified":
+            continue
+        menu = stage.options["sub_blocks"]
+        if isinstance(menu, Chosen):
+            values = space.decisions[space.index[menu.decision]].values
+        else:
+            values = (menu,)
+        rates = max(len(str(value)) for value in values)
+        first = by_name.get(f"{stage.name}_expand")
+        if first is None:  # a single sub-block: the depthwise layer reads the block's input
+            first = next(s for s in slots if s.name.startswith(f"{stage.name}_depthwise_"))
+        width = int(first.in_channels[first.present].max())
+        for part, (expanded_in, expanded_out) in _PARTS.items():
+            if f"{stage.name}_{part}" in by_name:
+                found = _Part(stage.name, width, rates, expanded_in, expanded_out)
+                parts[f"{stage.name}_{part}"] = found
+    return parts
+
+
+def _taken(values: tf.Tensor, rows: np.ndarray, axis: int) -> tf.Tensor:
+    """Rows along an axis; a slice where they are the first ones, which is most of the time."""
+    if np.array_equal(rows, np.arange(len(rows))):
+        return values[(slice(None),) * axis + (slice(len(rows)),)]
+    return tf.gather(values, rows, axis=axis)
+
+
+# --- one layer ----------------------------------------------------------------------------------
+
+
+def _convolved(layer: LayerSpec, x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+    if layer.op == "dense":
+        return tf.linalg.matmul(x, kernel) if len(x.shape) == 2 else _pointwise(x, kernel)
+    if layer.op == "conv":
+        return tf.nn.conv2d(x, kernel, layer.stride, "SAME")
+    return tf.nn.depthwise_conv2d(x, kernel, [1, layer.stride, layer.stride, 1], "SAME")
+
+
+def _pointwise(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+    return tf.nn.conv2d(x, kernel[None, None], 1, "SAME")
+
+
+def _normalised(
+    x: tf.Tensor, scale: tf.Tensor, shift: tf.Tensor, moments: Sequence[np.ndarray] | None
+) -> tuple[tf.Tensor, tuple[tf.Tensor, tf.Tensor]]:
+    """x by these moments, or by its own; and the moments."""
+    if moments is None:
+        mean, variance = tf.nn.moments(x, list(range(len(x.shape) - 1)))
+    else:
+        mean, variance = (tf.constant(moment) for moment in moments)
+    y = tf.nn.batch_normalization(x, mean, variance, shift, scale, blocks.NORM_EPSILON)
+    return y, (mean, variance)
+
+
+def _rounded_kernel(kernel: tf.Tensor, layer: LayerSpec) -> tf.Tensor:
+    levels = rounding.rounded(rounding.by_channel(kernel, layer.op), layer.weight_bits)
+    return levels[..., None] if layer.op == "depthwise" else levels
+
+
+def _rounded_activation(x: tf.Tensor, bits: int) -> tf.Tensor:
+    """Rounded over the batch's range; the gradient goes straight through."""
+    low, high = tf.minimum(tf.reduce_min(x), 0.0), tf.maximum(tf.reduce_max(x), _LEAST_RANGE)
+    return tf.quantization.fake_quant_with_min_max_vars(x, low, high, bits)
+
+
+_OPS: Mapping[str, Callable[[LayerSpec, Sequence[tf.Tensor]], tf.Tensor]] = {
+    "add": lambda layer, x: _ACTIVATIONS[layer.activation](x[0] + x[1]),
+    "concat": lambda layer, x: tf.concat(x, axis=-1),
+    "hard_swish": lambda layer, x: blocks.hard_swish(x[0]),
+    "max_pool": lambda layer, x: tf.nn.max_pool2d(x[0], layer.kernel, layer.stride, "SAME"),
+    "mean": lambda layer, x: tf.reduce_mean(x[0], axis=(1, 2), keepdims=bool(layer.out_size)),
+    "multiply": lambda layer, x: x[0] * x[1],
+    "sigmoid": lambda layer, x: tf.sigmoid(x[0]),
+    "slice": lambda layer, x: x[0][..., layer.offset : layer.offset + layer.out_channels],
+}
