@@ -33,8 +33,8 @@ def weight_levels(kernel: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray
     return np.rint(kernel / scale).astype(np.int64), scale
 
 
-def rounded(kernel: tf.Tensor, bits: int) -> tf.Tensor:
-    """A kernel [..., out] on its levels; the gradient goes straight through."""
+def rounded(kernel: tf.Tensor, top: Any) -> tf.Tensor:
+    """A kernel [..., out] on its levels -top .. top; the gradient goes straight through."""
     axes = list(range(kernel.shape.rank - 1))
-    scale = tf.maximum(tf.reduce_max(tf.abs(kernel), axes), _MIN_WEIGHT) / top_level(bits)
+    scale = tf.maximum(tf.reduce_max(tf.abs(kernel), axes), _MIN_WEIGHT) / top
     return kernel + tf.stop_gradient(tf.round(kernel / scale) * scale - kernel)

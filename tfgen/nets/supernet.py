@@ -18,7 +18,9 @@ needs fixed statistics: they are estimated again, for that network, on a few hun
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -97,6 +99,7 @@ class Supernet:
                 "networks would share is not defined"
             )
         self._parts = _unified_parts(space, slots)
+        self._functions: dict[tuple[object, ...], Callable[..., Any]] = {}
         self.variables: dict[str, tf.Variable] = {}
         for slot in slots:
             if slot.op in WEIGHTED_OPS:
@@ -124,32 +127,19 @@ class Supernet:
           statistics: of the normalisations; None for those of this batch.
           seen: takes the statistics of this batch, where it is given.
         """
-        owners = range_owners(layers)
-        channels = self._channels(layers)
-        rates = self._rates(layers)
-        tensors = {INPUT: x}
-        for layer in layers:
-            sources = [tensors[name] for name in layer.inputs]
-            if layer.weighted:
-                kernel = self._kernel(layer, channels)
-                if quantized:
-                    kernel = _rounded_kernel(kernel, layer)
-                y = _convolved(layer, sources[0], kernel)
-                if layer.batch_norm:
-                    scale, shift = self._scale_and_shift(layer, channels, rates)
-                    moments = statistics[layer.name] if statistics is not None else None
-                    y, moments = _normalised(y, scale, shift, moments)
-                    if seen is not None:
-                        seen[layer.name] = moments
-                else:
-                    y = y + _taken(self.variables[f"{layer.name}/{BIAS}"], channels[layer.name], 0)
-                y = _ACTIVATIONS[layer.activation](y)
-            else:
-                y = _OPS[layer.op](layer, sources)
-            if quantized and owners[layer.name] == layer.name:
-                y = _rounded_activation(y, layer.activation_bits)
-            tensors[layer.name] = y
-        return tensors[layers[-1].name]
+        channels, rates = self._channels(layers), self._rates(layers)
+        for group in self._groups(layers):
+            run, weighted = self._function(group, quantized, statistics is not None)
+            columns = [(channels[one.inputs[0]], channels[one.name]) for one in weighted]
+            tops = [rounding.top_level(one.weight_bits) for one in weighted]
+            slices = [(one.offset, one.out_channels) for one in group if one.op == "slice"]
+            rate = self._rate(group[0], rates)
+            normalised = [one.name for one in weighted if one.batch_norm]
+            given = [np.stack(statistics[name]) for name in normalised] if statistics else []
+            x, moments = run(x, columns, tops, slices, rate, given)
+            if seen is not None:
+                seen |= dict(zip(normalised, moments, strict=True))
+        return x
 
     def statistics(
         self, layers: Sequence[LayerSpec], batches: Iterable[np.ndarray], *, quantized: bool
@@ -174,13 +164,14 @@ class Supernet:
         for layer in layers:
             if not layer.weighted:
                 continue
-            arrays = [self._kernel(layer, channels)]
+            written = channels[layer.name]
+            arrays = [self._kernel(layer, channels[layer.inputs[0]], written)]
             if layer.batch_norm:
-                norm = [*self._scale_and_shift(layer, channels, rates), *statistics[layer.name]]
-                model.get_layer(layer.name + blocks.NORM_SUFFIX).set_weights(norm)
+                ends = self._scale_and_shift(layer, written, self._rate(layer, rates))
+                norm = model.get_layer(layer.name + blocks.NORM_SUFFIX)
+                norm.set_weights([*ends, *statistics[layer.name]])
             else:
-                bias = self.variables[f"{layer.name}/{BIAS}"]
-                arrays.append(_taken(bias, channels[layer.name], 0))
+                arrays.append(tf.gather(self.variables[f"{layer.name}/{BIAS}"], written))
             model.get_layer(layer.name).set_weights(arrays)
         return model
 
@@ -238,24 +229,126 @@ class Supernet:
             if layer.name in self._parts and layer.name == f"{self._parts[layer.name].stage}_expand"
         }
 
-    def _kernel(self, layer: LayerSpec, channels: Mapping[str, np.ndarray]) -> tf.Tensor:
+    def _rate(self, layer: LayerSpec, rates: Mapping[str, int]) -> int:
+        """Which row of scales and shifts the layers of a stage read."""
+        part = self._parts.get(layer.name)
+        return rates.get(part.stage, 1) - 1 if part is not None and self._switchable else 0
+
+    # --- running --------------------------------------------------------------------------------
+
+    def _groups(self, layers: Sequence[LayerSpec]) -> list[tuple[LayerSpec, ...]]:
+        """The layers stage by stage: beyond its stage only a stage's last output is read."""
+        stages = sorted((s.name for s in self.space.stages), key=len, reverse=True)
+
+        def stage_of(layer: LayerSpec) -> str:
+            return next(s for s in stages if layer.name == s or layer.name.startswith(f"{s}_"))
+
+        return [tuple(group) for _, group in itertools.groupby(layers, stage_of)]
+
+    def _function(
+        self, group: tuple[LayerSpec, ...], quantized: bool, fixed: bool
+    ) -> tuple[Callable[..., Any], list[LayerSpec]]:
+        """The traced function of a stage's layers, and those with weights.
+
+        Run op by op, a step spends half its time between ops. Traced is what a stage's layers are,
+        not how wide: a stage has a few variants, where a space has billions of networks.
+        """
+        owners = _owners(group)
+        key = (
+            quantized,
+            fixed,
+            *(
+                (n.name, n.inputs, n.kernel, n.stride, n.activation, bool(n.out_size))
+                for n in group
+            ),
+        )
+        weighted = [layer for layer in group if layer.weighted]
+        if key not in self._functions:
+            rank = 4 if group[0].in_size else 2
+            columns = tf.TensorSpec([None], tf.int32)
+            moments = tf.TensorSpec([2, None], tf.float32)
+            self._functions[key] = tf.function(
+                lambda *inputs: self._run(group, owners if quantized else {}, *inputs),
+                input_signature=[
+                    tf.TensorSpec([None] * rank, tf.float32),
+                    [(columns, columns) for _ in weighted],
+                    [tf.TensorSpec([], tf.float32) for _ in weighted],
+                    [tf.TensorSpec([2], tf.int32) for layer in group if layer.op == "slice"],
+                    tf.TensorSpec([], tf.int32),
+                    [moments for layer in weighted if layer.batch_norm] if fixed else [],
+                ],
+                autograph=False,
+            )
+        return self._functions[key], weighted
+
+    def _run(
+        self,
+        group: Sequence[LayerSpec],
+        owners: Mapping[str, str],
+        x: tf.Tensor,
+        columns: Sequence[tuple[tf.Tensor, tf.Tensor]],
+        tops: Sequence[tf.Tensor],
+        slices: Sequence[tf.Tensor],
+        rate: tf.Tensor,
+        given: Sequence[tf.Tensor],
+    ) -> tuple[tf.Tensor, list[tuple[tf.Tensor, tf.Tensor]]]:
+        """A stage's layers.
+
+        Args:
+          group: the layers; their widths and bits are those of one network of many.
+          owners: of the tensors that are rounded; empty where nothing is.
+          x: what the stage reads.
+          columns: of each layer with weights, the supernet's channels that it reads and writes.
+          tops: of each of these, the largest level of its weights.
+          slices: of each slice, its offset and its channels.
+          rate: row of the scales and shifts.
+          given: of each normalisation its moments; empty for those of this batch.
+
+        Returns:
+          The last layer's output, and the moments of each normalisation.
+        """
+        weights, cuts, fixed = iter(zip(columns, tops, strict=True)), iter(slices), iter(given)
+        tensors: dict[str, tf.Tensor] = {}
+        moments = []
+        for layer in group:
+            sources = [tensors.get(name, x) for name in layer.inputs]
+            if layer.weighted:
+                (read, written), top = next(weights)
+                kernel = self._kernel(layer, read, written)
+                if owners:
+                    kernel = _rounded_kernel(kernel, layer, top)
+                y = _convolved(layer, sources[0], kernel)
+                if layer.batch_norm:
+                    scale, shift = self._scale_and_shift(layer, written, rate)
+                    y, own = _normalised(y, scale, shift, next(fixed, None))
+                    moments.append(own)
+                else:
+                    y = y + tf.gather(self.variables[f"{layer.name}/{BIAS}"], written)
+                y = _ACTIVATIONS[layer.activation](y)
+            elif layer.op == "slice":
+                offset, channels = tf.unstack(next(cuts))
+                y = sources[0][..., offset : offset + channels]
+            else:
+                y = _OPS[layer.op](layer, sources)
+            if owners.get(layer.name) == layer.name:
+                y = _rounded_activation(y, layer.activation_bits)
+            tensors[layer.name] = y
+        return tensors[group[-1].name], moments
+
+    def _kernel(self, layer: LayerSpec, read: Any, written: Any) -> tf.Tensor:
         """A network's part of a kernel, in the shape that Keras has it."""
         kernel = self.variables[f"{layer.name}/{KERNEL}"]
         cut = (kernel.shape[0] - layer.kernel) // 2
         if cut:
             kernel = kernel[cut:-cut, cut:-cut]
-        kernel = _taken(kernel, channels[layer.inputs[0]], 2)
+        kernel = tf.gather(kernel, read, axis=2)
         if layer.op != "depthwise":
-            kernel = _taken(kernel, channels[layer.name], 3)
+            kernel = tf.gather(kernel, written, axis=3)
         return kernel[0, 0] if layer.op == "dense" else kernel
 
-    def _scale_and_shift(
-        self, layer: LayerSpec, channels: Mapping[str, np.ndarray], rates: Mapping[str, int]
-    ) -> list[tf.Tensor]:
-        part = self._parts.get(layer.name)
-        rate = rates.get(part.stage, 1) if part is not None and self._switchable else 1
-        both = (self.variables[f"{layer.name}/{name}"][rate - 1] for name in (SCALE, SHIFT))
-        return [_taken(values, channels[layer.name], 0) for values in both]
+    def _scale_and_shift(self, layer: LayerSpec, written: Any, rate: Any) -> list[tf.Tensor]:
+        both = (self.variables[f"{layer.name}/{name}"][rate] for name in (SCALE, SHIFT))
+        return [tf.gather(values, written) for values in both]
 
 
 def _extremes(space: SearchSpace) -> Choices:
@@ -295,11 +388,15 @@ def _unified_parts(space: SearchSpace, slots: Sequence[LayerSlots]) -> dict[str,
     return parts
 
 
-def _taken(values: tf.Tensor, rows: np.ndarray, axis: int) -> tf.Tensor:
-    """Rows along an axis; a slice where they are the first ones, which is most of the time."""
-    if np.array_equal(rows, np.arange(len(rows))):
-        return values[(slice(None),) * axis + (slice(len(rows)),)]
-    return tf.gather(values, rows, axis=axis)
+def _owners(group: Sequence[LayerSpec]) -> dict[str, str]:
+    """`range_owners` of a stage's layers, what they read from outside being the input."""
+    names = {layer.name for layer in group}
+    return range_owners(
+        [
+            dataclasses.replace(n, inputs=tuple(i if i in names else INPUT for i in n.inputs))
+            for n in group
+        ]
+    )
 
 
 # --- one layer ----------------------------------------------------------------------------------
@@ -318,19 +415,25 @@ def _pointwise(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
 
 
 def _normalised(
-    x: tf.Tensor, scale: tf.Tensor, shift: tf.Tensor, moments: Sequence[np.ndarray] | None
+    x: tf.Tensor, scale: tf.Tensor, shift: tf.Tensor, moments: tf.Tensor | None
 ) -> tuple[tf.Tensor, tuple[tf.Tensor, tf.Tensor]]:
-    """x by these moments, or by its own; and the moments."""
-    if moments is None:
-        mean, variance = tf.nn.moments(x, list(range(len(x.shape) - 1)))
-    else:
-        mean, variance = (tf.constant(moment) for moment in moments)
-    y = tf.nn.batch_normalization(x, mean, variance, shift, scale, blocks.NORM_EPSILON)
+    """x [batch, height, width, channels] by these moments, or by its own; and the moments."""
+    y, mean, variance = tf.compat.v1.nn.fused_batch_norm(
+        x,
+        scale,
+        shift,
+        *([None, None] if moments is None else tf.unstack(moments)),
+        epsilon=blocks.NORM_EPSILON,
+        is_training=moments is None,
+    )
+    if moments is None:  # it divides by one example less than it normalises by
+        count = tf.cast(tf.size(x[..., 0]), tf.float32)
+        variance *= (count - 1.0) / count
     return y, (mean, variance)
 
 
-def _rounded_kernel(kernel: tf.Tensor, layer: LayerSpec) -> tf.Tensor:
-    levels = rounding.rounded(rounding.by_channel(kernel, layer.op), layer.weight_bits)
+def _rounded_kernel(kernel: tf.Tensor, layer: LayerSpec, top: tf.Tensor) -> tf.Tensor:
+    levels = rounding.rounded(rounding.by_channel(kernel, layer.op), top)
     return levels[..., None] if layer.op == "depthwise" else levels
 
 
@@ -348,5 +451,4 @@ _OPS: Mapping[str, Callable[[LayerSpec, Sequence[tf.Tensor]], tf.Tensor]] = {
     "mean": lambda layer, x: tf.reduce_mean(x[0], axis=(1, 2), keepdims=bool(layer.out_size)),
     "multiply": lambda layer, x: x[0] * x[1],
     "sigmoid": lambda layer, x: tf.sigmoid(x[0]),
-    "slice": lambda layer, x: x[0][..., layer.offset : layer.offset + layer.out_channels],
 }

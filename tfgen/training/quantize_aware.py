@@ -45,7 +45,7 @@ class WeightQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
     def __call__(self, inputs: Any, training: bool, weights: Any, **kwargs: Any) -> tf.Tensor:
         del kwargs
         kernel = tf.convert_to_tensor(inputs)
-        rounded = rounding.rounded(kernel, self.bits)
+        rounded = rounding.rounded(kernel, rounding.top_level(self.bits))
         return tf.where(weights["rounding"] > 0, rounded, kernel) if training else rounded
 
     def get_config(self) -> dict[str, Any]:
