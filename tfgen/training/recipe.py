@@ -100,6 +100,42 @@ class Recipe:
         return cls(**data)
 
 
+@dataclasses.dataclass(frozen=True)
+class SupernetRecipe:
+    """How a supernet is trained: gradient descent along a half cosine (SGNAS, appendix A.2).
+
+    Attributes:
+      epochs: over the training split.
+      batch_size: images a step.
+      learning_rate: the peak.
+      warmup_share: of the steps, in which the rate rises linearly.
+      momentum: Nesterov's.
+      weight_decay: of kernels, as part of the loss.
+      label_smoothing: of the targets.
+      float_share: of the steps, before weights and activations are rounded.
+      shift: pixels by which images are moved at most, in each direction.
+      flip: whether half of the images are mirrored.
+    """
+
+    epochs: int = 30
+    batch_size: int = 128
+    learning_rate: float = 0.1
+    warmup_share: float = 0.03
+    momentum: float = 0.9
+    weight_decay: float = 4e-5
+    label_smoothing: float = 0.0
+    float_share: float = 0.3
+    shift: int = 4
+    flip: bool = True
+
+    def __post_init__(self) -> None:
+        if min(self.epochs, self.batch_size) < 1 or not self.learning_rate > 0 or self.shift < 0:
+            raise ValueError(f"a supernet needs positive epochs, batches and rate: {self}")
+        shares = (self.warmup_share, self.momentum, self.float_share, self.label_smoothing)
+        if not all(0 <= share < 1 for share in shares):
+            raise ValueError(f"shares lie in 0..1, 1 excluded: {self}")
+
+
 def initial_weights(layers: Sequence[LayerSpec], seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Kernel and bias [out] of each weighted layer: Glorot uniform, made so that units live.
 

@@ -1,0 +1,143 @@
+"""The shared weights learn, fairly; a training that is stopped goes on as if it had not been."""
+
+import numpy as np
+from absl.testing import absltest
+
+from tfgen import errors, seeds
+from tfgen.nets.supernet import Supernet
+from tfgen.space import catalog
+from tfgen.space.lowering import lower
+from tfgen.training import datasets, supernet_training, tasks
+from tfgen.training.recipe import SupernetRecipe
+from tfgen.training.supernet_training import SupernetTraining
+
+SPACE = catalog.mobile(
+    "tiny",
+    (8, 8, 1),
+    4,
+    stem_widths=(8, 12),
+    stem_stride=1,
+    groups=(
+        catalog.Group(
+            depths=(1, 2), widths=(8, 12), sub_blocks=catalog.sub_blocks((3, 5), (1, 2)), stride=2
+        ),
+    ),
+)
+RECIPE = SupernetRecipe(epochs=8, batch_size=32, learning_rate=0.1, shift=0, flip=False)
+
+
+def quarters(count: int, seed: int) -> datasets.Split:
+    """Images with a bright quarter; the class is which."""
+    random = seeds.stream(seed, "quarters")
+    y = random.integers(4, size=count)
+    x = random.normal(0.0, 0.3, (count, 8, 8, 1))
+    for image, place in zip(x, y, strict=True):
+        row, column = 4 * (place // 2), 4 * (place % 2)
+        image[row : row + 4, column : column + 4] += 1.0
+    return datasets.Split(x.astype(np.float32), y)
+
+
+def dataset() -> datasets.Dataset:
+    splits = (quarters(384, 1), quarters(64, 2), quarters(200, 3))
+    return datasets.Dataset("quarters", tasks.CLASSIFICATION, *splits, {})
+
+
+def begun(seed: int = 5) -> SupernetTraining:
+    return SupernetTraining(Supernet(SPACE, seed=1), dataset(), RECIPE, seed)
+
+
+class TrainingTest(absltest.TestCase):
+    def test_networks_learn_and_a_stopped_training_goes_on(self):
+        whole, told = begun(), []
+        losses = [whole.run_epoch(told.append, every=5) for _ in range(3)]
+        state = whole.state()
+        again = begun()
+        again.restore(state)
+        self.assertEqual(again.epoch, 3)
+        for training in (whole, again):
+            while training.epoch < RECIPE.epochs:
+                losses.append(training.run_epoch())
+        # Equal to the last bit but for the order in which two threads add up.
+        for name, value in whole.state().items():
+            np.testing.assert_allclose(again.state()[name], value, atol=2e-3, err_msg=name)
+        # 384 images make 12 steps: reports after 5, 10 and 12 of each epoch.
+        self.assertEqual([p.step for p in told], [5, 10, 12] * 3)
+        self.assertEqual({p.steps for p in told}, {12})
+        self.assertGreater(told[0].remaining_seconds, told[-1].remaining_seconds * 0.5)
+        self.assertLess(losses[7], 0.5 * losses[0])
+        # Four classes by chance: 0.25. Any network of the space, with weights it never had alone.
+        test = dataset().test
+        rows = SPACE.sample(3, seeds.stream(9, "networks"))
+        found = [
+            supernet_training.accuracy(
+                whole.supernet, lower(SPACE, SPACE.architecture(row)), test, test.x[:100]
+            )
+            for row in rows
+        ]
+        self.assertGreater(min(found), 0.6)
+
+    def test_a_checkpoint_of_another_supernet_is_refused(self):
+        state = begun().state()
+        other = {**state, "output/bias": np.zeros(5, np.float32)}
+        with self.assertRaisesRegex(errors.CorruptFileError, "not of a supernet of 'tiny'"):
+            begun().restore(other)
+
+    def test_data_that_does_not_fit_is_refused(self):
+        with self.assertRaisesRegex(errors.UsageError, "space 'tiny' does not fit"):
+            SupernetTraining(
+                Supernet(SPACE, 1), datasets.load("california_housing"), RECIPE, seed=1
+            )
+
+
+class FairnessTest(absltest.TestCase):
+    def test_every_value_is_drawn_as_often(self):
+        space = catalog.get("cifar10_mobile")
+        count = 300
+        networks = supernet_training.fair_networks(space, count, seeds.stream(1, "fair"))
+        for number, decision in enumerate(space.decisions):
+            if decision.when is None and not decision.name.startswith("sub_blocks"):
+                drawn = np.bincount(networks[:, number], minlength=len(decision.values))
+                # Whole decks, and a last one that may be cut.
+                self.assertLessEqual(drawn.max() - drawn.min(), 1, decision.name)
+
+    def test_expansions_are_drawn_as_often_and_kernels_ascend(self):
+        space = catalog.get("cifar10_mobile")
+        number = space.index["sub_blocks_1_1"]
+        menu = space.decisions[number].values
+        networks = supernet_training.fair_networks(space, 300, seeds.stream(1, "fair"))
+        drawn = [menu[choice] for choice in networks[:, number]]
+        self.assertEqual(
+            np.bincount([len(value) for value in drawn]).tolist(), [0, 0, 60, 60, 60, 60, 60]
+        )
+        self.assertTrue(all(list(value) == sorted(value) for value in drawn))
+        # 1,200 digits from fair decks, some cut by the expansion: a third each, +- 5 deviations.
+        digits = "".join(drawn)
+        self.assertLen(digits, 1200)
+        for kernel in "357":
+            self.assertBetween(digits.count(kernel) / 1200, 1 / 3 - 0.07, 1 / 3 + 0.07)
+
+
+class AugmentationTest(absltest.TestCase):
+    def test_images_move_by_at_most_the_shift(self):
+        # One bright pixel in the middle: after a shift it lies within two of it, everywhere once.
+        x = np.zeros((500, 9, 9, 1), np.float32)
+        x[:, 4, 4] = 1.0
+        recipe = SupernetRecipe(shift=2, flip=False)
+        moved = supernet_training.augmented(x, recipe, seeds.stream(1, "shift"))
+        _, rows, columns, _ = np.nonzero(moved)
+        self.assertLen(rows, 500)
+        self.assertEqual({*zip(rows, columns, strict=True)},
+                         {(i, j) for i in range(2, 7) for j in range(2, 7)})  # fmt: skip
+
+    def test_half_of_the_images_are_mirrored(self):
+        # 1,000 images: 500 +- 16; five deviations are passed once in two million seeds.
+        x = np.tile(np.arange(4.0, dtype=np.float32)[None, None, :, None], (1000, 2, 1, 1))
+        recipe = SupernetRecipe(shift=0)
+        seen = supernet_training.augmented(x, recipe, seeds.stream(1, "flip"))
+        mirrored = (seen[:, 0, 0, 0] == 3).sum()
+        self.assertBetween(mirrored, 420, 580)
+        np.testing.assert_array_equal(np.sort(seen, axis=2), x)
+
+
+if __name__ == "__main__":
+    absltest.main()

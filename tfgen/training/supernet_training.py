@@ -1,0 +1,263 @@
+"""Trains the shared weights of a supernet, one network of the space at a time (SGNAS, eq. 5).
+
+A step draws a network, trains its part of the weights on a batch, and leaves the others alone.
+Draws are strictly fair (appendix A.2): each value of each decision is drawn as often as every
+other, to within one, over any stretch of steps. A unified block's expansions and the kernels of its
+sub-blocks each have a deck of their own; kernels are sorted, so that skips come last and no network
+is drawn under two names (forced sampling, section 3.3.2).
+
+Bits are a decision like any other. After `float_share` of the steps each layer's weights are
+rounded to the bits of the network that is drawn, and activations over the batch's range; before
+that, a supernet learns faster.
+
+Each epoch draws its order, its images' shifts and its networks from (seed, epoch): a run that is
+killed goes on from its last epoch and ends where the whole one would.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from tfgen import errors, seeds
+from tfgen.nets.keras_compat import tf
+from tfgen.nets.supernet import KERNEL, Supernet
+from tfgen.space.layers import LayerSpec
+from tfgen.space.lowering import lower
+from tfgen.space.search_space import Choices, Decision, SearchSpace
+from tfgen.training import fitting
+from tfgen.training.datasets import Dataset, Split
+from tfgen.training.recipe import SupernetRecipe
+
+_MOMENTUM_SUFFIX = "/momentum"
+_EVALUATED_AT_ONCE = 500
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """How far a training is.
+
+    Attributes:
+      epoch: that are done.
+      step: of the next one, that are done.
+      steps: of an epoch.
+      loss: mean since the last report.
+      images_per_second: since the last report.
+      remaining_seconds: to the end of the training, at this speed.
+    """
+
+    epoch: int
+    step: int
+    steps: int
+    loss: float
+    images_per_second: float
+    remaining_seconds: float
+
+
+class SupernetTraining:
+    """A training of one supernet that can be stopped after any epoch.
+
+    Attributes:
+      supernet: whose weights are trained.
+      epoch: how many are done.
+    """
+
+    def __init__(self, supernet: Supernet, dataset: Dataset, recipe: SupernetRecipe, seed: int):
+        """Begins at epoch 0.
+
+        Raises:
+          UsageError: the space's networks do not fit the data set.
+        """
+        space = supernet.space
+        first = space.architecture(np.zeros(len(space.decisions), np.int64))
+        fitting.check(lower(space, first), dataset, f"space {space.name!r}")
+        if dataset.task.name != "classification":
+            raise errors.UsageError(f"a supernet classifies; {dataset.name!r} is a regression")
+        self.supernet = supernet
+        self.epoch = 0
+        self._dataset = dataset
+        self._recipe = recipe
+        self._seed = seed
+        self._momenta = {
+            name: tf.Variable(tf.zeros_like(variable))
+            for name, variable in supernet.variables.items()
+        }
+
+    @property
+    def steps(self) -> int:
+        """Of an epoch: whole batches."""
+        return max(1, len(self._dataset.train) // self._recipe.batch_size)
+
+    def run_epoch(
+        self, progress: Callable[[Progress], None] | None = None, every: int = 20
+    ) -> float:
+        """Trains for one epoch; returns its mean loss.
+
+        Args:
+          progress: told how far it is, every so many steps.
+          every: steps.
+        """
+        recipe, train = self._recipe, self._dataset.train
+        random = seeds.stream(self._seed, "supernet", "epoch", self.epoch)
+        order = random.permutation(len(train))
+        networks = fair_networks(self.supernet.space, self.steps, random)
+        total, since, begin = 0.0, 0.0, time.perf_counter()
+        for step in range(self.steps):
+            rows = order[step * recipe.batch_size : (step + 1) * recipe.batch_size]
+            x = augmented(train.x[rows], recipe, random)
+            done = self.epoch * self.steps + step
+            layers = lower(self.supernet.space, self.supernet.space.architecture(networks[step]))
+            since += self._step(layers, x, train.y[rows], done)
+            if (step + 1) % every == 0 or step + 1 == self.steps:
+                count = step % every + 1
+                seconds = time.perf_counter() - begin
+                total += since
+                if progress is not None:
+                    left = recipe.epochs * self.steps - done - 1
+                    speed = count * recipe.batch_size / seconds
+                    progress(
+                        Progress(
+                            self.epoch,
+                            step + 1,
+                            self.steps,
+                            since / count,
+                            speed,
+                            left * seconds / count,
+                        )
+                    )
+                since, begin = 0.0, time.perf_counter()
+        self.epoch += 1
+        return total / self.steps
+
+    def _step(self, layers: Sequence[LayerSpec], x: np.ndarray, y: np.ndarray, done: int) -> float:
+        recipe, steps = self._recipe, self._recipe.epochs * self.steps
+        quantized = done >= recipe.float_share * steps
+        warmup = max(1, int(recipe.warmup_share * steps))
+        cosine = 0.5 * (1.0 + math.cos(math.pi * done / steps))
+        rate = recipe.learning_rate * min(1.0, (done + 1) / warmup) * cosine
+        variables = self.supernet.variables
+        with tf.GradientTape() as tape:
+            logits = self.supernet.outputs(layers, tf.constant(x), quantized=quantized)
+            loss = _cross_entropy(logits, y, recipe.label_smoothing)
+        for name, found in tape.gradient(loss, variables).items():
+            if found is None:
+                continue  # not of this network
+            decay = recipe.weight_decay if name.endswith(KERNEL) else 0.0
+            gradient = tf.convert_to_tensor(found) + decay * variables[name]
+            tf.raw_ops.ResourceApplyKerasMomentum(
+                var=variables[name].handle,
+                accum=self._momenta[name].handle,
+                lr=rate,
+                grad=gradient,
+                momentum=recipe.momentum,
+                use_nesterov=True,
+            )
+        return float(loss)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Everything that `restore` needs, as plain arrays."""
+        arrays = {name: variable.numpy() for name, variable in self.supernet.variables.items()}
+        arrays |= {
+            name + _MOMENTUM_SUFFIX: momentum.numpy() for name, momentum in self._momenta.items()
+        }
+        return {**arrays, "epoch": np.array(self.epoch)}
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Goes on where `state` was taken.
+
+        Raises:
+          CorruptFileError: the state is of another supernet.
+        """
+        expected = self.state()
+        shapes = {name: value.shape for name, value in state.items()}
+        if shapes != {name: value.shape for name, value in expected.items()}:
+            raise errors.CorruptFileError(
+                f"the checkpoint is not of a supernet of {self.supernet.space.name!r}"
+            )
+        for name, variable in self.supernet.variables.items():
+            variable.assign(state[name])
+            self._momenta[name].assign(state[name + _MOMENTUM_SUFFIX])
+        self.epoch = int(state["epoch"])
+
+
+def _cross_entropy(logits: tf.Tensor, y: np.ndarray, smoothing: float) -> tf.Tensor:
+    """Mean over the batch."""
+    classes = logits.shape[-1]
+    targets = tf.one_hot(y, classes) * (1.0 - smoothing) + smoothing / classes
+    return tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(targets, logits))
+
+
+def augmented(x: np.ndarray, recipe: SupernetRecipe, random: np.random.Generator) -> np.ndarray:
+    """Images moved by some pixels, over a border of the mean's 0, and mirrored [batch, h, w, c]."""
+    if recipe.shift:
+        reach, (height, width) = recipe.shift, x.shape[1:3]
+        padded = np.pad(x, [(0, 0), (reach, reach), (reach, reach), (0, 0)])
+        windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), (1, 2))
+        down, right = random.integers(2 * reach + 1, size=(2, len(x)))
+        x = np.moveaxis(windows[np.arange(len(x)), down, right], 1, 3)
+    if recipe.flip:
+        mirrored = random.random(len(x)) < 0.5
+        x = np.where(mirrored[:, None, None, None], x[:, :, ::-1], x)
+    return np.ascontiguousarray(x, np.float32)
+
+
+# --- networks -----------------------------------------------------------------------------------
+
+
+def fair_networks(space: SearchSpace, count: int, random: np.random.Generator) -> Choices:
+    """Networks that have each value of each decision equally often [count, decisions]."""
+    columns = [_fair_column(decision, count, random) for decision in space.decisions]
+    return space.canonical(np.stack(columns, axis=1))
+
+
+def _fair_column(decision: Decision, count: int, random: np.random.Generator) -> np.ndarray:
+    menu = [str(value) for value in decision.values]
+    if not decision.name.startswith("sub_blocks"):
+        return _deck(len(menu), count, random)
+    # A value is the kernels of a block's sub-blocks, ascending: see `lowering`.
+    expansions, kernels = sorted({len(v) for v in menu}), sorted(set("".join(menu)))
+    lengths = np.array(expansions)[_deck(len(expansions), count, random)]
+    digits = np.array(kernels)[
+        np.stack([_deck(len(kernels), count, random) for _ in range(max(expansions))], axis=1)
+    ]
+    drawn = ["".join(sorted(row[:length])) for row, length in zip(digits, lengths, strict=True)]
+    return np.array([menu.index(value) for value in drawn])
+
+
+def _deck(values: int, count: int, random: np.random.Generator) -> np.ndarray:
+    """Shuffled decks of 0..values-1, one after the other [count]."""
+    decks = [random.permutation(values) for _ in range(-(-count // values))]
+    return np.concatenate(decks)[:count]
+
+
+# --- evaluation ---------------------------------------------------------------------------------
+
+
+def accuracy(
+    supernet: Supernet,
+    layers: Sequence[LayerSpec],
+    examples: Split,
+    calibration: np.ndarray,
+    *,
+    quantized: bool = True,
+) -> float:
+    """Share of examples that a network of the supernet classifies rightly, with inherited weights.
+
+    Args:
+      supernet: trained.
+      layers: of the network.
+      examples: which.
+      calibration: images on which its statistics are estimated [images, h, w, channels].
+      quantized: whether weights and activations are rounded to their bits.
+    """
+    statistics = supernet.statistics(layers, [calibration], quantized=quantized)
+    right = 0
+    for begin in range(0, len(examples), _EVALUATED_AT_ONCE):
+        x = tf.constant(examples.x[begin : begin + _EVALUATED_AT_ONCE])
+        logits = supernet.outputs(layers, x, quantized=quantized, statistics=statistics)
+        right += int((logits.numpy().argmax(1) == examples.y[begin : begin + len(x)]).sum())
+    return right / len(examples)
