@@ -348,13 +348,16 @@ class Trained:
     def __init__(self, layers: Sequence[LayerSpec], parameters: Parameters, losses: np.ndarray):
         self._layers = layers
         self._matrices_t = parameters.rounded_t
+        self._passes: dict[int, Passes] = {}  # by number of rows: making buffers takes as long
         self.losses = losses
 
     def score(self, start: int, task: tasks.Task, x: np.ndarray, y: np.ndarray) -> float:
         """The task's metric of one start on laid-out examples x [.., examples], targets y."""
         count = x.shape[-1]
         rows = min(count, _SCORE_ROWS if x.ndim == 2 else _SCORE_IMAGES)
-        passes = Passes(self._layers, 1, rows)
+        if rows not in self._passes:
+            self._passes[rows] = Passes(self._layers, 1, rows)
+        passes = self._passes[rows]
         matrices_t = [matrix[start : start + 1] for matrix in self._matrices_t]
         outputs = np.empty((count, matrices_t[-1].shape[1]), np.float32)
         with np.errstate(all="ignore"):
