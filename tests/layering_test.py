@@ -37,7 +37,15 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("tfgen.bundle",),
     ("tfgen.pipeline",),
     # The programs.
-    ("tfgen.collect", "tfgen.export", "tfgen.fit", "tfgen.generate", "tfgen.serve", "tfgen.train"),
+    (
+        "tfgen.collect",
+        "tfgen.export",
+        "tfgen.fit",
+        "tfgen.generate",
+        "tfgen.serve",
+        "tfgen.train",
+        "tfgen.train_supernet",
+    ),
 )
 
 # Answers do not wait for TensorFlow: these import none of it, not even inside a function.

@@ -8,7 +8,7 @@ from typing import Any
 
 from tfgen import errors, generators
 from tfgen.evidence.surrogate import SurrogateConfig
-from tfgen.training.recipe import Recipe
+from tfgen.training.recipe import Recipe, SupernetRecipe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +67,42 @@ class Experiment:
                 config["seed"],
                 config.get("rounds", 0),
                 config.get("round_networks", 500),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise errors.UsageError(f"config: {error}") from error
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class SupernetExperiment:
+    """What a config file of a supernet describes.
+
+    Attributes:
+      name: of the supernet.
+      space: of the catalogue.
+      dataset: of the catalogue, images and labels.
+      supernet: how it is trained.
+      seed: of everything.
+    """
+
+    name: str
+    space: str
+    dataset: str
+    supernet: SupernetRecipe
+    seed: int
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> SupernetExperiment:
+        """Reads a config's plain values; raises UsageError for what is not known."""
+        try:
+            return cls(
+                config["name"],
+                config["space"],
+                config["dataset"],
+                SupernetRecipe(**config["supernet"]),
+                config["seed"],
             )
         except (KeyError, TypeError, ValueError) as error:
             raise errors.UsageError(f"config: {error}") from error

@@ -24,7 +24,7 @@ from tfgen.deployment.measurement import Measurement
 from tfgen.evidence import collect as collecting
 from tfgen.evidence import surrogate as surrogates
 from tfgen.evidence.record import Record, RecordStore
-from tfgen.experiment import Experiment
+from tfgen.experiment import Experiment, SupernetExperiment
 from tfgen.selection import Candidate, Selector
 from tfgen.space import bits, catalog
 from tfgen.space.layers import WEIGHTED_OPS, LayerSpec
@@ -34,7 +34,9 @@ from tfgen.training import datasets, population
 from tfgen.training.recipe import Recipe
 
 _PROBED = 64  # architectures, which have every kind of op of their space
-GAP = "gap.json"
+_CALIBRATION = 512  # images, on which a network of a supernet estimates its statistics
+_SEARCHED = 2_000  # images, by which networks of a supernet are compared
+GAP, CHECKPOINT = "gap.json", "checkpoint.npz"
 MODEL, RECIPE = "model.tflite", "recipe.json"
 BENCHMARK, CONTRACT = "benchmark.json", "contract.json"
 Progress = Callable[[int, float], None]  # steps done, loss
@@ -178,6 +180,82 @@ def _gap(
             scatter *= surrogate.scale.high - surrogate.scale.low
             gaps.append((known[key]["file"] - known[key]["record"]) / scatter)
     return np.array(gaps)
+
+
+# --- supernets ----------------------------------------------------------------------------------
+
+
+def train_supernet(
+    experiment: SupernetExperiment,
+    work: workdir.WorkDir,
+    data_dir: str | None,
+    max_epochs: int | None,
+    say: learning.Say,
+) -> None:
+    """Trains the epochs of a supernet that are missing; each whole one is kept.
+
+    Args:
+      experiment: which supernet.
+      work: where it lies.
+      data_dir: TFDS directory.
+      max_epochs: stop after so many, to go on another time; None for all.
+      say: told how far it is.
+
+    Raises:
+      UsageError: the work directory holds the supernet of another config.
+    """
+    space = catalog.get(experiment.space)
+    dataset = datasets.load(experiment.dataset, data_dir)
+    from tfgen.nets.keras_compat import tf
+    from tfgen.nets.supernet import Supernet
+    from tfgen.training import supernet_training
+
+    recipe, seed = experiment.supernet, experiment.seed
+    supernet = Supernet(space, seeds.derive(seed, "supernet"))
+    training = supernet_training.SupernetTraining(supernet, dataset, recipe, seed)
+    if (work.supernet / workdir.MANIFEST).is_file():
+        manifest = workdir.read_manifest(work.supernet)
+        if manifest["config"] != json.loads(json.dumps(experiment.to_json())):
+            raise errors.UsageError(
+                f"{work.supernet}: holds a supernet of another config; use another work directory"
+            )
+        training.restore(workdir.read_arrays(work.supernet / CHECKPOINT))
+        say(f"{training.epoch} of {recipe.epochs} epochs are done")
+    largest, smallest = (
+        lower(space, space.architecture(row)) for row in supernet_training.ends(space)
+    )
+    calibration = dataset.train.x[:_CALIBRATION]
+    searched = datasets.Split(dataset.validation.x[:_SEARCHED], dataset.validation.y[:_SEARCHED])
+
+    def tell(progress: supernet_training.Progress) -> None:
+        say(
+            f"epoch {progress.epoch + 1}/{recipe.epochs}, step {progress.step}/{progress.steps}: "
+            f"loss {progress.loss:.3f}, {progress.images_per_second:.0f} images/s, "
+            f"{progress.remaining_seconds / 60:.0f} min left"
+        )
+
+    last = min(recipe.epochs, training.epoch + (max_epochs or recipe.epochs))
+    writer = tf.summary.create_file_writer(str(work.root / "tensorboard"))
+    while training.epoch < last:
+        loss = training.run_epoch(tell)
+        told = {"loss": loss}
+        for name, layers in (("largest", largest), ("smallest", smallest)):
+            told[f"accuracy/{name}"] = supernet_training.accuracy(
+                supernet, layers, searched, calibration
+            )
+        with writer.as_default(step=training.epoch):
+            for name, value in told.items():
+                tf.summary.scalar(name, value)
+        say(", ".join(f"{name} {value:.4f}" for name, value in told.items()))
+        with workdir.writing_folder(work.supernet) as folder:
+            workdir.write_arrays(folder / CHECKPOINT, training.state())
+            workdir.write_manifest(
+                folder,
+                config=experiment.to_json(),
+                seed=seed,
+                data={dataset.name: dataset.fingerprint},
+                parents={},
+            )
 
 
 # --- answers ------------------------------------------------------------------------------------

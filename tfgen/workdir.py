@@ -36,6 +36,11 @@ class WorkDir:
         return self.root / "records.db"
 
     @property
+    def supernet(self) -> pathlib.Path:
+        """Weights and momenta after the last epoch, and their manifest."""
+        return self.root / "supernet"
+
+    @property
     def bundle(self) -> pathlib.Path:
         return self.root / "bundle"
 

@@ -234,6 +234,15 @@ def _deck(values: int, count: int, random: np.random.Generator) -> np.ndarray:
     return np.concatenate(decks)[:count]
 
 
+def ends(space: SearchSpace) -> Choices:
+    """The largest network of a space and the smallest, by the values of its decisions [2, ..].
+
+    Where values are not ascending, as with bits of convolutions, the last is taken as the largest.
+    """
+    last = [len(decision.values) - 1 for decision in space.decisions]
+    return space.canonical(np.array([last, [0] * len(last)]))
+
+
 # --- evaluation ---------------------------------------------------------------------------------
 
 

@@ -1,0 +1,49 @@
+"""train_supernet: trains the weights that all networks of a space share.
+
+    train_supernet --config=configs/cifar10_supernet.py --work_dir=DIR --data_dir=TFDS
+
+Stopped or killed at any moment and started again, it goes on after its last whole epoch.
+TensorBoard shows DIR/tensorboard.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from absl import flags
+from ml_collections import config_flags
+
+from tfgen import pipeline, program, workdir
+from tfgen.experiment import SupernetExperiment
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "The supernet; see configs/.")
+_WORK_DIR = flags.DEFINE_string("work_dir", None, "Where the supernet is, or will be.",
+                                required=True)  # fmt: skip
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "TFDS directory, for data that does not ship.")
+_MAX_EPOCHS = flags.DEFINE_integer(
+    "max_epochs", None, "Stop after so many epochs, to go on another time.", lower_bound=1
+)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Trains the epochs that are missing; returns the exit code."""
+    del argv
+    experiment = SupernetExperiment.from_config(program.config(_CONFIG))
+    work = workdir.WorkDir(workdir.user_path(_WORK_DIR.value))
+
+    def say(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    pipeline.train_supernet(experiment, work, _DATA_DIR.value, _MAX_EPOCHS.value, say)
+    print(f"supernet in {work.supernet}")
+    return 0
+
+
+def run() -> None:
+    """The console script."""
+    program.run(main)
+
+
+if __name__ == "__main__":
+    run()
