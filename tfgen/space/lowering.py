@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +33,7 @@ ACTIVATION_BITS = 8  # of every layer, unless the caller takes a slower width
 KERNELS = (3, 5, 7)  # of a unified block's sub-blocks
 _SQUEEZE = 4  # channels of a unified block for each channel of its squeeze-and-excitation
 _CHANNEL_STEP = 4  # low-bit kernels read channels in fours
+Count = TypeVar("Count", int, Column)
 
 
 def lower(
@@ -447,6 +449,11 @@ def _occurrences(kernel: int) -> Callable[[Value], int]:
     return lambda sub_blocks: str(sub_blocks).count(str(kernel))
 
 
+def squeezed_channels(channels: Count) -> Count:
+    """Channels between the two layers of squeeze-and-excitation, of an integer or a column."""
+    return -(-channels // (_SQUEEZE * _CHANNEL_STEP)) * _CHANNEL_STEP
+
+
 def _squeeze_excite(walk: _Walk, stage: Stage, x: _Signal) -> _Signal:
     """Weighs each channel by a small network's opinion of all channels' means.
 
@@ -456,7 +463,7 @@ def _squeeze_excite(walk: _Walk, stage: Stage, x: _Signal) -> _Signal:
     name = stage.name
     present = walk.present(stage) & (walk.option(stage, "squeeze_excite") > 0)
     bits = walk.option(stage, "project_bits")
-    squeezed = -(-x.channels // (_SQUEEZE * _CHANNEL_STEP)) * _CHANNEL_STEP
+    squeezed = squeezed_channels(x.channels)
     gate = walk.add(f"{name}_squeeze", "mean", x, present)
     gate = walk.add(
         f"{name}_reduce",
