@@ -5,6 +5,7 @@ from unittest import mock
 import numpy as np
 from absl.testing import absltest, parameterized
 
+from tests.nets.scattered import scattered
 from tfgen import errors, seeds
 from tfgen.nets import supernet
 from tfgen.nets.keras_compat import tf
@@ -12,16 +13,6 @@ from tfgen.nets.soft_network import SoftNetwork
 from tfgen.nets.supernet import Supernet
 from tfgen.space import catalog
 from tfgen.space.lowering import lower
-
-
-def scattered(name: str) -> Supernet:
-    """A supernet whose scales, shifts and biases are not all alike."""
-    net = Supernet(catalog.get(name), seed=1)
-    for key, variable in net.variables.items():
-        if not key.endswith("/kernel"):
-            noise = seeds.stream(2, key).normal(0.0, 0.3, variable.shape)
-            variable.assign_add(noise.astype(np.float32))
-    return net
 
 
 def images(space) -> tf.Tensor:

@@ -3,22 +3,13 @@
 import numpy as np
 from absl.testing import absltest, parameterized
 
+from tests.nets.scattered import scattered
 from tfgen import errors, seeds
 from tfgen.nets.keras_compat import tf
 from tfgen.nets.supernet import Supernet
 from tfgen.space import catalog
 from tfgen.space.lowering import lower
 from tfgen.space.search_space import Chosen, Decision, SearchSpace, Stage
-
-
-def scattered(name: str) -> Supernet:
-    """A supernet whose scales, shifts and biases are not all alike."""
-    net = Supernet(catalog.get(name), seed=1)
-    for key, variable in net.variables.items():
-        if not key.endswith("/kernel"):
-            noise = seeds.stream(2, key).normal(0.0, 0.3, variable.shape)
-            variable.assign_add(noise.astype(np.float32))
-    return net
 
 
 def images(net: Supernet, count: int = 16) -> np.ndarray:
