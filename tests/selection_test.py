@@ -144,7 +144,7 @@ class SelectTest(absltest.TestCase):
     def test_refinement_goes_towards_a_budget_that_no_draw_keeps(self):
         # Width 1 at 2 bits takes 18 bits; the draw takes 3 * 6 * 8 + 5 * 2 = 154.
         budget = "storage_kb=0.00225"
-        with self.assertRaisesRegex(errors.InfeasibleBudgetError, "none of 1 different networks"):
+        with self.assertRaisesRegex(errors.InfeasibleBudgetError, "none of 1 networks"):
             select(Scripted([[one_layer(3, 8)]]), budget)
         (found,) = select(Scripted([[one_layer(3, 8)]]), budget, refinements=10)
         self.assertEqual(list(found.architecture.choices), one_layer(1, 2))

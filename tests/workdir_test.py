@@ -45,6 +45,19 @@ class WorkdirTest(absltest.TestCase):
         with self.assertRaisesRegex(errors.CorruptFileError, "o.npz"):
             workdir.read_arrays(self.root / "o.npz")
 
+    def test_a_folder_comes_back_after_a_crash_between_the_renames(self):
+        folder = self.root / "supernet"
+        with workdir.writing_folder(folder) as fresh:
+            (fresh / "weights").write_text("old")
+        folder.rename(self.root / ".supernet.old")  # where a crash leaves it
+        workdir.recover(folder)
+        self.assertEqual((folder / "weights").read_text(), "old")
+        folder.rename(self.root / ".supernet.old")
+        with self.assertRaises(ZeroDivisionError), workdir.writing_folder(folder):
+            _ = 1 / 0  # a failed write brings it back too
+        self.assertEqual(os.listdir(self.root), ["supernet"])
+        workdir.recover(self.root / "nothing")  # is nothing to bring back
+
     def test_a_manifest_finds_changed_and_missing_files(self):
         folder = self.root / "artefact"
         workdir.write_json(folder / "a.json", 1)

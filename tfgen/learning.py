@@ -70,6 +70,7 @@ def learn(
 
     Raises:
       UsageError: there are rounds, and `evaluate` is None.
+      CorruptFileError: the file is not one of proposals.
     """
     if experiment.rounds and evaluate is None:
         raise errors.UsageError("rounds need trainings: give evaluate")
@@ -77,6 +78,8 @@ def learn(
     scale = PerformanceScale.of([r.metric for r in records])
     say(f"{len(records):,} records, {metric} {scale.low:.4f}..{scale.high:.4f}")
     known = workdir.read_json(proposals) if proposals and proposals.is_file() else {}
+    if not isinstance(known, dict):
+        raise errors.CorruptFileError(f"{proposals}: holds no proposals")
     records = list(records)
     costs = CostModel(space)
 
@@ -87,7 +90,8 @@ def learn(
 
     # What a round proposes does not depend on how many follow.
     same = dataclasses.replace(experiment, rounds=0, gap_networks=0).to_json()
-    run = f"{seeds.derive(seed, json.dumps(same, sort_keys=True)):016x}"
+    made_of = [same, [(*record.key, record.metric) for record in records]]
+    run = f"{seeds.derive(seed, json.dumps(made_of, sort_keys=True)):016x}"
     for round_ in range(1, experiment.rounds + 1):
         assert evaluate is not None
         key = f"{run}-{round_}"

@@ -213,11 +213,15 @@ def train_supernet(
     recipe, seed = experiment.supernet, experiment.seed
     supernet = Supernet(space, seeds.derive(seed, "supernet"))
     training = supernet_training.SupernetTraining(supernet, dataset, recipe, seed)
+    data = {dataset.name: dataset.fingerprint}
+    workdir.recover(work.supernet)
     if (work.supernet / workdir.MANIFEST).is_file():
         manifest = workdir.read_manifest(work.supernet)
-        if manifest["config"] != json.loads(json.dumps(experiment.to_json())):
+        same = json.loads(json.dumps(experiment.to_json()))
+        if (manifest["config"], manifest["data"]) != (same, data):
             raise errors.UsageError(
-                f"{work.supernet}: holds a supernet of another config; use another work directory"
+                f"{work.supernet}: holds a supernet of another config or other data; use another "
+                "work directory"
             )
         training.restore(workdir.read_arrays(work.supernet / CHECKPOINT))
         say(f"{training.epoch} of {recipe.epochs} epochs are done")
@@ -238,6 +242,11 @@ def train_supernet(
     writer = tf.summary.create_file_writer(str(work.root / "tensorboard"))
     while training.epoch < last:
         loss = training.run_epoch(tell)
+        if not np.isfinite(loss):
+            raise errors.TfgenError(
+                f"epoch {training.epoch} diverged; {work.supernet} has the epochs before it; lower "
+                "the learning rate in another work directory"
+            )
         told = {"loss": loss}
         for name, layers in (("largest", largest), ("smallest", smallest)):
             told[f"accuracy/{name}"] = supernet_training.accuracy(
@@ -253,7 +262,7 @@ def train_supernet(
                 folder,
                 config=experiment.to_json(),
                 seed=seed,
-                data={dataset.name: dataset.fingerprint},
+                data=data,
                 parents={},
             )
 

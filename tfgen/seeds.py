@@ -10,7 +10,6 @@ import numpy as np
 # Threefry-2x32's rotation distances and parity constant (Salmon et al., SC'11, table 2, section 3).
 _ROTATIONS = (13, 15, 26, 6, 17, 29, 16, 24)
 _PARITY = 0x1BD11BDA
-_WORDS_PER_NORMAL = 6  # 12 uniform halves
 
 
 def derive(seed: int, *names: str | int) -> int:
@@ -69,19 +68,3 @@ def counter_words(xp: Any, seed: int, rows: Any, words: int) -> Any:
     columns = xp.asarray(np.arange(pairs, dtype=np.uint32))
     first, second = threefry2x32(xp, key, (rows[:, None], columns[None, :]))
     return xp.concatenate([first, second], axis=1)[:, :words]  # [rows, words]
-
-
-def counter_normal(xp: Any, seed: int, rows: Any, columns: int) -> Any:
-    """Standard normal noise [rows, columns], each row a function of (seed, its own number).
-
-    The sum of twelve 16-bit uniforms less six (Irwin-Hall): integers until the last step, so it is
-    bit-equal wherever it is computed, which log and cos are not. Mean 0, variance 1 - 2**-32; tails
-    end at 6.
-    """
-    words = counter_words(xp, seed, rows, columns * _WORDS_PER_NORMAL)
-    low = words & xp.asarray(0xFFFF, dtype=xp.uint32)
-    high = words >> xp.asarray(16, dtype=xp.uint32)
-    halves = xp.reshape(low + high, (-1, columns, _WORDS_PER_NORMAL))
-    total = xp.sum(xp.astype(halves, xp.float64), axis=-1)  # exact: below 2**20
-    # Each half is uniform on 0..65535: mean 32767.5.
-    return xp.astype((total - 12 * 32767.5) / 65536.0, xp.float32)  # [rows, columns]

@@ -262,7 +262,7 @@ class Selector:
       refinements: steps in which neighbours of the best networks so far are tried; 0 for draws
         alone.
       confidence: of each end of the predicted interval.
-      max_distance: of the confidence stage.
+      max_distance: of the confidence stage, for draws; a neighbour stands for no condition.
       ranking: the output selector.
     """
 
@@ -469,8 +469,8 @@ def _infeasible(
     rows, misses = _nearest_rows(pool, stages), _misses(pool, budget)
     row = rows[misses[rows].argmin()]
     message = (
-        f"budget {budget}: none of {looked_at:,} different networks that were drawn or lie near "
-        "the best of these is predicted to keep it"
+        f"budget {budget}: none of {looked_at:,} networks that were drawn or lie near the best of "
+        "these is predicted to keep it"
     )
     if not np.isfinite(misses[row]):
         return errors.InfeasibleBudgetError(message)

@@ -100,16 +100,28 @@ def _sync(path: pathlib.Path) -> None:
         os.close(descriptor)
 
 
+def recover(path: pathlib.Path) -> None:
+    """Brings back the older folder after a crash in the middle of `writing_folder`."""
+    old = _old(path)
+    if old.is_dir() and not path.exists():
+        old.rename(path)
+
+
+def _old(path: pathlib.Path) -> pathlib.Path:
+    return path.with_name(f".{path.name}.old")
+
+
 @contextlib.contextmanager
 def writing_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yields a temporary folder; when the block ends well it takes the place of `path`.
 
     An older folder of that name stays whole until the new one is, and comes back if the swap fails;
-    between the two renames a crash leaves it as `.NAME.old`.
+    what a crash between the two renames left as `.NAME.old` comes back with `recover`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    recover(path)
     temporary = pathlib.Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    old = path.with_name(f".{path.name}.old")
+    old = _old(path)
     try:
         temporary.chmod(0o755)
         yield temporary

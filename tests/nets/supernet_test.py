@@ -97,6 +97,15 @@ class SupernetTest(parameterized.TestCase):
         after = net.outputs(layers, tf.constant(images(net)), quantized=True).numpy()
         np.testing.assert_allclose(before, after, atol=1e-5)
 
+    def test_networks_of_other_activation_bits_do_not_share_a_trace(self):
+        net = scattered("mnist_mobile")
+        row = catalog.point(net.space, {})
+        x = tf.constant(images(net))
+        eight, two = (
+            net.outputs(lower(net.space, row, bits), x, quantized=True).numpy() for bits in (8, 2)
+        )
+        self.assertGreater(np.abs(eight - two).max(), 1e-2)
+
     def test_switchable_normalisation_can_be_left_out(self):
         one = Supernet(catalog.get("mnist_mobile"), seed=1, switchable=False)
         self.assertEqual(one.variables["block_1_1_expand/scale"].shape, (1, 64))
@@ -107,9 +116,8 @@ class SupernetTest(parameterized.TestCase):
                 np.testing.assert_array_equal(one.variables[key], switchable.variables[key])
 
     def test_a_space_without_shared_weights_is_refused(self):
-        # An MLP on a vector shares: its widths are prefixes. An image that is flattened does not.
-        space = catalog.get("california_housing_mlp")
-        self.assertEqual(Supernet(space, 1).variables["hidden_1/kernel"].shape, (1, 1, 8, 128))
+        with self.assertRaisesRegex(errors.UsageError, "'mnist_mlp' takes vectors"):
+            Supernet(catalog.get("mnist_mlp"), 1)
         options = {"units": 1, "weight_bits": Chosen("bits"), "activation": "linear"}
         stage, bits = Stage("output", "dense", options), Decision("bits", (4, 8))
         flat = SearchSpace("flat", (2, 2, 1), (bits,), (stage,), "litert-2.3")

@@ -244,10 +244,9 @@ class EverySpaceTest(parameterized.TestCase):
             self.assertEqual(single, layers.layers_of(slots, row))
 
     @parameterized.parameters(*SPACES)
-    def test_decode_inverts_one_hot(self, name):
+    def test_different_networks_read_differently(self, name):
         encoding = Encoding(SPACES[name]())
         choices = encoding.space.sample(100, seeds.stream(3, name))
-        np.testing.assert_array_equal(encoding.decode(encoding.one_hot(choices)), choices)
         features = encoding.features_of(choices)
         self.assertLen(np.unique(features, axis=0), len(np.unique(choices, axis=0)))
 

@@ -116,6 +116,19 @@ class FairnessTest(absltest.TestCase):
         for kernel in "357":
             self.assertBetween(digits.count(kernel) / 1200, 1 / 3 - 0.07, 1 / 3 + 0.07)
 
+    def test_a_menu_that_lacks_combinations_is_drawn_by_its_values(self):
+        space = catalog.mobile(
+            "odd",
+            (8, 8, 1),
+            4,
+            stem_widths=(8,),
+            stem_stride=1,
+            groups=(catalog.Group(depths=(1,), widths=(8,), sub_blocks=("3", "55"), stride=1),),
+        )
+        networks = supernet_training.fair_networks(space, 10, seeds.stream(1, "fair"))
+        drawn = networks[:, space.index["sub_blocks_1_1"]]
+        self.assertEqual(np.bincount(drawn).tolist(), [5, 5])
+
 
 class AugmentationTest(absltest.TestCase):
     def test_images_move_by_at_most_the_shift(self):

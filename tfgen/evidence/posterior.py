@@ -6,8 +6,9 @@ For a condition c, networks are drawn from
 
 E|P - c| the distance that the encoder expects of a training. Markov chains make the draws
 (Metropolis et al. 1953): a chain has a condition of its own; a step redraws a decision or two as
-sampling does, so that p(x) cancels, and is taken with probability min(1, exp(-(d' - d) / T)). This
-takes seconds; a generator that is taught with the draws answers in milliseconds.
+sampling does, so that p(x) cancels, and is taken with probability min(1, exp(-(d' - d) / T)). Which
+decisions are redrawn does not depend on the network, or networks of more decisions would be found
+more often. This takes seconds; a generator that is taught with the draws answers in milliseconds.
 
 T is as low as it was asked for where many networks keep to the condition. Where few do, it rises
 until chains of neighbouring conditions are no longer all at the same networks.
@@ -19,7 +20,7 @@ import numpy as np
 
 from tfgen import seeds
 from tfgen.evidence.surrogate import Surrogate
-from tfgen.space.search_space import Choices
+from tfgen.space.search_space import Choices, SearchSpace
 
 _BINS = 20  # of conditions; each has a temperature of its own
 _BURN_IN = 150  # steps, the first half of them at a higher temperature
@@ -58,7 +59,7 @@ def sample(
             warmer = np.minimum(temperatures * _UP, temperature * _WARMEST)
             crowded = _repeats(states, bins) > max_repeats
             temperatures = np.where(crowded, warmer, colder)
-        proposed = space.mutate(states, random)
+        proposed = _proposed(space, states, random)
         after = encoder.expected_distance(proposed, conditions)
         worse = np.maximum(after - distances, 0.0)
         taken = random.random(chains) < np.exp(-worse / temperatures[bins])
@@ -67,6 +68,16 @@ def sample(
         if step >= _BURN_IN and (step - _BURN_IN) % _APART == _APART - 1:
             found.append(states)
     return np.concatenate(found), np.tile(conditions, kept)
+
+
+def _proposed(space: SearchSpace, states: Choices, random: np.random.Generator) -> Choices:
+    """Each network with one decision redrawn, any of them, and others at one in their number."""
+    rows, decisions = states.shape
+    redrawn = random.random((rows, decisions)) < 1.0 / decisions
+    redrawn[np.arange(rows), random.integers(decisions, size=rows)] = True
+    # Decisions that are not active may become so: they are as good as drawn just now.
+    fresh = space.draw(rows, random)
+    return space.canonical(np.where(redrawn | ~space.active(states), fresh, states))
 
 
 def _repeats(states: Choices, bins: np.ndarray) -> np.ndarray:

@@ -99,8 +99,13 @@ class NaganConfig:
         sizes = (self.units, self.teaching_chains, self.teaching_kept, self.teaching_batch)
         if min(*sizes, self.batch_size) < 1 or min(self.steps, self.teaching_steps) < 0:
             raise ValueError(f"NAGAN needs positive sizes: {self}")
-        if min(self.temperature, self.teaching_temperature) <= 0:
-            raise ValueError(f"NAGAN needs positive temperatures: {self}")
+        if not self.steps + self.teaching_steps:
+            raise ValueError("NAGAN needs steps of teaching or of algorithm 1: it learns nothing")
+        rates = (self.teaching_rate, self.discriminator_rate, self.generator_rate)
+        if min(self.temperature, self.teaching_temperature, *rates) <= 0:
+            raise ValueError(f"NAGAN needs positive temperatures and rates: {self}")
+        if not 0 <= self.teaching_repeats <= 1 or (self.diversity_weight and self.batch_size < 2):
+            raise ValueError(f"a share of repeats lies in 0..1, diversity needs two draws: {self}")
 
 
 # --- G ------------------------------------------------------------------------------------------

@@ -81,13 +81,20 @@ class SoftNetwork:
     """Networks of a supernet, by shares of their choices."""
 
     def __init__(self, supernet: Supernet):
-        """Raises UsageError for a space whose strides or kernels of plain convolutions vary."""
+        """Takes spaces as `catalog.mobile` makes them.
+
+        Raises:
+          UsageError: plain convolutions vary in kernel or stride, or lack batch normalisation; a
+            stage is optional that is no unified block.
+        """
         self._supernet = supernet
         self._space = supernet.space
         for stage in self._space.stages:
             fixed = [name for name in ("kernel", "stride") if name in stage.options]
             varying = [name for name in fixed if isinstance(stage.options[name], Chosen)]
-            if stage.block not in _STAGES or varying:
+            optional = stage.when is not None and stage.block != "unified"
+            bare = not stage.options.get("batch_norm", 1)
+            if stage.block not in _STAGES or varying or optional or bare:
                 raise errors.UsageError(
                     f"space {self._space.name!r}: stage {stage.name!r} has no share-weighted form"
                 )

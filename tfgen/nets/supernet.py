@@ -89,6 +89,8 @@ class Supernet:
         Raises:
           UsageError: the space has layers that a supernet cannot share.
         """
+        if len(space.input_shape) != 3:
+            raise errors.UsageError(f"a supernet is of images; {space.name!r} takes vectors")
         self.space = space
         self._switchable = switchable
         slots = [slot for slot in lower_batch(space, _extremes(space)) if slot.present.any()]
@@ -129,7 +131,8 @@ class Supernet:
         """
         channels, rates = self._channels(layers), self._rates(layers)
         for group in self._groups(layers):
-            run, weighted = self._function(group, quantized, statistics is not None)
+            run = self._function(_apart(group), quantized, statistics is not None)
+            weighted = [layer for layer in group if layer.weighted]
             columns = [(channels[one.inputs[0]], channels[one.name]) for one in weighted]
             tops = [rounding.top_level(one.weight_bits) for one in weighted]
             slices = [(one.offset, one.out_channels) for one in group if one.op == "slice"]
@@ -247,18 +250,18 @@ class Supernet:
 
     def _function(
         self, group: tuple[LayerSpec, ...], quantized: bool, fixed: bool
-    ) -> tuple[Callable[..., Any], list[LayerSpec]]:
-        """The traced function of a stage's layers, and those with weights.
+    ) -> Callable[..., Any]:
+        """The traced function of a stage's layers.
 
         Run op by op, a step spends half its time between ops. Traced is what a stage's layers are,
         not how wide: a stage has a few variants, where a space has billions of networks.
         """
-        owners = _owners(group)
+        owners = range_owners(group)
         key = (
             quantized,
             fixed,
             *(
-                (n.name, n.inputs, n.kernel, n.stride, n.activation, bool(n.out_size))
+                (n.name, n.inputs, n.kernel, n.stride, n.activation_bits, bool(n.out_size))
                 for n in group
             ),
         )
@@ -279,7 +282,7 @@ class Supernet:
                 ],
                 autograph=False,
             )
-        return self._functions[key], weighted
+        return self._functions[key]
 
     def _run(
         self,
@@ -388,14 +391,12 @@ def _unified_parts(space: SearchSpace, slots: Sequence[LayerSlots]) -> dict[str,
     return parts
 
 
-def _owners(group: Sequence[LayerSpec]) -> dict[str, str]:
-    """`range_owners` of a stage's layers, what they read from outside being the input."""
+def _apart(group: Sequence[LayerSpec]) -> tuple[LayerSpec, ...]:
+    """A stage's layers as a network of their own: what they read from outside is the input."""
     names = {layer.name for layer in group}
-    return range_owners(
-        [
-            dataclasses.replace(n, inputs=tuple(i if i in names else INPUT for i in n.inputs))
-            for n in group
-        ]
+    return tuple(
+        dataclasses.replace(n, inputs=tuple(i if i in names else INPUT for i in n.inputs))
+        for n in group
     )
 
 

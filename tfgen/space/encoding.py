@@ -44,7 +44,6 @@ class Encoding:
         short = [n for n, long in zip(counts, is_long, strict=True) if not long]
         self.knots = max([_KNOTS, *short])
         shape = len(decisions), max(counts), self.knots
-        self.mask: Float = np.zeros(shape[:2], np.float32)
         self.rows: Float = np.zeros(shape, np.float32)
         self.spread: Float = np.zeros((shape[0], shape[2], shape[1]), np.float32)
         self.absent: Float = np.full((shape[0], shape[2]), _NEVER, np.float32)
@@ -54,7 +53,6 @@ class Encoding:
         for number, decision in enumerate(decisions):
             count, knots = counts[number], _KNOTS if is_long[number] else counts[number]
             rows = _hats(_positions(decision)) if is_long[number] else np.eye(count)
-            self.mask[number, :count] = 1.0
             self.rows[number, :count, :knots] = rows
             self.spread[number, :knots, :count] = _spread(rows, np.array(decision.probabilities))
             self.absent[number, :knots] = 0.0
@@ -74,21 +72,6 @@ class Encoding:
     def features_count(self) -> int:
         """Length of a feature vector."""
         return len(self.long) * self.knots
-
-    def one_hot(self, choices: Choices) -> Float:
-        """The grid of canonical choices: rows of inactive decisions are 0.
-
-        Returns:
-          float32 [architectures, decisions, choices].
-        """
-        columns = np.arange(self.mask.shape[1])
-        grid = (choices[:, :, None] == columns).astype(np.float32)
-        return np.asarray(grid * self.space.active(choices)[:, :, None], np.float32)
-
-    def decode(self, grid: npt.ArrayLike) -> Choices:
-        """The canonical choices with the largest entry of each row [architectures, decisions]."""
-        scores = np.where(self.mask > 0, np.asarray(grid, np.float32), -np.inf)
-        return self.space.canonical(scores.argmax(axis=2))
 
     def features_of(self, choices: Choices) -> Float:
         """What networks read of canonical choices [architectures, decisions * knots]."""

@@ -261,10 +261,14 @@ class SearchSpace:
 
     def sample(self, count: int, random: np.random.Generator) -> Choices:
         """Monte-Carlo sampling: each decision drawn by its own `sampling` [count, decisions]."""
+        return self.canonical(self.draw(count, random))
+
+    def draw(self, count: int, random: np.random.Generator) -> Choices:
+        """The same with decisions that are not active drawn too [count, decisions]."""
         columns = [
             random.choice(len(d.values), size=count, p=d.probabilities) for d in self.decisions
         ]
-        return self.canonical(np.stack(columns, axis=1))
+        return np.stack(columns, axis=1)
 
     def sample_points(self, count: int, random: np.random.Generator) -> Choices:
         """Sampling where each network of the space is equally likely [count, decisions]."""
@@ -290,10 +294,7 @@ class SearchSpace:
         scores = np.where(active, random.random(active.shape), np.inf)
         change = scores < rate
         change[np.arange(len(choices)), scores.argmin(1)] = True
-        fresh = np.stack(
-            [random.choice(len(d.values), len(choices), p=d.probabilities) for d in self.decisions],
-            axis=1,
-        )
+        fresh = self.draw(len(choices), random)
         return self.canonical(np.where(change | ~active, fresh, choices))
 
     # --- counting points ------------------------------------------------------------------------

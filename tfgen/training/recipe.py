@@ -129,8 +129,10 @@ class SupernetRecipe:
     flip: bool = True
 
     def __post_init__(self) -> None:
-        if min(self.epochs, self.batch_size) < 1 or not self.learning_rate > 0 or self.shift < 0:
-            raise ValueError(f"a supernet needs positive epochs, batches and rate: {self}")
+        if min(self.epochs, self.batch_size) < 1 or min(self.shift, self.weight_decay) < 0:
+            raise ValueError(f"a supernet needs positive epochs and batches: {self}")
+        if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
+            raise ValueError(f"a supernet needs a positive learning rate: {self}")
         shares = (self.warmup_share, self.momentum, self.float_share, self.label_smoothing)
         if not all(0 <= share < 1 for share in shares):
             raise ValueError(f"shares lie in 0..1, 1 excluded: {self}")

@@ -1,10 +1,11 @@
 """Trains the shared weights of a supernet, one network of the space at a time (SGNAS, eq. 5).
 
-A step draws a network, trains its part of the weights on a batch, and leaves the others alone.
-Draws are strictly fair (appendix A.2): each value of each decision is drawn as often as every
-other, to within one, over any stretch of steps. A unified block's expansions and the kernels of its
-sub-blocks each have a deck of their own; kernels are sorted, so that skips come last and no network
-is drawn under two names (forced sampling, section 3.3.2).
+A step draws a network and trains the variables that it has a part in. Of these, weights that are
+not its own decay and follow their momentum; layers that it does not have stay as they are.
+Draws are strictly fair (appendix A.2): the values of a decision lie in shuffled decks, so that in
+an epoch each is drawn as often as every other, to within one. A unified block's expansions and the
+kernels of its sub-blocks each have a deck of their own; kernels are sorted, so that skips come last
+and no network is drawn under two names (forced sampling, section 3.3.2).
 
 Bits are a decision like any other. After `float_share` of the steps each layer's weights are
 rounded to the bits of the network that is drawn, and activations over the batch's range; before
@@ -17,6 +18,7 @@ killed goes on from its last epoch and ends where the whole one would.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +30,7 @@ from tfgen.nets.keras_compat import tf
 from tfgen.nets.supernet import KERNEL, Supernet
 from tfgen.space.layers import LayerSpec
 from tfgen.space.lowering import lower
-from tfgen.space.search_space import Choices, Decision, SearchSpace
+from tfgen.space.search_space import Choices, Chosen, Decision, SearchSpace
 from tfgen.training import fitting
 from tfgen.training.datasets import Dataset, Split
 from tfgen.training.recipe import SupernetRecipe
@@ -209,17 +211,29 @@ def augmented(x: np.ndarray, recipe: SupernetRecipe, random: np.random.Generator
 
 
 def fair_networks(space: SearchSpace, count: int, random: np.random.Generator) -> Choices:
-    """Networks that have each value of each decision equally often [count, decisions]."""
-    columns = [_fair_column(decision, count, random) for decision in space.decisions]
+    """Networks that have each value of a decision equally often [count, decisions]."""
+    options = [s.options["sub_blocks"] for s in space.stages if s.block == "unified"]
+    unified = {option.decision for option in options if isinstance(option, Chosen)}
+    columns = [
+        _kernels(decision, count, random)
+        if decision.name in unified
+        else _deck(len(decision.values), count, random)
+        for decision in space.decisions
+    ]
     return space.canonical(np.stack(columns, axis=1))
 
 
-def _fair_column(decision: Decision, count: int, random: np.random.Generator) -> np.ndarray:
+def _kernels(decision: Decision, count: int, random: np.random.Generator) -> np.ndarray:
+    """Of a block's sub-blocks, drawn by their number and each by itself; see `lowering`."""
     menu = [str(value) for value in decision.values]
-    if not decision.name.startswith("sub_blocks"):
-        return _deck(len(menu), count, random)
-    # A value is the kernels of a block's sub-blocks, ascending: see `lowering`.
     expansions, kernels = sorted({len(v) for v in menu}), sorted(set("".join(menu)))
+    whole = {
+        "".join(chosen)
+        for expansion in expansions
+        for chosen in itertools.combinations_with_replacement(kernels, expansion)
+    }
+    if set(menu) != whole:  # some combinations are not offered
+        return _deck(len(menu), count, random)
     lengths = np.array(expansions)[_deck(len(expansions), count, random)]
     digits = np.array(kernels)[
         np.stack([_deck(len(kernels), count, random) for _ in range(max(expansions))], axis=1)
