@@ -21,7 +21,7 @@ Costs = dict[str, npt.NDArray[np.float64]]  # metric -> [architectures]
 
 _Counter = Callable[[Sequence[LayerSlots]], npt.NDArray[np.float64]]  # -> [architectures]
 
-_COUNTED: Mapping[str, _Counter] = {
+COUNTED: Mapping[str, _Counter] = {
     "params": lambda slots: counting.params(slots).astype(np.float64),
     "macs": lambda slots: counting.macs(slots).astype(np.float64),
     "storage_kb": lambda slots: counting.storage_bits(slots) / 8_000,
@@ -34,7 +34,7 @@ _MAX_CHANGES = 4  # of one decision, on the way to an extreme
 
 def count(slots: Sequence[LayerSlots]) -> Costs:
     """Every metric that follows from layers alone, whoever describes them."""
-    return {metric: counter(slots) for metric, counter in _COUNTED.items()}
+    return {metric: counter(slots) for metric, counter in COUNTED.items()}
 
 
 def source(metric: str) -> str:
@@ -64,7 +64,7 @@ class CostModel:
         self.io = io
         self.latency = latency
         self._extremes: dict[tuple[str, float], float] = {}
-        self._counters = dict(_COUNTED) if space.stages else {}  # a table has no layers
+        self._counters = dict(COUNTED) if space.stages else {}  # a table has no layers
         if space.bit_policy != bits.SIMULATED:  # simulated bits come to no file
             policy = bits.load(space.bit_policy)
             self._counters["file_kb"] = lambda slots: (

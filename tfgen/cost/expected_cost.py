@@ -11,26 +11,20 @@ from __future__ import annotations
 
 import math
 import string
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tfgen import errors, seeds
-from tfgen.cost import counting
-from tfgen.space.layers import LayerSlots
+from tfgen.cost.cost_model import COUNTED
 from tfgen.space.lowering import ACTIVATION_BITS, lower_batch
 from tfgen.space.search_space import Choices, SearchSpace
 
 Floats = npt.NDArray[np.float64]
-_COUNTERS: Mapping[str, Callable[[Sequence[LayerSlots]], Floats]] = {
-    "energy_uj": lambda slots: counting.energy_pj(slots) / 1e6,
-    "macs": lambda slots: counting.macs(slots).astype(np.float64),
-    "params": lambda slots: counting.params(slots).astype(np.float64),
-    "storage_kb": lambda slots: counting.storage_bits(slots) / 8_000,
-}
-METRICS = tuple(_COUNTERS)  # sums over layers; peak RAM and the size of a file are none
+# Sums over layers; peak RAM and the size of a file are none.
+METRICS = ("energy_uj", "macs", "params", "storage_kb")
 _PROBED = 64  # networks of which every decision is changed, to see what a layer depends on
 _CHECKED = 256
 _MAX_TABLE = 2_000_000
@@ -47,12 +41,12 @@ class ExpectedCost:
           UsageError: the metric is no sum over layers.
           ValueError: a layer depends on too many decisions for a table.
         """
-        if metric not in _COUNTERS:
+        if metric not in METRICS:
             raise errors.UsageError(
                 f"{metric} is no sum over layers; a mean is known of: {', '.join(METRICS)}"
             )
         self._space = space
-        self._count = _COUNTERS[metric]
+        self._count = COUNTED[metric]
         self._activation_bits = activation_bits
         self.tables: dict[tuple[int, ...], Floats] = {}  # by numbers of decisions
         for name, decisions in self._dependencies().items():

@@ -25,16 +25,14 @@ import numpy as np
 from tfgen import errors
 from tfgen.nets import blocks, rounding
 from tfgen.nets.keras_compat import tf
-from tfgen.nets.supernet import BIAS, KERNEL, SCALE, SHIFT, Supernet
+from tfgen.nets.supernet import ACTIVATIONS, BIAS, KERNEL, SCALE, SHIFT, Supernet
 from tfgen.space.lowering import KERNELS, squeezed_channels
 from tfgen.space.search_space import Chosen, Decision, Stage, Value, When
 
 Shares = Mapping[str, tf.Tensor]  # by decision, [values]
 _ACTIVATIONS: Mapping[str, Callable[[tf.Tensor], tf.Tensor]] = {
-    "hard_swish": blocks.hard_swish,
-    "linear": tf.identity,
-    "relu": tf.nn.relu,
-    "relu6": tf.nn.relu6,
+    **ACTIVATIONS,
+    "hard_swish": blocks.hard_swish,  # an op of its own among layers
 }
 _LEAST_SHARE = 1e-6
 

@@ -44,7 +44,7 @@ _PARTS = {
     "project": (True, False),
 }
 _LEAST_RANGE = 1e-3  # of activations: a dead layer still has one
-_ACTIVATIONS: Mapping[str, Callable[[tf.Tensor], tf.Tensor]] = {
+ACTIVATIONS: Mapping[str, Callable[[tf.Tensor], tf.Tensor]] = {
     "linear": tf.identity,
     "relu": tf.nn.relu,
     "relu6": tf.nn.relu6,
@@ -256,7 +256,6 @@ class Supernet:
         Run op by op, a step spends half its time between ops. Traced is what a stage's layers are,
         not how wide: a stage has a few variants, where a space has billions of networks.
         """
-        owners = range_owners(group)
         key = (
             quantized,
             fixed,
@@ -268,10 +267,11 @@ class Supernet:
         weighted = [layer for layer in group if layer.weighted]
         if key not in self._functions:
             rank = 4 if group[0].in_size else 2
+            owners = range_owners(group) if quantized else {}
             columns = tf.TensorSpec([None], tf.int32)
             moments = tf.TensorSpec([2, None], tf.float32)
             self._functions[key] = tf.function(
-                lambda *inputs: self._run(group, owners if quantized else {}, *inputs),
+                lambda *inputs: self._run(group, owners, *inputs),
                 input_signature=[
                     tf.TensorSpec([None] * rank, tf.float32),
                     [(columns, columns) for _ in weighted],
@@ -327,7 +327,7 @@ class Supernet:
                     moments.append(own)
                 else:
                     y = y + tf.gather(self.variables[f"{layer.name}/{BIAS}"], written)
-                y = _ACTIVATIONS[layer.activation](y)
+                y = ACTIVATIONS[layer.activation](y)
             elif layer.op == "slice":
                 offset, channels = tf.unstack(next(cuts))
                 y = sources[0][..., offset : offset + channels]
@@ -445,7 +445,7 @@ def _rounded_activation(x: tf.Tensor, bits: int) -> tf.Tensor:
 
 
 _OPS: Mapping[str, Callable[[LayerSpec, Sequence[tf.Tensor]], tf.Tensor]] = {
-    "add": lambda layer, x: _ACTIVATIONS[layer.activation](x[0] + x[1]),
+    "add": lambda layer, x: ACTIVATIONS[layer.activation](x[0] + x[1]),
     "concat": lambda layer, x: tf.concat(x, axis=-1),
     "hard_swish": lambda layer, x: blocks.hard_swish(x[0]),
     "max_pool": lambda layer, x: tf.nn.max_pool2d(x[0], layer.kernel, layer.stride, "SAME"),
