@@ -100,6 +100,12 @@ class LearningTest(absltest.TestCase):
         self.assertTrue((sizes[: answers - 10] <= least).all())
         self.assertTrue((sizes[:answers] <= records[-1]).all())
 
+    def test_a_round_may_be_all_draws(self):
+        evidence = Evidence(SPACE, CostModel(SPACE), self.records, self.learn(0)[0].surrogate)
+        generator = Random().fit(evidence, RandomConfig(), 1)
+        proposed = learning.propose(generator, evidence, "r2", 40, 7, answer_share=0.0)
+        self.assertEqual(self.draws(generator, proposed), 40)
+
     def draws(self, generator, proposed):
         """How many of the last proposals are what the generator draws."""
         for count in range(40, 0, -1):

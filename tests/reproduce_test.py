@@ -13,11 +13,15 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from tests.space.small import small_space
-from tfgen import errors
+from tfgen import errors, generators
 from tfgen.cost.cost_model import CostModel
 from tfgen.cost.metrics import PerformanceScale
-from tfgen.evidence.record import RecordStore
+from tfgen.evidence import surrogate
+from tfgen.evidence.collect import Evaluator
+from tfgen.evidence.record import Record, RecordStore
 from tfgen.experiment import Experiment
+from tfgen.seeds import stream
+from tfgen.space import catalog
 from tfgen.space.lowering import lower
 from tfgen.training import datasets, population, tasks
 from tfgen.training.recipe import Recipe
@@ -219,7 +223,12 @@ class AnswersTest(absltest.TestCase):
             workers=workers,
             processes=2,
             store=lambda name: RecordStore(pathlib.Path(folder.name) / f"{name}.db", self.space),
+            train=self.trained,
         )
+
+    def trained(self, architectures, seed: int) -> list[Record]:
+        with self.setting.store("trainings") as store:
+            return Evaluator(store, self.setting.workers)(architectures, seed)
 
     def searched(self, evaluations: int, seconds: float) -> Answer:
         # The largest network has widths 3, 3 and 8 bits; half of its storage leaves many others.
@@ -245,6 +254,46 @@ class AnswersTest(absltest.TestCase):
         self.assertEqual(found.test, outcome.metric)
         self.assertNotEqual(found.test, found.validation)
         self.assertGreater(found.answer_seconds, sum(r.seconds for r in records) / 2)
+
+    def test_inag_answers_with_the_best_of_all_that_it_trained(self):
+        constraint = reproduce_search.Constraint(0.5, 0.6)
+        within = self.trained(
+            [self.space.architecture(row) for row in self.space.sample(6, stream(1, "within"))], 7
+        )
+        lucky = max(within, key=lambda record: record.metric)
+        largest = self.trained([catalog.point(self.space, {})], 8)
+        encoder = surrogate.fit(
+            self.space,
+            within,
+            PerformanceScale(0.0, 1.0),
+            surrogate.SurrogateConfig(members=1, units=8, steps=5),
+            seed=1,
+        )
+        generator = generators.get("random").restore(self.space, {})
+        # The largest network is over the limits, however good; the best record within is better
+        # than any of ten new trainings can be.
+        records = [
+            dataclasses.replace(largest[0], metric=9.0),
+            *(dataclasses.replace(r, metric=2.0 if r == lucky else r.metric) for r in within),
+        ]
+        kept = reproduce_search._within(
+            self.setting, records, reproduce_search.budget_of(self.setting, constraint)
+        )
+        self.assertFalse(kept[0])
+        fit = reproduce_setting.Fit(encoder, generator, records, seconds=5.0)
+        found = reproduce_search.inag_answer(self.setting, fit, constraint, 0, seed=3)
+        self.assertEqual(found.validation == 2.0, bool(kept[1 + within.index(lucky)]))
+        self.assertBetween(found.trainings, 8, 7 + reproduce_search.CANDIDATES)
+        self.assertTrue(found.holds)
+        self.assertLessEqual(found.storage, 0.5)
+
+    def test_half_of_inags_trainings_are_its_own_answers(self):
+        experiment = Experiment.from_config(
+            runpy.run_path(str(ROOT / "configs/quartic_mlp.py"))["get_config"]().to_dict()
+        )
+        own = reproduce_search.inag_experiment(dataclasses.replace(experiment, records=2_000))
+        self.assertEqual(own.records + own.rounds * own.round_networks, 4_000)
+        self.assertEqual(own.answer_share, 1.0)
 
     def test_a_search_without_time_has_no_answer(self):
         found = self.searched(12, 0.0)

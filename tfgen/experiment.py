@@ -29,6 +29,8 @@ class Experiment:
         the encoder and the generators to be fitted anew. A generator finds what its encoder
         overrates; the encoder learns that only from such networks.
       round_networks: how many in a round.
+      answer_share: of a round's networks, how many answer budgets; the others are drawn for
+        conditions.
     """
 
     name: str
@@ -42,8 +44,11 @@ class Experiment:
     seed: int
     rounds: int = 0
     round_networks: int = 500
+    answer_share: float = 0.5
 
     def __post_init__(self) -> None:
+        if not 0 <= self.answer_share <= 1:
+            raise ValueError(f"answer_share must lie in 0..1: {self}")
         if self.rounds < 0 or self.round_networks < 1 or (self.rounds and not self.methods):
             raise ValueError(f"rounds need a method and at least one network: {self}")
 
@@ -67,6 +72,7 @@ class Experiment:
                 config["seed"],
                 config.get("rounds", 0),
                 config.get("round_networks", 500),
+                config.get("answer_share", 0.5),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise errors.UsageError(f"config: {error}") from error

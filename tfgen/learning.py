@@ -100,7 +100,14 @@ def learn(
             evidence = fitted_to(records)
             generator = generators.get(name).fit(evidence, config, seed)
             own = seeds.derive(seed, "round", round_)
-            proposed = propose(generator, evidence, metric, experiment.round_networks, own)
+            proposed = propose(
+                generator,
+                evidence,
+                metric,
+                experiment.round_networks,
+                own,
+                experiment.answer_share,
+            )
             known[key] = [architecture.choices for architecture in proposed]
             if proposals is not None:
                 workdir.write_json(proposals, known)
@@ -117,11 +124,17 @@ def learn(
 
 
 def propose(
-    generator: Generator, evidence: Evidence, metric: str, count: int, seed: int
+    generator: Generator,
+    evidence: Evidence,
+    metric: str,
+    count: int,
+    seed: int,
+    answer_share: float = 0.5,
 ) -> list[Architecture]:
-    """What a round trains: answers to budgets, up to half, and draws of all conditions."""
+    """What a round trains: answers to budgets, up to a share of it, and draws of all conditions."""
     space = evidence.space
-    answers = _answers(generator, evidence, count // 2, seeds.derive(seed, "answers"))
+    wanted = int(answer_share * count)
+    answers = _answers(generator, evidence, wanted, seeds.derive(seed, "answers"))
     any_quality = Budget({}, (metric, 0.0))
     missing = count - len(answers)
     (drawn,) = generator.propose([any_quality], missing, seeds.derive(seed, "draws"))
@@ -129,7 +142,10 @@ def propose(
 
 
 def _answers(generator: Generator, evidence: Evidence, count: int, seed: int) -> list[Architecture]:
-    """At most `count` different networks that selection answers to budgets from small to large."""
+    """At most `count` different networks that selection answers to budgets from small to large.
+
+    Ranked by what is expected: what the encoder is not sure of is worth a training.
+    """
     costs, records = evidence.cost_model, evidence.records
     if _BUDGETED not in costs.metrics:
         return []  # a table's networks have no size
@@ -139,7 +155,7 @@ def _answers(generator: Generator, evidence: Evidence, count: int, seed: int) ->
     found: dict[Architecture, None] = {}
     for number, limit in enumerate(limits):
         try:
-            candidates = Selector(count=_ANSWERS).select(
+            candidates = Selector(count=_ANSWERS, confidence=0.5).select(
                 evidence.space,
                 generator,
                 evidence.surrogate,

@@ -1,9 +1,10 @@
 """INAG against searches that start anew for every constraint: table 3 of the NAGAN paper.
 
-All get the same space, costs, recipe and training code. A method's answer to a constraint is the
-network whose training scored best on validation data, and its performance is what that very
-training scores on test data. INAG trains its ten candidates once each; its records and the
-generator are made once and answer every constraint. A search is compared
+All get the same space, costs, recipe and training code. A method's answer to a constraint is, of
+all that it trained within the limits, the network whose training scored best on validation data;
+its performance is what that very training scores on test data. INAG's records and its generator are
+made once and answer every constraint: for each, ten candidates are trained once. A search is
+compared
   * with as many trainings as INAG's records plus its ten;
   * with a tenth of them, for each of many constraints;
   * stopped when it has spent the seconds that INAG's records and fits took.
@@ -28,6 +29,7 @@ from tfgen.cost import metrics
 from tfgen.cost.budget import Budget
 from tfgen.evidence.collect import Evaluator
 from tfgen.evidence.record import Record
+from tfgen.experiment import Experiment
 from tfgen.generators.base import Evidence
 from tfgen.selection import Selector
 from tfgen.space.lowering import lower
@@ -232,17 +234,17 @@ def table_3(
 
     for number in range(sizes.seeds):
         own = seeds.derive(seed, "search", number)
-        fit = setting.fit(setting.experiment, setting.experiment.seed + number)
+        fit = setting.fit(inag_experiment(setting.experiment), setting.experiment.seed + number)
         base = f"{setting.experiment.recipe.fingerprint} {setting.dataset.fingerprint} {own}"
         for constraint in (*TEN, *UNTUNED):
             found = answers.get(
-                f"{INAG} {constraint} {base} {fit.trainings} {fit.seconds}",
+                f"{INAG} {constraint} {base} {len(fit.records)} {fit.seconds}",
                 functools.partial(inag_answer, setting, fit, constraint, number, own),
             )
             parts = (EQUAL_TRAININGS, A_TENTH, EQUAL_TIME) if constraint == PAPERS else (A_TENTH,)
             for part in parts:
                 told(dataclasses.replace(found, part=part))
-        full = sizes.evaluations or fit.trainings + CANDIDATES
+        full = sizes.evaluations or len(fit.records) + CANDIDATES
         limits = [
             *(Limits(A_TENTH, c, -(-full // 10), sizes.max_seconds) for c in (*TEN, *UNTUNED)),
             Limits(EQUAL_TRAININGS, PAPERS, full, sizes.max_seconds),
@@ -255,10 +257,19 @@ def table_3(
     say((folder / "nagan3.md").read_text())
 
 
+def inag_experiment(experiment: Experiment) -> Experiment:
+    """INAG's trainings before any constraint is known: random networks, then its own answers.
+
+    Half of them are answers to budgets from small to large, in two rounds.
+    """
+    networks = max(experiment.records // 2, 1)
+    return dataclasses.replace(experiment, rounds=2, round_networks=networks, answer_share=1.0)
+
+
 def inag_answer(
     setting: Setting, fit: Fit, constraint: Constraint, number: int, seed: int
 ) -> Answer:
-    """Selects candidates, trains each once and keeps the one that validates best."""
+    """Trains each candidate once; of these and of what was trained before, the best validates."""
     budget = budget_of(setting, constraint)
     seed = constraint.seed(seed)
     empty = Answer(
@@ -268,14 +279,15 @@ def inag_answer(
         constraint.storage,
         constraint.energy,
         constraint.tuned,
-        fit.trainings,
+        len(fit.records),
         fit.seconds,
         0.0,
         0.0,
     )
     start = time.perf_counter()
     try:
-        candidates = Selector(count=CANDIDATES).select(
+        # The best of them is kept, so they are ranked by what is expected, not by a lower end.
+        candidates = Selector(count=CANDIDATES, confidence=0.5).select(
             setting.space, fit.generator, fit.surrogate, setting.costs, budget, METHOD, seed
         )
     except errors.InfeasibleBudgetError:
@@ -286,11 +298,13 @@ def inag_answer(
     )
     answer = dataclasses.replace(
         empty,
-        trainings=fit.trainings + len(records),
+        trainings=len(fit.records) + len(records),
         answer_seconds=seconds,
         confirm_seconds=sum(record.seconds for record in records) / setting.processes,
     )
-    return _scored(setting, answer, budget, records, seed)
+    before = [r for r, kept in zip(fit.records, _within(setting, fit.records, budget), strict=True)
+              if kept]  # fmt: skip
+    return _scored(setting, answer, budget, [*before, *records], seed)
 
 
 def search_answer(setting: Setting, name: str, limit: Limits, number: int, seed: int) -> Answer:
@@ -331,9 +345,7 @@ def _scored(
     """The answer with the record within the budget that validates best, scored on test data."""
     if not records:
         return answer
-    choices = setting.space.choices([record.architecture for record in records])
-    costs = setting.costs.costs(choices)
-    kept = np.logical_and.reduce([costs[m] <= limit for m, limit in budget.limits.items()])
+    kept = _within(setting, records, budget)
     scores = np.where(kept, [record.metric for record in records], -np.inf)
     row = int(np.argmax(scores))
     if not np.isfinite(scores[row]):
@@ -346,8 +358,9 @@ def _scored(
     ) as workers:
         outcomes = workers.train([population.Member(layers, s) for s in (best.seed, *others)])
         test, *again = (o.metric for o in sorted(outcomes, key=lambda o: o.index))
+    costs = setting.costs.costs(setting.space.choices([best.architecture]))
     storage, energy = (
-        float(setting.costs.normalised(metric, costs[metric][row]))
+        float(setting.costs.normalised(metric, costs[metric][0]))
         for metric in ("storage_kb", "energy_uj")
     )
     return dataclasses.replace(
@@ -359,6 +372,13 @@ def _scored(
         energy=energy,
         holds=bool(kept.all()),
     )
+
+
+def _within(setting: Setting, records: Sequence[Record], budget: Budget) -> np.ndarray:
+    """Which records' networks keep every limit [records]."""
+    choices = setting.space.choices([record.architecture for record in records])
+    costs = setting.costs.costs(choices)
+    return np.logical_and.reduce([costs[m] <= limit for m, limit in budget.limits.items()])
 
 
 # --- tables ---------------------------------------------------------------------------------------

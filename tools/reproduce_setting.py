@@ -16,6 +16,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from tfgen import errors, generators, learning, pipeline, workdir
 from tfgen.cost.cost_model import CostModel
 from tfgen.cost.metrics import PerformanceScale
@@ -128,13 +130,13 @@ class Fit:
     Attributes:
       surrogate: the encoder.
       generator: NAGAN's.
-      trainings: records that it was learned from, those of its own rounds too.
+      records: that it was learned from, those of its own rounds too.
       seconds: collecting these records and fitting.
     """
 
     surrogate: surrogates.Surrogate
     generator: Any
-    trainings: int
+    records: Sequence[Record]
     seconds: float
 
 
@@ -226,10 +228,23 @@ class Setting:
             self._learn(experiment, records, seed, folder)
         told = workdir.read_json(folder / "fit.json")
         state = workdir.read_arrays(folder / "generator.npz")
+        columns = workdir.read_arrays(folder / "records.npz")
+        learned_from = [
+            dataclasses.replace(
+                records[0],
+                architecture=self.space.architecture(choices),
+                seed=int(own),
+                metric=float(metric),
+                seconds=float(seconds),
+            )
+            for choices, own, metric, seconds in zip(
+                *(columns[name] for name in ("choices", "seed", "metric", "seconds")), strict=True
+            )
+        ]
         return Fit(
             surrogates.Surrogate(self.space, workdir.read_arrays(folder / "surrogate.npz")),
             generators.get(METHOD).restore(self.space, state),
-            told["trainings"],
+            learned_from,
             told["seconds"],
         )
 
@@ -253,11 +268,15 @@ class Setting:
                 self.folder / learning.PROPOSALS,
             )
         collected = sum(record.seconds for record in records) / self.processes
-        told = {
-            "trainings": len(learned.records),
-            "seconds": collected + evaluate.total_seconds(),
+        told = {"seconds": collected + evaluate.total_seconds()}
+        columns = {
+            "choices": self.space.choices([r.architecture for r in learned.records]),
+            "seed": np.array([r.seed for r in learned.records]),
+            "metric": np.array([r.metric for r in learned.records]),
+            "seconds": np.array([r.seconds for r in learned.records]),
         }
         with workdir.writing_folder(folder) as fresh:
             workdir.write_arrays(fresh / "surrogate.npz", learned.surrogate.state())
             workdir.write_arrays(fresh / "generator.npz", learned.generators[METHOD].state())
+            workdir.write_arrays(fresh / "records.npz", columns)
             workdir.write_json(fresh / "fit.json", told)
