@@ -18,6 +18,7 @@ from tfgen.space.search_space import Choices, Decision, SearchSpace, Value
 
 _METRIC = "metric"
 _MAX_SEED = 2**31
+_REFIT_GROWTH = 1.1  # times as many trainings as at the last fit of the kernel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +63,8 @@ class Bayesian:
       1e-4: two trainings of one network differ by far more.
     * Metrics worse than the median by more than the best is better are told as that much worse: a
       few failed trainings would take all of the process's scale.
-    * It is fitted to `max_observations` trainings at most.
+    * It is fitted to `max_observations` trainings at most, its kernel's lengths and noise only when
+      a tenth more have ended than at the last time: after every batch that took most of a search.
     """
 
     name = "bayesian"
@@ -178,6 +180,7 @@ def _oracle_class() -> Any:
             self._space = space
             self._config = config
             self._candidates: Choices = np.zeros((0, len(space.decisions)), np.int64)
+            self._refit_at = 0.0  # trainings that must have ended
             # The position of every choice in 0..1, as the oracle has it [decisions][choices].
             self._positions = [
                 np.array([hp.value_to_prob(_value(d, c)) for c in range(len(d.values))])
@@ -214,9 +217,13 @@ def _oracle_class() -> Any:
             return {"status": "RUNNING", "values": values}
 
         def _fit(self) -> None:
-            """Fits lengths and noise once a batch; with results hallucinated, the process only."""
+            """Fits lengths and noise where it is time, on real results; else the process only."""
             x, y = self._vectorize_trials()
-            self.gpr.optimizer = None if self.ongoing_trials else "fmin_l_bfgs_b"
+            ended = len(self.trials) - len(self.ongoing_trials)
+            refit = ended >= self._refit_at and not self.ongoing_trials
+            self.gpr.optimizer = "fmin_l_bfgs_b" if refit else None
+            if refit:
+                self._refit_at = _REFIT_GROWTH * ended
             with warnings.catch_warnings():
                 # A decision that does not matter has a length at its bound.
                 warnings.simplefilter("ignore", exceptions.ConvergenceWarning)
