@@ -1,8 +1,12 @@
-"""The shared weights of networks for CIFAR-10 of 2 to 25 million MACs (SGNAS).
+"""The shared weights of networks for CIFAR-10 of 2 to 25 million MACs, and what answers from them.
 
     tfgen-train-supernet --config=configs/cifar10_supernet.py --work_dir=DIR --data_dir=TFDS
+    tfgen-collect --config=configs/cifar10_supernet.py --work_dir=DIR --data_dir=TFDS
+    tfgen-train --config=configs/cifar10_supernet.py --work_dir=DIR --data_dir=TFDS
 
-A third of the training is in float; after that every step rounds weights to the bits that it draws.
+SGNAS (Huang and Chu, 2021). A third of the supernet's training is in float; after that every step
+rounds weights to the bits that it draws. Records are networks that inherit their weights, scored on
+2,000 images. `recipe` is that of networks which are trained from scratch.
 """
 
 import ml_collections
@@ -14,7 +18,18 @@ def get_config() -> ml_collections.ConfigDict:
             "name": "cifar10_supernet",
             "space": "cifar10_mobile",
             "dataset": "cifar10",
-            "supernet": {"epochs": 30, "batch_size": 128, "learning_rate": 0.1},
+            "supernet": {"epochs": 80, "batch_size": 128, "learning_rate": 0.1},
+            "records": 2000,
+            "gap_networks": 20,
+            "recipe": {
+                "steps": 20_000,
+                "batch_size": 128,
+                "learning_rate": 3e-3,
+                "warmup_steps": 500,
+                "float_share": 0.5,
+            },
+            "surrogate": {},
+            "methods": {"sgnas": {}, "nagan": {}, "random": {}},
             "seed": 2020,
         }
     )

@@ -65,6 +65,7 @@ class BadInputTest(Temporary):
             ["--budget=latency_ms=3@pixel3", *QUICK, "--tables_dir=nowhere"],
             "no public table has device 'pixel3' on space 'california_housing_mlp'",
         ),
+        (["--budget=macs=9", "--train=inherit"], "has no supernet; leave the flag out"),
         (["--budget=macs=9", "--method=gan"], "unknown method 'gan'; known: nagan, random"),
         (
             ["--budget=macs=9", "--bundle=mars"],

@@ -35,6 +35,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("tfgen.learning",),
     ("tfgen.deployment",),
     ("tfgen.bundle",),
+    ("tfgen.supernets",),
     ("tfgen.pipeline",),
     # The programs.
     (

@@ -35,7 +35,7 @@ class ProgramsTest(parameterized.TestCase):
         ("collect", ["--work_dir=W", f"--config={CONFIG}", "--config.records=0"], 2, "at least 1"),
         ("collect", ["--work_dir=R/file", f"--config={CONFIG}"], 1, "file"),
         ("train", ["--work_dir=W", f"--config={CONFIG}"], 2, "no records; run collect first"),
-        ("train_supernet", ["--work_dir=W", f"--config={CONFIG}"], 2, "config: 'supernet'"),
+        ("train_supernet", ["--work_dir=W", f"--config={CONFIG}"], 2, "has no supernet"),
         ("deployment.benchmark_main", ["--model=R/nothing.tflite"], 1, "nothing.tflite"),
         ("deployment.benchmark_main", ["--model=R/garbage.tflite"], 1, "garbage.tflite"),
         ("deployment.benchmark_main", [], 2, "--model"),

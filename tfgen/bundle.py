@@ -4,6 +4,8 @@ manifest.json      config, seed, versions, data, parents, sha256 of each file be
 space.json         the search space
 surrogate.npz      the encoder
 generators/*.npz   one trained generator for each method
+supernet.npz       weights that its networks share, where they do
+examples.npz       images for the statistics of networks that inherit them, and a few for test
 """
 
 from __future__ import annotations
@@ -24,10 +26,68 @@ from tfgen.generators.base import Generator
 from tfgen.space.lowering import ACTIVATION_BITS
 from tfgen.space.search_space import SearchSpace
 from tfgen.training import tasks
+from tfgen.training.datasets import Dataset, Split
 from tfgen.training.recipe import Recipe
 
 ZOO = pathlib.Path(__file__).parent / "zoo"
 _SPACE, _SURROGATE, _GENERATORS = "space.json", "surrogate.npz", "generators"
+_SUPERNET, _EXAMPLES = "supernet.npz", "examples.npz"
+
+
+@dataclasses.dataclass(frozen=True)
+class SharedWeights:
+    """What a bundle's networks inherit, and what delivers them without the data set.
+
+    Attributes:
+      variables: of the supernet (`nets.supernet`), by name.
+      examples: some of its data set: the train split has the images for statistics, the others a
+        few of the test split.
+    """
+
+    variables: Mapping[str, np.ndarray]
+    examples: Dataset
+
+    def save(self, folder: pathlib.Path) -> None:
+        workdir.write_arrays(folder / _SUPERNET, self.variables)
+        arrays = {}
+        for name, split in (("train", self.examples.train), ("test", self.examples.test)):
+            arrays |= {f"{name}_x": _packed(split.x), f"{name}_y": split.y}
+        workdir.write_arrays(folder / _EXAMPLES, arrays)
+
+    @classmethod
+    def load(
+        cls,
+        folder: pathlib.Path,
+        dataset: str,
+        task: tasks.Task,
+        preprocessing: Mapping[str, Any],
+    ) -> SharedWeights:
+        """Reads what `save` wrote.
+
+        Raises:
+          CorruptFileError: a file is missing or damaged.
+          LookupError: an array is missing.
+          ValueError: arrays do not belong together.
+        """
+        arrays = workdir.read_arrays(folder / _EXAMPLES)
+        train, test = (
+            Split(_unpacked(arrays[f"{name}_x"]), arrays[f"{name}_y"]) for name in ("train", "test")
+        )
+        examples = Dataset(dataset, task, train, test, test, preprocessing)
+        return cls(_finite(folder / _SUPERNET), examples)
+
+
+def _packed(x: np.ndarray) -> np.ndarray:
+    """Images in 0..1 as the pixels that they were; others as they are."""
+    pixels = np.rint(x * 255)
+    exact = pixels.min() >= 0 and pixels.max() <= 255
+    if exact and np.allclose(pixels / np.float32(255), x, rtol=0, atol=1e-6):
+        return pixels.astype(np.uint8)
+    return x
+
+
+def _unpacked(x: np.ndarray) -> np.ndarray:
+    return x.astype(np.float32) / np.float32(255) if x.dtype == np.uint8 else x
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +106,7 @@ class Bundle:
       manifest_sha256: of the manifest it was read from; empty for one that is not written yet.
       activation_bits: of every network that is answered; 16 are computed by slow kernels.
       io: "float", or "int8" for files whose input and output are integers.
+      shared: weights that its networks may inherit; None where each is trained by itself.
     """
 
     name: str
@@ -59,6 +120,7 @@ class Bundle:
     manifest_sha256: str = ""
     activation_bits: int = ACTIVATION_BITS
     io: str = "float"
+    shared: SharedWeights | None = None
 
     @functools.cached_property
     def cost_model(self) -> CostModel:
@@ -97,12 +159,16 @@ def save(
         workdir.write_arrays(folder / _SURROGATE, bundle.surrogate.state())
         for method, generator in bundle.generators.items():
             workdir.write_arrays(folder / _GENERATORS / f"{method}.npz", generator.state())
+        if bundle.shared is not None:
+            bundle.shared.save(folder)
         answers = {
             "task": bundle.task.name,
             "dataset": bundle.dataset,
             "recipe": bundle.recipe.to_json(),
             "methods": sorted(bundle.generators),
         }
+        if bundle.shared is not None:
+            answers["preprocessing"] = dict(bundle.shared.examples.preprocessing)
         workdir.write_manifest(
             folder,
             config={**config, "answers": answers},
@@ -142,6 +208,10 @@ def load(path: pathlib.Path) -> Bundle:
             where = path / _GENERATORS / f"{name}.npz"
             restored[name] = method.restore(space, _finite(where))
             restored[name].propose([Budget({"macs": 1.0})], 1, 0)
+        where = path / _EXAMPLES
+        shared = None
+        if _SUPERNET in manifest["files"]:
+            shared = SharedWeights.load(path, dataset, task, answers["preprocessing"])
     except (errors.UsageError, ArithmeticError, LookupError, TypeError, ValueError) as error:
         raise errors.CorruptFileError(f"{where}: is no part of a bundle ({error})") from error
     return Bundle(
@@ -154,6 +224,7 @@ def load(path: pathlib.Path) -> Bundle:
         surrogate,
         restored,
         workdir.sha256(path / workdir.MANIFEST),
+        shared=shared,
     )
 
 

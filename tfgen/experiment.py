@@ -21,7 +21,7 @@ class Experiment:
       dataset: of the catalogue.
       records: how many trainings to collect.
       gap_networks: how many records are delivered as files to measure the gap.
-      recipe: of every training.
+      recipe: of every training; of deliveries from scratch where there is a supernet.
       surrogate: how the encoder is fitted.
       methods: by method, its configuration.
       seed: of everything.
@@ -31,6 +31,8 @@ class Experiment:
       round_networks: how many in a round.
       answer_share: of a round's networks, how many answer budgets; the others are drawn for
         conditions.
+      supernet: how the weights that all networks share are trained. Records are then networks that
+        inherit theirs; None where each is trained by itself.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Experiment:
     rounds: int = 0
     round_networks: int = 500
     answer_share: float = 0.5
+    supernet: SupernetRecipe | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.answer_share <= 1:
@@ -60,6 +63,7 @@ class Experiment:
                 name: generators.get(name).config(**values)
                 for name, values in config["methods"].items()
             }
+            supernet = config.get("supernet")
             return cls(
                 config["name"],
                 config["space"],
@@ -73,45 +77,20 @@ class Experiment:
                 config.get("rounds", 0),
                 config.get("round_networks", 500),
                 config.get("answer_share", 0.5),
+                None if supernet is None else SupernetRecipe(**supernet),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise errors.UsageError(f"config: {error}") from error
 
     def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        data = dataclasses.asdict(self)
+        if self.supernet is None:
+            del data["supernet"]
+        return data
 
-
-@dataclasses.dataclass(frozen=True)
-class SupernetExperiment:
-    """What a config file of a supernet describes.
-
-    Attributes:
-      name: of the supernet.
-      space: of the catalogue.
-      dataset: of the catalogue, images and labels.
-      supernet: how it is trained.
-      seed: of everything.
-    """
-
-    name: str
-    space: str
-    dataset: str
-    supernet: SupernetRecipe
-    seed: int
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> SupernetExperiment:
-        """Reads a config's plain values; raises UsageError for what is not known."""
-        try:
-            return cls(
-                config["name"],
-                config["space"],
-                config["dataset"],
-                SupernetRecipe(**config["supernet"]),
-                config["seed"],
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise errors.UsageError(f"config: {error}") from error
-
-    def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+    def supernet_json(self) -> dict[str, Any]:
+        """What decides the supernet's weights; raises UsageError where there is none."""
+        if self.supernet is None:
+            raise errors.UsageError(f"config {self.name!r} has no supernet")
+        own = {name: getattr(self, name) for name in ("space", "dataset", "seed")}
+        return {**own, "supernet": dataclasses.asdict(self.supernet)}

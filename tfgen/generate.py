@@ -65,6 +65,10 @@ _IO = flags.DEFINE_enum("io", "float", ["float", "int8"], "The file's input and 
 _ACTIVATION_BITS = flags.DEFINE_enum(
     "activation_bits", "8", ["8", "16"], "Of the whole network; 16 run on slow kernels."
 )
+_TRAIN = flags.DEFINE_enum(
+    "train", None, ["inherit", "scratch"], "How a candidate gets its weights: inherited from the "
+    "bundle's supernet in seconds, the default where there is one, or trained."
+)  # fmt: skip
 _STOP_AFTER = flags.DEFINE_enum(
     "stop_after", "contract", ["candidates", "contract"], "Where to stop."
 )
@@ -100,6 +104,10 @@ def main(argv: Sequence[str]) -> int:
     )
     if _IO.value == "int8" and bundle.activation_bits != 8:
         raise errors.UsageError("--io=int8 needs --activation_bits=8")
+    if _TRAIN.value == "inherit" and bundle.shared is None:
+        raise errors.UsageError(
+            f"--train=inherit: bundle {bundle.name!r} has no supernet; leave the flag out"
+        )
     pipeline.check_executed(bundle)
     selector = Selector(
         count=_COUNT.value,
@@ -164,12 +172,25 @@ def _check_devices(budgets: Sequence[Budget]) -> None:
 
 def _deliver(bundle: bundles.Bundle, candidates: Sequence[Candidate], work: workdir.WorkDir) -> int:
     """Trains candidates in order until one keeps the contract; the exit code of this answer."""
+    inherit = bundle.shared is not None and _TRAIN.value != "scratch"
+    if inherit and _DATA_DIR.value is None:
+        return _deliver_on(bundle, candidates, work, bundle.shared.examples, inherit)
     dataset = datasets.load(bundle.dataset, _DATA_DIR.value)
     if dataset.fingerprint != bundle.dataset_fingerprint:
         _say(
             f"note: this {dataset.name} is not the data that bundle {bundle.name!r} was fitted to "
             f"({dataset.fingerprint}, {bundle.dataset_fingerprint}); predictions may be off"
         )
+    return _deliver_on(bundle, candidates, work, dataset, inherit)
+
+
+def _deliver_on(
+    bundle: bundles.Bundle,
+    candidates: Sequence[Candidate],
+    work: workdir.WorkDir,
+    dataset: datasets.Dataset,
+    inherit: bool,
+) -> int:
     budget = candidates[0].budget
     if budget.device is not None:
         times_ms = pipeline.timed_here(bundle, candidates, budget.device)
@@ -192,7 +213,8 @@ def _deliver(bundle: bundles.Bundle, candidates: Sequence[Candidate], work: work
     attempts = list(candidates[: _MAX_TRAININGS.value])
     exit_code = 0
     for number_, candidate in enumerate(attempts, start=1):
-        print(f"\ntraining {candidate.architecture.fingerprint} ({number_} of {len(attempts)})")
+        what = "weights are inherited by" if inherit else "training"
+        print(f"\n{what} {candidate.architecture.fingerprint} ({number_} of {len(attempts)})")
         try:
             delivery = pipeline.deliver(
                 bundle,
@@ -201,6 +223,7 @@ def _deliver(bundle: bundles.Bundle, candidates: Sequence[Candidate], work: work
                 dataset,
                 seed=_SEED.value,
                 threads=_THREADS.value,
+                inherit=inherit,
                 progress=_progress(bundle.recipe.steps * bundle.recipe.starts),
             )
         except errors.ExportMismatchError as error:
@@ -274,7 +297,7 @@ def _contract_text(delivery: pipeline.Delivery, candidate: Candidate) -> str:
             table(["metric", "asked", "predicted", "measured", ""], rows),
             f"contract {'kept' if agreed.holds else 'MISSED'}: {delivery.path}, "
             f"{agreed.file_bytes:,} bytes, sha256 {agreed.file_sha256[:16]}..., "
-            f"{agreed.runtime} on {agreed.device}",
+            f"{agreed.runtime} on {agreed.device}, tested on {agreed.tested_on}",
             f"predicted interval {candidate.low:.4f}..{candidate.high:.4f}",
             f"latency: {delivery.timed.quiet_windows} quiet windows, the middle one "
             f"{delivery.timed.spread:.1%} over the least",

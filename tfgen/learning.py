@@ -10,6 +10,7 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,6 +25,10 @@ from tfgen.generators.base import Evaluate, Evidence, Generator
 from tfgen.selection import Selector
 from tfgen.space import catalog
 from tfgen.space.architecture import Architecture
+
+if TYPE_CHECKING:  # only fits need TensorFlow
+    from tfgen.nets.supernet import Supernet
+    from tfgen.training.datasets import Split
 
 PROPOSALS = "proposals.json"
 _BUDGETED = "storage_kb"  # what the budgets of a round limit
@@ -55,6 +60,8 @@ def learn(
     seed: int,
     say: Say,
     proposals: pathlib.Path | None = None,
+    supernet: Supernet | None = None,
+    examples: Split | None = None,
 ) -> Learned:
     """Fits the encoder and every method's generator; trains what generators propose in between.
 
@@ -67,6 +74,8 @@ def learn(
       say: told what is done.
       proposals: JSON file that keeps what was proposed. A stopped run goes on with it: two fits of
         a generator may differ in the last bits, and would propose others.
+      supernet: whose weights the records' networks inherit, for methods that learn from it.
+      examples: on which it is asked.
 
     Raises:
       UsageError: there are rounds, and `evaluate` is None.
@@ -86,7 +95,7 @@ def learn(
     def fitted_to(known_records: list[Record]) -> Evidence:
         fitted = surrogates.fit(space, known_records, scale, experiment.surrogate, seed)
         say("encoder fitted")
-        return Evidence(space, costs, known_records, fitted)
+        return Evidence(space, costs, known_records, fitted, None, supernet, examples)
 
     # What a round proposes does not depend on how many follow.
     same = dataclasses.replace(experiment, rounds=0, gap_networks=0).to_json()

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from tfgen import bundle as bundles
-from tfgen import errors, learning, seeds, workdir
+from tfgen import errors, learning, seeds, supernets, workdir
 from tfgen.cost.budget import Budget
 from tfgen.cost.cost_model import LATENCY, CostModel
 from tfgen.cost.latency_table import NetworkTiming
@@ -24,9 +24,10 @@ from tfgen.deployment.measurement import Measurement
 from tfgen.evidence import collect as collecting
 from tfgen.evidence import surrogate as surrogates
 from tfgen.evidence.record import Record, RecordStore
-from tfgen.experiment import Experiment, SupernetExperiment
+from tfgen.experiment import Experiment
 from tfgen.selection import Candidate, Selector
 from tfgen.space import bits, catalog
+from tfgen.space.architecture import Architecture
 from tfgen.space.layers import WEIGHTED_OPS, LayerSpec
 from tfgen.space.lowering import ACTIVATION_BITS, lower, lower_batch
 from tfgen.space.search_space import SearchSpace
@@ -34,9 +35,7 @@ from tfgen.training import datasets, population
 from tfgen.training.recipe import Recipe
 
 _PROBED = 64  # architectures, which have every kind of op of their space
-_CALIBRATION = 512  # images, on which a network of a supernet estimates its statistics
-_SEARCHED = 2_000  # images, by which networks of a supernet are compared
-GAP, CHECKPOINT = "gap.json", "checkpoint.npz"
+GAP = "gap.json"
 MODEL, RECIPE = "model.tflite", "recipe.json"
 BENCHMARK, CONTRACT = "benchmark.json", "contract.json"
 Progress = Callable[[int, float], None]  # steps done, loss
@@ -55,8 +54,10 @@ def collect(
     """
     space = catalog.get(experiment.space)
     dataset = datasets.load(experiment.dataset, data_dir)
-    store = RecordStore(work.records, space)
     trainings = collecting.plan(space, experiment.records, experiment.seed)
+    if experiment.supernet is not None:
+        return _inherit(experiment, work, dataset, [t.architecture for t in trainings])
+    store = RecordStore(work.records, space)
     missing = collecting.pending(store, trainings, dataset, experiment.recipe)
     workers = population.Workers(dataset, experiment.recipe, processes=processes)
 
@@ -65,6 +66,29 @@ def collect(
             yield from collecting.collect(store, missing, workers)
 
     return len(trainings), len(missing), made()
+
+
+def _inherit(
+    experiment: Experiment,
+    work: workdir.WorkDir,
+    dataset: datasets.Dataset,
+    planned: Sequence[Architecture],
+) -> tuple[int, int, Iterator[Record]]:
+    """The same where networks inherit their weights from a supernet."""
+    supernet = supernets.load(experiment, work, dataset)
+    store = RecordStore(work.records, supernet.space)
+    evaluate = supernets.evaluator(supernet, dataset, store)
+    stored = store.read(dataset.fingerprint, evaluate.recipe)
+    known = {record.architecture for record in stored}
+    networks = dict.fromkeys(planned)
+    missing = [architecture for architecture in networks if architecture not in known]
+
+    def made() -> Iterator[Record]:
+        with store:
+            for architecture in missing:
+                yield from evaluate([architecture])
+
+    return len(networks), len(missing), made()
 
 
 def planned_records(
@@ -81,12 +105,16 @@ def planned_records(
     with RecordStore(work.records, space) as store:
         stored = store.read(dataset.fingerprint, experiment.recipe.fingerprint)
     records = [record for record in stored if (record.architecture, record.seed) in wanted]
-    if len(records) < len(plan):
-        raise errors.UsageError(
-            f"{work.records}: {len(records):,} of the {len(plan):,} records of this config; run "
-            "collect first"
-        )
+    _check_complete(work, len(records), len(plan))
     return records
+
+
+def _check_complete(work: workdir.WorkDir, records: int, planned: int) -> None:
+    if records < planned:
+        raise errors.UsageError(
+            f"{work.records}: {records:,} of the {planned:,} records of this config; run collect "
+            "first"
+        )
 
 
 def fit(
@@ -101,17 +129,33 @@ def fit(
     dataset = datasets.load(experiment.dataset, data_dir)
     if not work.records.is_file():
         raise errors.UsageError(f"{work.records}: no records; run collect first")
-    records = planned_records(experiment, work, dataset)
-    workers = population.Workers(dataset, experiment.recipe, processes=processes)
-    with RecordStore(work.records, space) as store, workers:
-        evaluate = collecting.Evaluator(store, workers)
-        path = work.root / learning.PROPOSALS
-        learned = learning.learn(
-            experiment, records, dataset.task.metric, evaluate, experiment.seed, say, path
-        )
+    path = work.root / learning.PROPOSALS
+    metric, seed = dataset.task.metric, experiment.seed
+    shared: bundles.SharedWeights | None = None
+    if experiment.supernet is None:
+        records = planned_records(experiment, work, dataset)
+        workers = population.Workers(dataset, experiment.recipe, processes=processes)
+        with RecordStore(work.records, space) as store, workers:
+            evaluate = collecting.Evaluator(store, workers)
+            learned = learning.learn(experiment, records, metric, evaluate, seed, say, path)
+    else:
+        supernet = supernets.load(experiment, work, dataset)
+        shared = supernets.shared(supernet, dataset)
+        with RecordStore(work.records, space) as store:
+            score = supernets.evaluator(supernet, dataset, store)
+            stored = store.read(dataset.fingerprint, score.recipe)
+            plan = collecting.plan(space, experiment.records, seed)
+            wanted = {training.architecture for training in plan}
+            records = [record for record in stored if record.architecture in wanted]
+            _check_complete(work, len(records), len(wanted))
+            examples = supernets.searched(dataset)
+            learned = learning.learn(
+                experiment, records, metric, score, seed, say, path, supernet, examples
+            )
     surrogate = learned.surrogate
     if experiment.gap_networks:
-        surrogate = surrogate.with_gap(_gap(experiment, work, records, dataset, surrogate, say))
+        gap = _gap(experiment, work, records, dataset, surrogate, shared, say)
+        surrogate = surrogate.with_gap(gap)
     bundle = bundles.Bundle(
         experiment.name,
         space,
@@ -121,6 +165,7 @@ def fit(
         experiment.recipe,
         surrogate,
         learned.generators,
+        shared=shared,
     )
     bundles.save(
         work.bundle,
@@ -142,12 +187,14 @@ def _gap(
     records: Sequence[Record],
     dataset: datasets.Dataset,
     surrogate: surrogates.Surrogate,
+    shared: bundles.SharedWeights | None,
     say: learning.Say,
 ) -> np.ndarray:
     """Delivers some of the records' networks as files: what the file scores less the record.
 
-    Each is trained from its record's seed, so the gap is of activation quantization, of the other
-    trainer's rounding; both are scored on validation data. Kept in a file, and resumed from it.
+    Each is trained from its record's seed, or inherits its weights as its record did, so the gap is
+    of activation quantization and of the other trainer's rounding; both are scored on validation
+    data. Kept in a file, and resumed from it.
 
     Returns:
       Gaps in units of the encoder's scatter for that network [networks].
@@ -167,7 +214,15 @@ def _gap(
             layers = lower(space, record.architecture)
             with workdir.scratch() as folder:
                 try:
-                    file = make_file(space, layers, dataset, experiment.recipe, record.seed, folder)
+                    file = make_file(
+                        space,
+                        layers,
+                        dataset,
+                        experiment.recipe,
+                        record.seed,
+                        folder,
+                        shared=shared,
+                    )
                     score = delivered.score(file, dataset, dataset.validation)
                 except errors.ExportMismatchError:
                     score = None  # such a file is never delivered, so it has no gap
@@ -180,91 +235,6 @@ def _gap(
             scatter *= surrogate.scale.high - surrogate.scale.low
             gaps.append((known[key]["file"] - known[key]["record"]) / scatter)
     return np.array(gaps)
-
-
-# --- supernets ----------------------------------------------------------------------------------
-
-
-def train_supernet(
-    experiment: SupernetExperiment,
-    work: workdir.WorkDir,
-    data_dir: str | None,
-    max_epochs: int | None,
-    say: learning.Say,
-) -> None:
-    """Trains the epochs of a supernet that are missing; each whole one is kept.
-
-    Args:
-      experiment: which supernet.
-      work: where it lies.
-      data_dir: TFDS directory.
-      max_epochs: stop after so many, to go on another time; None for all.
-      say: told how far it is.
-
-    Raises:
-      UsageError: the work directory holds the supernet of another config.
-    """
-    space = catalog.get(experiment.space)
-    dataset = datasets.load(experiment.dataset, data_dir)
-    from tfgen.nets.keras_compat import tf
-    from tfgen.nets.supernet import Supernet
-    from tfgen.training import supernet_training
-
-    recipe, seed = experiment.supernet, experiment.seed
-    supernet = Supernet(space, seeds.derive(seed, "supernet"))
-    training = supernet_training.SupernetTraining(supernet, dataset, recipe, seed)
-    data = {dataset.name: dataset.fingerprint}
-    workdir.recover(work.supernet)
-    if (work.supernet / workdir.MANIFEST).is_file():
-        manifest = workdir.read_manifest(work.supernet)
-        same = json.loads(json.dumps(experiment.to_json()))
-        if (manifest["config"], manifest["data"]) != (same, data):
-            raise errors.UsageError(
-                f"{work.supernet}: holds a supernet of another config or other data; use another "
-                "work directory"
-            )
-        training.restore(workdir.read_arrays(work.supernet / CHECKPOINT))
-        say(f"{training.epoch} of {recipe.epochs} epochs are done")
-    largest, smallest = (
-        lower(space, space.architecture(row)) for row in supernet_training.ends(space)
-    )
-    calibration = dataset.train.x[:_CALIBRATION]
-    searched = datasets.Split(dataset.validation.x[:_SEARCHED], dataset.validation.y[:_SEARCHED])
-
-    def tell(progress: supernet_training.Progress) -> None:
-        say(
-            f"epoch {progress.epoch + 1}/{recipe.epochs}, step {progress.step}/{progress.steps}: "
-            f"loss {progress.loss:.3f}, {progress.images_per_second:.0f} images/s, "
-            f"{progress.remaining_seconds / 60:.0f} min left"
-        )
-
-    last = min(recipe.epochs, training.epoch + (max_epochs or recipe.epochs))
-    writer = tf.summary.create_file_writer(str(work.root / "tensorboard"))
-    while training.epoch < last:
-        loss = training.run_epoch(tell)
-        if not np.isfinite(loss):
-            raise errors.TfgenError(
-                f"epoch {training.epoch} diverged; {work.supernet} has the epochs before it; lower "
-                "the learning rate in another work directory"
-            )
-        told = {"loss": loss}
-        for name, layers in (("largest", largest), ("smallest", smallest)):
-            told[f"accuracy/{name}"] = supernet_training.accuracy(
-                supernet, layers, searched, calibration
-            )
-        with writer.as_default(step=training.epoch):
-            for name, value in told.items():
-                tf.summary.scalar(name, value)
-        say(", ".join(f"{name} {value:.4f}" for name, value in told.items()))
-        with workdir.writing_folder(work.supernet) as folder:
-            workdir.write_arrays(folder / CHECKPOINT, training.state())
-            workdir.write_manifest(
-                folder,
-                config=experiment.to_json(),
-                seed=seed,
-                data=data,
-                parents={},
-            )
 
 
 # --- answers ------------------------------------------------------------------------------------
@@ -405,9 +375,12 @@ def make_file(
     *,
     trained: pathlib.Path | None = None,
     io: str = "float",
+    shared: bundles.SharedWeights | None = None,
     progress: Progress | None = None,
 ) -> pathlib.Path:
     """Trains a network with quantization in the loop and writes model.tflite and recipe.json.
+
+    With shared weights it is not trained: it inherits them, rounded.
 
     Args:
       space: whose bit policy the file must keep.
@@ -418,6 +391,7 @@ def make_file(
       folder: where the file goes.
       trained: where the Keras model is kept; None keeps it nowhere.
       io: "float", or "int8" for integer input and output.
+      shared: what it inherits; None trains it.
       progress: told the steps done and the loss.
 
     Returns:
@@ -427,14 +401,20 @@ def make_file(
     from tfgen.training import trainer
 
     export.check_bits(layers, space.bit_policy)  # a minute before export would
-    result = trainer.train(layers, dataset, recipe, seed, progress=progress)
+    if shared is None:
+        result = trainer.train(layers, dataset, recipe, seed, progress=progress)
+        told = recipe.to_json()
+    else:
+        own = supernets.inherited(space, shared, layers)
+        result = trainer.inherit(layers, own, shared.examples.train.x, dataset, seed)
+        told = {"inherited": True}
     if trained is not None:
         with workdir.writing_folder(trained) as fresh:
             trainer.save(result, fresh)
             workdir.write_manifest(
                 fresh,
                 config={
-                    "recipe": recipe.to_json(),
+                    "recipe": told,
                     "layers": [layer.to_json() for layer in layers],
                 },
                 seed=seed,
@@ -449,7 +429,7 @@ def make_file(
         folder / RECIPE,
         {
             "layers": [layer.to_json() for layer in layers],
-            "training": {**recipe.to_json(), "seed": seed, "dataset": dataset.fingerprint},
+            "training": {**told, "seed": seed, "dataset": dataset.fingerprint},
             "preprocessing": dict(dataset.preprocessing),
             "input_output": io,
             "quantizer": json.loads(exported.recipe_json),
@@ -481,6 +461,7 @@ def deliver(
     *,
     seed: int,
     threads: int = 1,
+    inherit: bool = False,
     progress: Progress | None = None,
 ) -> Delivery:
     """Trains, exports and measures one candidate; a deployment appears whole or not at all."""
@@ -488,7 +469,7 @@ def deliver(
     layers = lower(bundle.space, candidate.architecture, bundle.activation_bits)
     training_seed = seeds.derive(seed, "delivery", fingerprint)
     answer = f"{seeds.derive(seed, str(candidate.budget), bundle.io, bundle.name):016x}"[-6:]
-    network = fingerprint
+    network = f"{fingerprint}-inherited" if inherit else fingerprint
     if bundle.activation_bits != ACTIVATION_BITS:
         network += f"-a{bundle.activation_bits}"
     kept = work.trained(network)
@@ -502,6 +483,7 @@ def deliver(
             folder,
             trained=kept,
             io=bundle.io,
+            shared=bundle.shared if inherit else None,
             progress=progress,
         )
         reference_ms = None
@@ -530,6 +512,7 @@ def deliver(
             device=f"host ({platform.machine()}, {threads} thread{'s' * (threads > 1)})",
             runtime=timed.runtime,
             fully_accelerated=timed.fully_accelerated,
+            tested_on=f"{len(dataset.test):,} examples of {dataset.name}",
         )
         if candidate.budget.device is not None:
             delivered_timing = NetworkTiming(

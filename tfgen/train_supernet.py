@@ -3,7 +3,8 @@
     train_supernet --config=configs/cifar10_supernet.py --work_dir=DIR --data_dir=TFDS
 
 Stopped or killed at any moment and started again, it goes on after its last whole epoch.
-TensorBoard shows DIR/tensorboard.
+TensorBoard shows DIR/tensorboard. Then `collect` scores networks that inherit these weights, and
+`train` fits a generator to them.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from collections.abc import Sequence
 from absl import flags
 from ml_collections import config_flags
 
-from tfgen import pipeline, program, workdir
-from tfgen.experiment import SupernetExperiment
+from tfgen import program, supernets, workdir
+from tfgen.experiment import Experiment
+from tfgen.training import datasets
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The supernet; see configs/.")
 _WORK_DIR = flags.DEFINE_string("work_dir", None, "Where the supernet is, or will be.",
@@ -29,14 +31,16 @@ _MAX_EPOCHS = flags.DEFINE_integer(
 def main(argv: Sequence[str]) -> int:
     """Trains the epochs that are missing; returns the exit code."""
     del argv
-    experiment = SupernetExperiment.from_config(program.config(_CONFIG))
+    experiment = Experiment.from_config(program.config(_CONFIG))
     work = workdir.WorkDir(workdir.user_path(_WORK_DIR.value))
 
     def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
-    pipeline.train_supernet(experiment, work, _DATA_DIR.value, _MAX_EPOCHS.value, say)
-    print(f"supernet in {work.supernet}")
+    experiment.supernet_json()  # says so where there is none, before data are read
+    dataset = datasets.load(experiment.dataset, _DATA_DIR.value)
+    missing = supernets.train(experiment, work, dataset, _MAX_EPOCHS.value, say)
+    print(f"supernet in {work.supernet}; {missing} epochs are missing")
     return 0
 
 

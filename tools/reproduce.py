@@ -54,6 +54,11 @@ _SEARCH_EVALUATIONS = flags.DEFINE_integer(
 _MAX_SEARCH_SECONDS = flags.DEFINE_float(
     "max_search_seconds", 7200.0, "Of one search, after which it is stopped.", lower_bound=0.0
 )
+_FURTHER_SEEDS = flags.DEFINE_integer(
+    "further_seeds", 5, "Of nagan3's seeds, the first that also search at equal time and for "
+    "constraints that nobody tuned for.",
+    lower_bound=0,
+)  # fmt: skip
 _SEED = flags.DEFINE_integer("seed", 1, "Of draws, trainings and searches.")
 _PROCESSES = flags.DEFINE_integer(
     "processes", os.cpu_count() or 1, "Trainings at a time.", lower_bound=1
@@ -101,7 +106,11 @@ def main(argv: Sequence[str]) -> None:
             reproduce_distance.ablation(setting, sizes, _SEED.value, folder, _say)
         else:
             limits = reproduce_search.Sizes(
-                _SEEDS.value, _SEARCHERS.value, _SEARCH_EVALUATIONS.value, _MAX_SEARCH_SECONDS.value
+                _SEEDS.value,
+                _SEARCHERS.value,
+                _SEARCH_EVALUATIONS.value,
+                _MAX_SEARCH_SECONDS.value,
+                _FURTHER_SEEDS.value,
             )
             reproduce_search.table_3(setting, limits, _SEED.value, folder, _say)
 

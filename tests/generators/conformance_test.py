@@ -13,7 +13,7 @@ from tfgen.cost.cost_model import CostModel
 from tfgen.cost.metrics import PerformanceScale
 from tfgen.evidence import posterior, surrogate
 from tfgen.evidence.record import Record
-from tfgen.generators import nagan
+from tfgen.generators import nagan, sgnas
 from tfgen.generators.base import Evidence
 from tfgen.space import catalog
 
@@ -23,7 +23,7 @@ NOISE = 0.02
 TAUGHT = nagan.NaganConfig(
     units=16, teaching_chains=1000, teaching_kept=5, teaching_steps=600, teaching_rate=1e-2
 )
-CONFIGS = {"nagan": TAUGHT}
+CONFIGS = {"nagan": TAUGHT, "sgnas": sgnas.SgnasConfig(costs=("macs", "storage_kb"), steps=200)}
 ENCODER = surrogate.SurrogateConfig(members=2, units=32, steps=1500, batch_size=64)
 BUDGETS = [Budget.parse("storage_kb=0.02"), Budget.parse("r2=0.3"), Budget.parse("r2=0.3,macs=9")]
 
@@ -115,7 +115,11 @@ class ConformanceTest(parameterized.TestCase):
     def test_equal_seeds_fit_equal_generators(self, name):
         method = generators.get(name)
         few = {"units": 8, "teaching_chains": 100, "teaching_kept": 1, "teaching_steps": 20}
-        config = nagan.NaganConfig(**few, steps=20) if name == "nagan" else method.config()
+        small = {
+            "nagan": nagan.NaganConfig(**few, steps=20),
+            "sgnas": sgnas.SgnasConfig(costs=("macs",), steps=20, batch_size=8),
+        }
+        config = small.get(name, method.config())
         states = [method.fit(evidence(), config, 4).state() for _ in range(2)]
         self.assertEqual(states[0].keys(), states[1].keys())
         for key, value in states[0].items():

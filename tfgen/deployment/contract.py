@@ -55,6 +55,7 @@ class Contract:
       file_bytes: its size.
       device: where it was measured.
       runtime: what ran it, with version.
+      tested_on: the examples that the task's metric was measured on.
       fully_accelerated: whether the runtime's fast kernels took every op; None where the runtime
         cannot tell.
     """
@@ -66,6 +67,7 @@ class Contract:
     file_bytes: int
     device: str
     runtime: str
+    tested_on: str
     fully_accelerated: bool | None = None
 
     @property
@@ -82,6 +84,7 @@ class Contract:
             "file_bytes": self.file_bytes,
             "device": self.device,
             "runtime": self.runtime,
+            "tested_on": self.tested_on,
             "fully_accelerated": self.fully_accelerated,
             "holds": self.holds,
         }
@@ -99,6 +102,7 @@ class Contract:
             data["file_bytes"],
             data["device"],
             data["runtime"],
+            data["tested_on"],
             data["fully_accelerated"],
         )
 
@@ -113,6 +117,7 @@ def draw_up(
     file_bytes: int,
     device: str,
     runtime: str,
+    tested_on: str,
     fully_accelerated: bool | None = None,
 ) -> Contract:
     """Compares each measured metric with what was asked and predicted.
@@ -126,5 +131,13 @@ def draw_up(
     names = [*asked, *(m for m in measured if m not in asked)]
     terms = tuple(Term(m, asked.get(m), predicted.get(m), measured[m]) for m in names)
     return Contract(
-        budget, fingerprint, terms, file_sha256, file_bytes, device, runtime, fully_accelerated
+        budget,
+        fingerprint,
+        terms,
+        file_sha256,
+        file_bytes,
+        device,
+        runtime,
+        tested_on,
+        fully_accelerated,
     )

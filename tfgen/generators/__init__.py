@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from tfgen import errors
-from tfgen.generators import baselines, bayesian, evolution, nagan, nsga2, tpe
+from tfgen.generators import baselines, bayesian, evolution, nagan, nsga2, sgnas, tpe
 from tfgen.generators.base import Method, Searcher
 
 METHODS: dict[str, Method] = {
     "nagan": nagan.Nagan(),
     "random": baselines.Random(),
+    "sgnas": sgnas.Sgnas(),
 }
 
 # What a user would run instead of a generator: they start anew for every budget.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -16,6 +16,10 @@ from tfgen.evidence.record import Record
 from tfgen.evidence.surrogate import Surrogate
 from tfgen.space.architecture import Architecture
 from tfgen.space.search_space import Choices, SearchSpace
+
+if TYPE_CHECKING:  # answers do not import TensorFlow
+    from tfgen.nets.supernet import Supernet
+    from tfgen.training.datasets import Split
 
 Evaluate = Callable[[Sequence[Architecture], int], Sequence[Record]]
 
@@ -30,6 +34,8 @@ class Evidence:
       records: trainings that were made.
       surrogate: the encoder fitted to them.
       evaluate: trains architectures, stores and returns the records, and counts them.
+      supernet: the trained weights that all networks of the space share (`nets.supernet`).
+      examples: of the search split, on which networks of the supernet are compared.
     """
 
     space: SearchSpace
@@ -37,6 +43,8 @@ class Evidence:
     records: Sequence[Record] | None = None
     surrogate: Surrogate | None = None
     evaluate: Evaluate | None = None
+    supernet: Supernet | None = None
+    examples: Split | None = None
 
     def check(self, method: str, needs: frozenset[str]) -> None:
         """Raises UsageError where a part that the method needs is missing."""

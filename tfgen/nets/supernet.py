@@ -160,22 +160,39 @@ class Supernet:
         means = {name: (total / count).astype(np.float32) for name, total in totals.items()}
         return {name: (mean, variance) for name, (mean, variance) in means.items()}
 
-    def stand_alone(self, layers: Sequence[LayerSpec], statistics: Statistics) -> keras.Model:
-        """The network by itself, with its part of the weights and these statistics."""
-        model = network.build(layers, self.space.input_shape)
+    def weights(self, layers: Sequence[LayerSpec]) -> dict[str, dict[str, np.ndarray]]:
+        """By layer of a network, its part of the weights, as Keras has them.
+
+        `kernel`, and `gamma` and `beta` of its normalisation or a `bias`.
+        """
         channels, rates = self._channels(layers), self._rates(layers)
+        found = {}
         for layer in layers:
             if not layer.weighted:
                 continue
             written = channels[layer.name]
-            arrays = [self._kernel(layer, channels[layer.inputs[0]], written)]
+            own = {"kernel": self._kernel(layer, channels[layer.inputs[0]], written)}
             if layer.batch_norm:
                 ends = self._scale_and_shift(layer, written, self._rate(layer, rates))
-                norm = model.get_layer(layer.name + blocks.NORM_SUFFIX)
-                norm.set_weights([*ends, *statistics[layer.name]])
+                own |= dict(zip(("gamma", "beta"), ends, strict=True))
             else:
-                arrays.append(tf.gather(self.variables[f"{layer.name}/{BIAS}"], written))
-            model.get_layer(layer.name).set_weights(arrays)
+                own["bias"] = tf.gather(self.variables[f"{layer.name}/{BIAS}"], written)
+            found[layer.name] = {name: tensor.numpy() for name, tensor in own.items()}
+        return found
+
+    def stand_alone(self, layers: Sequence[LayerSpec], statistics: Statistics) -> keras.Model:
+        """The network by itself, with its part of the weights and these statistics."""
+        model = network.build(layers, self.space.input_shape)
+        own = self.weights(layers)
+        for layer in layers:
+            if not layer.weighted:
+                continue
+            kernel, *others = own[layer.name].values()
+            if layer.batch_norm:
+                norm = model.get_layer(layer.name + blocks.NORM_SUFFIX)
+                norm.set_weights([*others, *statistics[layer.name]])
+                others = []
+            model.get_layer(layer.name).set_weights([kernel, *others])
         return model
 
     # --- which weights --------------------------------------------------------------------------

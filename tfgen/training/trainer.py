@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import pathlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -22,6 +22,7 @@ METRICS = "metrics.json"
 _STEPS_PER_CALL = 50
 _WATCHED_SHARE = 0.5  # of the steps, before activations are rounded
 _STATISTICS_BATCHES = 100
+_INHERITED_BATCH = 64
 _EVALUATED_AT_ONCE = 2048
 
 Progress = Callable[[int, float], None]  # steps done, training loss of the last batch
@@ -76,6 +77,45 @@ def train(
     metric = dataset.task.score(dataset.validation.y, predict(model, dataset.validation.x))
     seconds = time.monotonic() - start
     return Trained(model, folded, dataset.task.metric, metric, loss, seconds)
+
+
+def inherit(
+    layers: Sequence[LayerSpec],
+    weights: Mapping[str, Mapping[str, np.ndarray]],
+    images: np.ndarray,
+    dataset: Dataset,
+    seed: int,
+) -> Trained:
+    """The network with weights that were trained elsewhere, rounded to its bits; no steps.
+
+    What it lacks are statistics of normalisations and ranges of activations: they follow from
+    images of the training split, a few hundred of which are enough.
+
+    Args:
+      layers: the network.
+      weights: by layer, `kernel` and `bias`, or `kernel`, `gamma` and `beta`.
+      images: [images, ..].
+      dataset: on whose validation split the metric is told.
+      seed: of the order of the images.
+
+    Raises:
+      UsageError: the layers do not fit the data set.
+    """
+    fitting.check(layers, dataset)
+    start = time.monotonic()
+    model = quantize_aware.build(layers, dataset.train.x.shape[1:])
+    for name, arrays in weights.items():
+        variables = quantize_aware.variables(model, name)
+        for part, value in arrays.items():
+            variables[part].assign(value)
+    for activations in (False, True):  # ranges are watched before they round
+        quantize_aware.set_rounding(model, weights=True, activations=activations)
+        _watch(model, images, min(_INHERITED_BATCH, len(images)), seed)
+    model, folded = quantize_aware.fold(model, layers)
+    quantize_aware.settle(model, folded)
+    metric = dataset.task.score(dataset.validation.y, predict(model, dataset.validation.x))
+    seconds = time.monotonic() - start
+    return Trained(model, folded, dataset.task.metric, metric, float("nan"), seconds)
 
 
 def _start_seeds(
@@ -135,9 +175,13 @@ def _estimate_statistics(model: keras.Model, dataset: Dataset, recipe: Recipe, s
     statistics of the way there, 2-bit networks lost 6 to 18 points of accuracy on MNIST, all of
     which comes back; at 4 and 8 bits nothing moves.
     """
-    rows = seeds.stream(seed, "statistics").integers(
-        len(dataset.train), size=(_STATISTICS_BATCHES, recipe.batch_size)
-    )
+    quantize_aware.set_rounding(model, weights=True, activations=True)
+    _watch(model, dataset.train.x, recipe.batch_size, seed)
+
+
+def _watch(model: keras.Model, x: np.ndarray, batch_size: int, seed: int) -> None:
+    """Runs the model on batches of x, as in training but for the steps."""
+    rows = seeds.stream(seed, "statistics").integers(len(x), size=(_STATISTICS_BATCHES, batch_size))
     batches = tf.constant(rows)
 
     @tf.function
@@ -145,8 +189,7 @@ def _estimate_statistics(model: keras.Model, dataset: Dataset, recipe: Recipe, s
         for batch in tf.range(_STATISTICS_BATCHES):
             model(tf.gather(x, batches[batch]), training=True)
 
-    quantize_aware.set_rounding(model, weights=True, activations=True)
-    run(tf.constant(dataset.train.x))
+    run(tf.constant(x))
 
 
 def _steps(

@@ -1,0 +1,186 @@
+"""From a supernet to a measured file: trained, scored, fitted, answered and delivered, in small."""
+
+import dataclasses
+import pathlib
+import tempfile
+from unittest import mock
+
+import numpy as np
+from absl.testing import absltest
+
+from tfgen import bundle as bundles
+from tfgen import errors, pipeline, seeds, supernets, workdir
+from tfgen.cost.budget import Budget
+from tfgen.evidence.inherited import Inheritance
+from tfgen.evidence.record import RecordStore
+from tfgen.evidence.surrogate import SurrogateConfig
+from tfgen.experiment import Experiment
+from tfgen.generators.baselines import RandomConfig
+from tfgen.generators.sgnas import SgnasConfig
+from tfgen.nets.keras_compat import tf
+from tfgen.nets.supernet import Supernet
+from tfgen.selection import Selector
+from tfgen.space import catalog
+from tfgen.space.lowering import lower
+from tfgen.training import datasets, supernet_training, trainer
+from tfgen.training.recipe import Recipe, SupernetRecipe
+
+EXPERIMENT = Experiment(
+    name="quarters",
+    space="mnist_mobile",
+    dataset="mnist_images",
+    records=10,
+    gap_networks=1,
+    recipe=Recipe(steps=20, batch_size=16, warmup_steps=2),
+    surrogate=SurrogateConfig(members=1, units=8, steps=50, batch_size=8),
+    methods={
+        "sgnas": SgnasConfig(costs=("macs",), steps=20, batch_size=8, images=16),
+        "random": RandomConfig(),
+    },
+    seed=5,
+    supernet=SupernetRecipe(epochs=2, batch_size=64, learning_rate=0.1, shift=0, flip=False),
+)
+
+
+def quarters(name: str, split: str, data_dir: str | None) -> tuple[np.ndarray, np.ndarray]:
+    """Images [28, 28, 1] with a bright quarter, of uint8; the class is which."""
+    del name, data_dir
+    random = seeds.stream(1, "quarters", split)
+    y = random.integers(4, size=10_640 if split == "train" else 400)
+    x = random.integers(0, 60, (len(y), 28, 28, 1))
+    rows, columns = np.divmod(y, 2)
+    for image, row, column in zip(x, 14 * rows, 14 * columns, strict=True):
+        image[row : row + 14, column : column + 14] += 150
+    return x.astype(np.uint8), y
+
+
+class PipelineTest(absltest.TestCase):
+    def setUp(self):
+        super().setUp()
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.work = workdir.WorkDir(pathlib.Path(folder.name))
+        self.enter_context(mock.patch.object(datasets, "_load_tfds", quarters))
+        self.enter_context(mock.patch.object(supernets, "_SEARCHED", 200))
+        self.dataset = datasets.load("mnist_images")  # 640 to train, 10,000 to validate
+
+    def test_from_a_supernet_to_a_file(self):
+        with self.assertRaisesRegex(errors.UsageError, "0 of 2 epochs; run train_supernet first"):
+            pipeline.collect(EXPERIMENT, self.work, None, 1)
+        said = []
+        # Stopped after an epoch, it goes on.
+        self.assertEqual(supernets.train(EXPERIMENT, self.work, self.dataset, 1, said.append), 1)
+        self.assertEqual(supernets.train(EXPERIMENT, self.work, self.dataset, None, said.append), 0)
+        self.assertIn("1 of 2 epochs are done", said)
+        other = dataclasses.replace(EXPERIMENT, seed=6)
+        with self.assertRaisesRegex(errors.UsageError, "of another config or other data"):
+            supernets.train(other, self.work, self.dataset, None, said.append)
+
+        planned, missing, made = pipeline.collect(EXPERIMENT, self.work, None, 1)
+        self.assertEqual(missing, planned)
+        self.assertLessEqual(planned, 10)
+        for _ in range(3):
+            next(made)  # stopped, it goes on
+        made.close()
+        _, missing, made = pipeline.collect(EXPERIMENT, self.work, None, 1)
+        self.assertEqual(missing, planned - 3)
+        with self.assertRaisesRegex(errors.UsageError, f"3 of the {planned} records"):
+            pipeline.fit(EXPERIMENT, self.work, None, 1, said.append)
+        self.assertLen(list(made), planned - 3)
+        pipeline.fit(EXPERIMENT, self.work, None, 1, said.append)
+
+        bundle = bundles.load(self.work.bundle)
+        shared = bundle.shared
+        np.testing.assert_array_equal(shared.examples.train.x, self.dataset.train.x[:512])
+        np.testing.assert_array_equal(shared.examples.test.y, self.dataset.test.y)
+        budget = Budget({"macs": 1e6})
+        selector = Selector(count=2, draws=64, refinements=0, max_distance=1.0)
+        answers = pipeline.answer(
+            bundle, budget, bundle.cost_model, "sgnas", selector, 0, said.append
+        )
+        delivery = pipeline.deliver(
+            bundle, answers[0], self.work, shared.examples, seed=0, inherit=True
+        )
+        terms = {term.metric: term for term in delivery.contract.terms}
+        self.assertLessEqual(terms["macs"].measured, 1e6)
+        self.assertEqual(delivery.contract.tested_on, "400 examples of mnist_images")
+        # By chance a quarter; the file scores what the supernet does for that network.
+        supernet = supernets.load(EXPERIMENT, self.work, self.dataset)
+        expected = supernet_training.accuracy(
+            supernet,
+            lower(bundle.space, answers[0].architecture),
+            self.dataset.test,
+            self.dataset.train.x[:512],
+        )
+        self.assertAlmostEqual(terms["accuracy"].measured, expected, delta=0.06)
+
+        # A shape that is not the space's.
+        name = "output/bias"
+        damaged = {**shared.variables, name: np.zeros(3, np.float32)}
+        broken = dataclasses.replace(shared, variables=damaged)
+        with self.assertRaisesRegex(errors.CorruptFileError, "not of a supernet of 'mnist_mobile'"):
+            supernets.inherited(bundle.space, broken, [])
+
+
+class InheritanceTest(absltest.TestCase):
+    def setUp(self):
+        super().setUp()
+        random = seeds.stream(2, "images")
+        x = random.normal(size=(96, 28, 28, 1)).astype(np.float32)
+        self.examples = datasets.Split(x, random.integers(10, size=96))
+        self.supernet = Supernet(catalog.get("mnist_mobile"), seed=1)
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        path = pathlib.Path(folder.name) / "records.db"
+        self.store = self.enter_context(RecordStore(path, self.supernet.space))
+
+    def evaluator(self) -> Inheritance:
+        x = self.examples.x[:64]
+        return Inheritance(self.store, self.supernet, "data", self.examples, x)
+
+    def test_a_network_is_scored_once_and_counted_each_time(self):
+        space = self.supernet.space
+        first, second = (
+            space.architecture(row) for row in space.sample(2, seeds.stream(3, "networks"))
+        )
+        evaluate = self.evaluator()
+        with mock.patch.object(
+            supernet_training, "accuracy", side_effect=supernet_training.accuracy
+        ) as scored:
+            records = evaluate([first, second, first], seed=9)
+            self.assertEqual(scored.call_count, 2)
+            self.assertEqual(records[0], records[2])
+            self.assertEqual(self.evaluator()([first])[0].metric, records[0].metric)
+            self.assertEqual(scored.call_count, 2)  # read from the store
+        self.assertEqual(evaluate.trainings, 3)
+        layers = lower(space, first)
+        expected = supernet_training.accuracy(
+            self.supernet, layers, self.examples, self.examples.x[:64]
+        )
+        self.assertEqual(records[0].metric, expected)
+
+    def test_other_weights_make_other_records(self):
+        before = self.evaluator().recipe
+        self.supernet.variables["output/bias"].assign_add(np.ones(10, np.float32))
+        self.assertNotEqual(self.evaluator().recipe, before)
+
+    def test_inherited_weights_compute_what_the_supernet_computes(self):
+        # Ranges of activations are the calibration's, not the batch's: the logits differ by a few
+        # steps of 1/255 of their range.
+        space = self.supernet.space
+        layers = lower(space, catalog.point(space, {"convolutions": "fast"}))
+        dataset = datasets.Dataset("noise", datasets.tasks.CLASSIFICATION, *[self.examples] * 3, {})
+        trained = trainer.inherit(
+            layers, self.supernet.weights(layers), self.examples.x, dataset, seed=1
+        )
+        found = trainer.predict(trained.model, self.examples.x)
+        statistics = self.supernet.statistics(layers, [self.examples.x], quantized=True)
+        expected = self.supernet.outputs(
+            layers, tf.constant(self.examples.x), quantized=True, statistics=statistics
+        ).numpy()
+        spread = np.ptp(expected)
+        self.assertLess(np.abs(found - expected).mean(), 0.05 * spread)
+
+
+if __name__ == "__main__":
+    absltest.main()

@@ -1,0 +1,93 @@
+"""Records of networks that inherit their weights from a supernet: no training, a second each.
+
+A network of a trained supernet is worth what it scores with its part of the shared weights, rounded
+to its bits, after the statistics of its normalisations were estimated on a few hundred images
+(SGNAS, sections 3.1 and 5.2). Such a score stands where a training's would: the encoder learns from
+it and searches ask for it, and it is stored like any other record.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from tfgen.evidence.record import Record, RecordStore
+from tfgen.nets.supernet import Supernet
+from tfgen.space.architecture import Architecture
+from tfgen.space.lowering import lower
+from tfgen.training import supernet_training
+from tfgen.training.datasets import Split
+
+_SEED = 0  # nothing is random
+
+
+def fingerprint(supernet: Supernet, examples: Split) -> str:
+    """Twelve hex digits that stand for a recipe: of the weights, and of how many examples."""
+    digest = hashlib.sha256(str(len(examples)).encode())
+    for name, variable in sorted(supernet.variables.items()):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(variable.numpy()).data)
+    return digest.hexdigest()[:12]
+
+
+class Inheritance:
+    """Scores networks with inherited weights, stores the records, and counts the evaluations.
+
+    An `Evaluate` as `evidence.collect.Evaluator` is.
+
+    Attributes:
+      trainings: how many were asked for; what "equal trainings" is read from.
+      recipe: what its records have in a recipe's place.
+    """
+
+    def __init__(
+        self,
+        store: RecordStore,
+        supernet: Supernet,
+        dataset_fingerprint: str,
+        examples: Split,
+        calibration: np.ndarray,
+    ):
+        """Reads what is stored already.
+
+        Args:
+          store: of the supernet's space.
+          supernet: trained.
+          dataset_fingerprint: of the data that examples are of.
+          examples: of the search split; the more, the longer an evaluation takes.
+          calibration: images of the training split [images, height, width, channels].
+        """
+        self._store = store
+        self._supernet = supernet
+        self._dataset = dataset_fingerprint
+        self._examples = examples
+        self._calibration = calibration
+        self.recipe = fingerprint(supernet, examples)
+        self.trainings = 0
+        stored = store.read(dataset_fingerprint, self.recipe)
+        self._known = {record.architecture: record for record in stored}
+
+    def __call__(self, architectures: Sequence[Architecture], seed: int = _SEED) -> list[Record]:
+        """Scores each architecture, once whatever the seed; records in the given order."""
+        del seed
+        self.trainings += len(architectures)
+        for architecture in dict.fromkeys(architectures):
+            if architecture not in self._known:
+                record = self._scored(architecture)
+                self._store.append([record])
+                self._known[architecture] = record
+        return [self._known[architecture] for architecture in architectures]
+
+    def _scored(self, architecture: Architecture) -> Record:
+        begin = time.perf_counter()
+        accuracy = supernet_training.accuracy(
+            self._supernet,
+            lower(self._supernet.space, architecture),
+            self._examples,
+            self._calibration,
+        )
+        seconds = time.perf_counter() - begin
+        return Record(architecture, self._dataset, self.recipe, _SEED, accuracy, seconds)

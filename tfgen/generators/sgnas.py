@@ -1,0 +1,314 @@
+"""SGNAS: a convolutional generator from a target cost to a map of architecture parameters.
+
+Huang and Chu, "Searching by Generating: Flexible and Efficient One-Shot NAS with Architecture
+Generator", CVPR 2021, section 3.2. G reads the target C and a random prior B, the one-hot map of
+an architecture drawn once, and writes the map alpha = G(C, B), as large as B, from which every
+decision takes its most likely value. An expansion layer lifts the target to the map's size;
+convolutions of stride 1 and 32 channels with residuals follow. How G is trained: `sgnas_training`.
+
+Where the paper is silent or we depart from it:
+  * A row of the map is what one sub-block of a unified block does (3, 5, 7 or skip: the paper's),
+    or any other decision of the space. A block's value is as likely as its sub-blocks together;
+    only sorted ones exist (forced sampling, section 3.3.2).
+  * The target is a vector: for each cost whether it is limited, and its limit on a logarithmic
+    scale, read as overlapping hats. With one number G bends its map evenly, and decisions change
+    at the same targets.
+  * Convolutions share their weights over the map; each place of it has a bias of its own.
+  * An answer over the budget lowers its target by the overshoot, at most five times. Further draws
+    are samples of softmax(alpha) for targets from the budget downwards. A budget that limits no
+    cost that G reads is drawn for targets over the whole range of the first such cost.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tfgen import errors, seeds
+from tfgen.cost.budget import Budget
+from tfgen.cost.cost_model import CostModel, Costs
+from tfgen.generators.base import Evidence, Proposals
+from tfgen.space.search_space import Choices, Chosen, SearchSpace
+
+COSTS = ("macs", "params", "storage_kb", "energy_uj")  # what a target may limit, in this order
+HATS = 33  # over the range of a cost
+CONVOLUTIONS = 4
+_LADDER = (1.0, 0.97, 0.94, 0.9, 0.85, 0.8)  # shares of the budget that draws are made for
+_LOWERINGS, _LEAST_LOWERING = 5, 1.01  # how often, and by which factor at least
+_SWEEP = 16  # targets for a budget without one
+
+
+@dataclasses.dataclass(frozen=True)
+class SgnasConfig:
+    """How the generator is trained.
+
+    Attributes:
+      costs: of COSTS, those that targets may limit; the first is swept where none is.
+      steps: of gradient descent.
+      batch_size: targets a step.
+      images: a step, through the supernet; where there is none the encoder tells the loss.
+      learning_rate: Adam's, which falls along a half cosine.
+      constraint_weight: lambda, of L_C beside L_val. Both are relative: a share of the target, and
+        a share of the range of L_val.
+      overshoot_weight: of a cost over its target, where one below it weighs 1.
+      start_temperature: tau of the Gumbel softmax at first (appendix A.3).
+      end_temperature: at the end.
+      several_share: of the targets, how many limit more than one cost.
+      channels: of the convolutions.
+    """
+
+    costs: tuple[str, ...] = COSTS
+    steps: int = 3_000
+    batch_size: int = 64
+    images: int = 64
+    learning_rate: float = 3e-3
+    constraint_weight: float = 3.0
+    overshoot_weight: float = 1.2
+    start_temperature: float = 5.0
+    end_temperature: float = 0.4
+    several_share: float = 0.3
+    channels: int = 32
+
+    def __post_init__(self) -> None:
+        if not self.costs or not set(self.costs) <= set(COSTS):
+            raise ValueError(f"SGNAS takes targets of {', '.join(COSTS)}, got {self.costs}")
+        if min(self.steps, self.batch_size, self.images, self.channels) < 1:
+            raise ValueError(f"SGNAS needs positive sizes: {self}")
+        if min(self.learning_rate, self.start_temperature, self.end_temperature) <= 0:
+            raise ValueError(f"SGNAS needs positive rates and temperatures: {self}")
+        if not 0 <= self.several_share <= 1 or self.constraint_weight < 0:
+            raise ValueError(f"SGNAS needs a share in 0..1 and a weight of at least 0: {self}")
+
+
+# --- the map --------------------------------------------------------------------------------------
+
+
+class ParameterMap:
+    """Where each decision of a space lies in the map.
+
+    Attributes:
+      space: whose decisions.
+      rows: of the map.
+      columns: of the map.
+      readings: of each decision, its first row, its number of rows, and what its values read of
+        them [rows * columns, values].
+    """
+
+    def __init__(self, space: SearchSpace):
+        self.space = space
+        options = [s.options["sub_blocks"] for s in space.stages if s.block == "unified"]
+        unified = {option.decision for option in options if isinstance(option, Chosen)}
+        operations = {
+            d.name: sorted(set("".join(map(str, d.values)))) for d in space.decisions
+            if d.name in unified
+        }  # fmt: skip
+        self.columns = max(
+            len(operations[d.name]) + 1 if d.name in unified else len(d.values)
+            for d in space.decisions
+        )
+        self.rows = 0
+        self.readings: list[tuple[int, int, np.ndarray]] = []
+        for decision in space.decisions:
+            if decision.name in unified:
+                reading = _sub_block_reading(
+                    [str(value) for value in decision.values],
+                    operations[decision.name],
+                    self.columns,
+                )
+            else:
+                reading = np.eye(self.columns, len(decision.values), dtype=np.float32)
+            rows = len(reading) // self.columns
+            self.readings.append((self.rows, rows, reading))
+            self.rows += rows
+
+    def logits(self, xp: Any, alpha: Any) -> list[Any]:
+        """Of each decision's values, from maps [batch, rows, columns]; each [batch, values]."""
+        return [
+            xp.matmul(xp.reshape(alpha[:, row : row + rows], (-1, rows * self.columns)), reading)
+            for row, rows, reading in self.readings
+        ]
+
+    def one_hot(self, choices: np.ndarray) -> np.ndarray:
+        """The map of one architecture [rows, columns]."""
+        parts = [
+            reading[:, choice].reshape(rows, self.columns)
+            for (_, rows, reading), choice in zip(self.readings, choices, strict=True)
+        ]
+        return np.concatenate(parts)
+
+
+def _sub_block_reading(values: Sequence[str], operations: Sequence[str], columns: int) -> Any:
+    """Which operation each sub-block has, a skip last [rows * columns, values]."""
+    longest = max(map(len, values))
+    reading = np.zeros((longest, columns, len(values)), np.float32)
+    for number, value in enumerate(values):
+        for sub_block in range(longest):
+            there = sub_block < len(value)
+            column = operations.index(value[sub_block]) if there else len(operations)
+            reading[sub_block, column, number] = 1.0
+    return reading.reshape(longest * columns, len(values))
+
+
+# --- G --------------------------------------------------------------------------------------------
+
+
+def target_features(targets: np.ndarray, ranges: np.ndarray) -> np.ndarray:
+    """What G reads of targets: hats over each cost's range, and whether it is limited at all.
+
+    Args:
+      targets: limits; 0 for a cost that is free [batch, costs].
+      ranges: logarithms of the least and the largest limit of each cost [costs, 2].
+
+    Returns:
+      float32 [batch, costs * (HATS + 1)].
+    """
+    limited = targets > 0
+    low, high = ranges.T
+    spread = np.where(high > low, high - low, 1.0)  # none where a cost is not read
+    place = (np.log(np.where(limited, targets, 1.0)) - low) / spread
+    place = np.clip(place, 0.0, 1.0)[..., None] * (HATS - 1)
+    hats = np.maximum(1.0 - np.abs(place - np.arange(HATS)), 0.0)
+    read = np.concatenate([hats, np.ones_like(place)], axis=-1) * limited[..., None]
+    return np.asarray(read.reshape(len(targets), -1), np.float32)
+
+
+def convolved(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """A 3x3 convolution of stride 1, padded with zeros [batch, rows, columns, channels]."""
+    rows, columns = x.shape[1:3]
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    windows = [
+        padded[:, row : row + rows, column : column + columns] @ kernel[row, column]
+        for row in range(3)
+        for column in range(3)
+    ]
+    return np.asarray(sum(windows[1:], windows[0]))
+
+
+def generate(
+    xp: Any,
+    state: Mapping[str, Any],
+    prior: np.ndarray,
+    features: Any,
+    convolve: Callable[[Any, Any], Any] = convolved,
+) -> Any:
+    """G: the map alpha of each target [batch, rows, columns].
+
+    Args:
+      xp: NumPy or TensorFlow.
+      state: G's kernels and biases.
+      prior: B, the map of one architecture [rows, columns].
+      features: of the targets, see `target_features`.
+      convolve: `convolved`, of arrays of xp.
+    """
+    expanded = xp.reshape(xp.matmul(features, state["expansion"]), (-1, *prior.shape))
+    lifted = convolve(expanded[..., None], state["kernel_0"][:, :, :1])
+    lifted = lifted + convolve(prior[None, ..., None], state["kernel_0"][:, :, 1:])
+    hidden = lifted + state["place"]  # [batch, rows, columns, channels]
+    for layer in range(1, CONVOLUTIONS - 1):
+        hidden = hidden + convolve(xp.maximum(hidden, 0.0), state[f"kernel_{layer}"])
+    last = convolve(xp.maximum(hidden, 0.0), state[f"kernel_{CONVOLUTIONS - 1}"])
+    return last[..., 0] + expanded + prior
+
+
+class SgnasGenerator:
+    """G as NumPy arrays, with its prior."""
+
+    def __init__(self, space: SearchSpace, state: Mapping[str, np.ndarray]):
+        self._space = space
+        self._map = ParameterMap(space)
+        self._state = dict(state)
+        self._costs = CostModel(space)
+        shape = (self._map.rows, self._map.columns)
+        if state["prior"].shape != shape or state["ranges"].shape != (len(COSTS), 2):
+            raise ValueError(
+                f"the generator is of another space or version: its map must be {shape}, its "
+                f"ranges those of {', '.join(COSTS)}"
+            )
+        self._ranges = state["ranges"]
+        self._read = [m for m, (low, high) in zip(COSTS, self._ranges, strict=True) if high > low]
+
+    def propose(self, budgets: Sequence[Budget], count: int, seed: int) -> list[Proposals]:
+        return [Proposals(self._propose(budget, count, seed)) for budget in budgets]
+
+    def answers(self, targets: np.ndarray) -> Choices:
+        """The most likely network of each target, canonical [targets, decisions].
+
+        Args:
+          targets: limits in the order of COSTS; 0 for a cost that is free [targets, costs].
+        """
+        choices = [scores.argmax(axis=1) for scores in self._logits(targets)]
+        return self._space.canonical(np.stack(choices, axis=1))
+
+    def _propose(self, budget: Budget, count: int, seed: int) -> Choices:
+        asked = np.array([budget.limits.get(m, 0.0) if m in self._read else 0.0 for m in COSTS])
+        ladder = self._sweep() if not asked.any() else np.multiply.outer(_LADDER, asked)
+        first = self._kept(ladder[0], budget)
+        drawn = self._drawn(ladder, max(count - 1, 0), seed)
+        return np.concatenate([first, drawn])[:count]
+
+    def _sweep(self) -> np.ndarray:
+        """Targets for the first cost alone, from the largest down [targets, costs]."""
+        targets = np.zeros((_SWEEP, len(COSTS)))
+        column = COSTS.index(self._read[0])
+        targets[:, column] = np.exp(np.linspace(*self._ranges[column, ::-1], _SWEEP))
+        return targets
+
+    def _kept(self, target: np.ndarray, budget: Budget) -> Choices:
+        """The answer to a target that is lowered until its costs keep the budget [1, decisions]."""
+        answer = self.answers(target[None])
+        for _ in range(_LOWERINGS):
+            over = self._over(self._costs.costs(answer), budget)
+            if over <= 1.0:
+                break
+            target = target / max(over, _LEAST_LOWERING)
+            answer = self.answers(target[None])
+        return answer
+
+    def _over(self, costs: Costs, budget: Budget) -> float:
+        """The largest share of a limit that G reads."""
+        shares = [costs[m][0] / limit for m, limit in budget.limits.items() if m in self._read]
+        return float(max(shares, default=0.0))
+
+    def _drawn(self, ladder: np.ndarray, count: int, seed: int) -> Choices:
+        """Samples of softmax(alpha), the targets of the ladder in turn [count, decisions]."""
+        rung = np.arange(count) % len(ladder)
+        rows = np.arange(count, dtype=np.uint32)
+        decisions = len(self._space.decisions)
+        words = seeds.counter_words(np, seeds.derive(seed, "sgnas", "draw"), rows, decisions)
+        uniform = (words.astype(np.float64) + 0.5) / 2.0**32
+        drawn = np.zeros((count, decisions), np.int64)
+        for decision, scores in enumerate(self._logits(ladder)):
+            weights = np.exp(scores - scores.max(axis=1, keepdims=True)).astype(np.float64)
+            cumulated = np.cumsum(weights, axis=1)
+            passed = cumulated[rung] < uniform[:, decision, None] * cumulated[rung, -1:]
+            drawn[:, decision] = passed.sum(axis=1)
+        return self._space.canonical(drawn)
+
+    def _logits(self, targets: np.ndarray) -> list[np.ndarray]:
+        features = target_features(targets, self._ranges)
+        alpha = generate(np, self._state, self._state["prior"], features)
+        return self._map.logits(np, alpha)
+
+    def state(self) -> Mapping[str, np.ndarray]:
+        return dict(self._state)
+
+
+class Sgnas:
+    """The method: needs a supernet and examples, or an encoder in their place."""
+
+    name = "sgnas"
+    needs: frozenset[str] = frozenset()  # one of two; checked by `fit`
+    config = SgnasConfig
+
+    def fit(self, evidence: Evidence, config: SgnasConfig, seed: int) -> SgnasGenerator:
+        if evidence.supernet is None and evidence.surrogate is None:
+            raise errors.UsageError("method 'sgnas' needs supernet or surrogate in its evidence")
+        from tfgen.generators import sgnas_training  # TensorFlow: only fits need it
+
+        return SgnasGenerator(evidence.space, sgnas_training.train(evidence, config, seed))
+
+    def restore(self, space: SearchSpace, state: Mapping[str, np.ndarray]) -> SgnasGenerator:
+        return SgnasGenerator(space, state)

@@ -1,0 +1,197 @@
+"""A supernet in its work directory: trained epoch by epoch, read again, asked and shared."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tfgen import errors, seeds, workdir
+from tfgen.bundle import SharedWeights
+from tfgen.evidence.record import RecordStore
+from tfgen.experiment import Experiment
+from tfgen.space import catalog
+from tfgen.space.layers import LayerSpec
+from tfgen.space.lowering import lower
+from tfgen.space.search_space import SearchSpace
+from tfgen.training.datasets import Dataset, Split
+
+if TYPE_CHECKING:  # TensorFlow is imported where it is needed
+    from tfgen.evidence.inherited import Inheritance
+    from tfgen.nets.supernet import Supernet
+    from tfgen.training.supernet_training import Progress, SupernetTraining
+
+CHECKPOINT = "checkpoint.npz"
+_CALIBRATION = 512  # images, on which a network estimates its statistics
+_SEARCHED = 2_000  # images of the search split, by which networks are compared
+_SHIPPED = 1_000  # images of the test split that ship with a bundle
+Say = Callable[[str], None]
+
+
+def train(
+    experiment: Experiment,
+    work: workdir.WorkDir,
+    dataset: Dataset,
+    max_epochs: int | None,
+    say: Say,
+) -> int:
+    """Trains the epochs that are missing; each whole one is kept.
+
+    Args:
+      experiment: which supernet.
+      work: where it lies.
+      dataset: what it is trained on.
+      max_epochs: stop after so many, to go on another time; None for all.
+      say: told how far it is.
+
+    Returns:
+      How many epochs are missing still.
+
+    Raises:
+      UsageError: the work directory holds the supernet of another config.
+      TfgenError: the training diverged.
+    """
+    from tfgen.nets.keras_compat import tf
+    from tfgen.training import supernet_training
+
+    training = _begun(experiment, work, dataset)
+    assert experiment.supernet is not None  # `_begun` said so
+    epochs, space = experiment.supernet.epochs, training.supernet.space
+    if training.epoch:
+        say(f"{training.epoch} of {epochs} epochs are done")
+    largest, smallest = (
+        lower(space, space.architecture(row)) for row in supernet_training.ends(space)
+    )
+
+    def tell(progress: Progress) -> None:
+        say(
+            f"epoch {progress.epoch + 1}/{epochs}, step {progress.step}/{progress.steps}: "
+            f"loss {progress.loss:.3f}, {progress.images_per_second:.0f} images/s, "
+            f"{progress.remaining_seconds / 60:.0f} min left"
+        )
+
+    last = min(epochs, training.epoch + (max_epochs or epochs))
+    writer = tf.summary.create_file_writer(str(work.root / "tensorboard"))
+    while training.epoch < last:
+        loss = training.run_epoch(tell)
+        if not np.isfinite(loss):
+            raise errors.TfgenError(
+                f"epoch {training.epoch} diverged; {work.supernet} has the epochs before it; lower "
+                "the learning rate in another work directory"
+            )
+        told = {"loss": loss}
+        for name, layers in (("largest", largest), ("smallest", smallest)):
+            told[f"accuracy/{name}"] = supernet_training.accuracy(
+                training.supernet, layers, searched(dataset), calibration(dataset)
+            )
+        with writer.as_default(step=training.epoch):
+            for name, value in told.items():
+                tf.summary.write(name, np.float32(value), metadata=_scalars())
+        say(", ".join(f"{name} {value:.4f}" for name, value in told.items()))
+        with workdir.writing_folder(work.supernet) as folder:
+            workdir.write_arrays(folder / CHECKPOINT, training.state())
+            workdir.write_manifest(
+                folder,
+                config=experiment.supernet_json(),
+                seed=experiment.seed,
+                data={dataset.name: dataset.fingerprint},
+                parents={},
+            )
+    return epochs - training.epoch
+
+
+def _scalars() -> Any:
+    """What makes TensorBoard draw a number; `tf.summary.scalar` needs the package to write it."""
+    from tfgen.nets.keras_compat import tf
+
+    metadata = tf.compat.v1.SummaryMetadata()
+    metadata.plugin_data.plugin_name = "scalars"
+    return metadata
+
+
+def load(experiment: Experiment, work: workdir.WorkDir, dataset: Dataset) -> Supernet:
+    """The trained supernet; raises UsageError where epochs are missing."""
+    training = _begun(experiment, work, dataset)
+    assert experiment.supernet is not None
+    if training.epoch < experiment.supernet.epochs:
+        raise errors.UsageError(
+            f"{work.supernet}: {training.epoch} of {experiment.supernet.epochs} epochs; run "
+            "train_supernet first"
+        )
+    return training.supernet
+
+
+def _begun(experiment: Experiment, work: workdir.WorkDir, dataset: Dataset) -> SupernetTraining:
+    """The training after its last whole epoch."""
+    from tfgen.nets.supernet import Supernet
+    from tfgen.training.supernet_training import SupernetTraining
+
+    config = json.loads(json.dumps(experiment.supernet_json()))
+    assert experiment.supernet is not None  # supernet_json said so
+    space, seed = catalog.get(experiment.space), experiment.seed
+    supernet = Supernet(space, seeds.derive(seed, "supernet"))
+    training = SupernetTraining(supernet, dataset, experiment.supernet, seed)
+    workdir.recover(work.supernet)
+    if (work.supernet / workdir.MANIFEST).is_file():
+        manifest = workdir.read_manifest(work.supernet)
+        if (manifest["config"], manifest["data"]) != (config, {dataset.name: dataset.fingerprint}):
+            raise errors.UsageError(
+                f"{work.supernet}: holds a supernet of another config or other data; use another "
+                "work directory"
+            )
+        training.restore(workdir.read_arrays(work.supernet / CHECKPOINT))
+    return training
+
+
+# --- a trained one ------------------------------------------------------------------------------
+
+
+def calibration(dataset: Dataset) -> np.ndarray:
+    """The images on which networks estimate their statistics."""
+    return np.asarray(dataset.train.x[:_CALIBRATION])
+
+
+def searched(dataset: Dataset) -> Split:
+    """The images by which networks are compared, none of which is for training or for test."""
+    return Split(dataset.validation.x[:_SEARCHED], dataset.validation.y[:_SEARCHED])
+
+
+def evaluator(supernet: Supernet, dataset: Dataset, store: RecordStore) -> Inheritance:
+    """Scores networks of the supernet on the search split."""
+    from tfgen.evidence.inherited import Inheritance
+
+    return Inheritance(
+        store, supernet, dataset.fingerprint, searched(dataset), calibration(dataset)
+    )
+
+
+def shared(supernet: Supernet, dataset: Dataset) -> SharedWeights:
+    """What a bundle needs for its networks to inherit their weights, without the data set."""
+    variables = {name: variable.numpy() for name, variable in supernet.variables.items()}
+    test = Split(dataset.test.x[:_SHIPPED], dataset.test.y[:_SHIPPED])
+    train = Split(calibration(dataset), dataset.train.y[:_CALIBRATION])
+    return SharedWeights(
+        variables, dataclasses.replace(dataset, train=train, validation=test, test=test)
+    )
+
+
+def inherited(
+    space: SearchSpace, own: SharedWeights, layers: Sequence[LayerSpec]
+) -> dict[str, dict[str, np.ndarray]]:
+    """By layer of a network, its part of the shared weights; see `Supernet.weights`.
+
+    Raises:
+      CorruptFileError: the weights are of another space.
+    """
+    from tfgen.nets.supernet import Supernet
+
+    supernet = Supernet(space, seed=0)
+    shapes = {name: tuple(variable.shape) for name, variable in supernet.variables.items()}
+    if shapes != {name: value.shape for name, value in own.variables.items()}:
+        raise errors.CorruptFileError(f"shared weights are not of a supernet of {space.name!r}")
+    for name, variable in supernet.variables.items():
+        variable.assign(own.variables[name])
+    return supernet.weights(layers)
