@@ -6,7 +6,8 @@
 
 SGNAS (Huang and Chu, 2021). A third of the supernet's training is in float; after that every step
 rounds weights to the bits that it draws. Records are networks that inherit their weights, scored on
-2,000 images. `recipe` is that of networks which are trained from scratch.
+2,000 images. `recipe` is that of networks which are trained from scratch, `fine_tuning` that of
+networks which go on from their inherited weights.
 """
 
 import ml_collections
@@ -27,6 +28,13 @@ def get_config() -> ml_collections.ConfigDict:
                 "learning_rate": 3e-3,
                 "warmup_steps": 500,
                 "float_share": 0.5,
+            },
+            "fine_tuning": {
+                "steps": 6_000,
+                "batch_size": 128,
+                "learning_rate": 1e-3,
+                "warmup_steps": 200,
+                "patience": 4,
             },
             "surrogate": {},
             "methods": {"sgnas": {}, "nagan": {}, "random": {}},

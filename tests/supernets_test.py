@@ -38,6 +38,7 @@ EXPERIMENT = Experiment(
         "random": RandomConfig(),
     },
     seed=5,
+    fine_tuning=Recipe(steps=40, batch_size=16, warmup_steps=2, patience=2),
     supernet=SupernetRecipe(epochs=2, batch_size=64, learning_rate=0.1, shift=0, flip=False),
 )
 
@@ -99,7 +100,7 @@ class PipelineTest(absltest.TestCase):
             bundle, budget, bundle.cost_model, "sgnas", selector, 0, said.append
         )
         delivery = pipeline.deliver(
-            bundle, answers[0], self.work, shared.examples, seed=0, inherit=True
+            bundle, answers[0], self.work, shared.examples, seed=0, start=pipeline.INHERIT
         )
         terms = {term.metric: term for term in delivery.contract.terms}
         self.assertLessEqual(terms["macs"].measured, 1e6)
@@ -113,6 +114,14 @@ class PipelineTest(absltest.TestCase):
             self.dataset.train.x[:512],
         )
         self.assertAlmostEqual(terms["accuracy"].measured, expected, delta=0.06)
+
+        # Fine-tuned, it is no worse on so easy a problem, and a deployment of its own.
+        tuned = pipeline.deliver(
+            bundle, answers[0], self.work, self.dataset, seed=0, start=pipeline.QAT
+        )
+        self.assertNotEqual(tuned.path, delivery.path)
+        (term,) = (t for t in tuned.contract.terms if t.metric == "accuracy")
+        self.assertGreaterEqual(term.measured, terms["accuracy"].measured - 0.02)
 
         # A shape that is not the space's.
         name = "output/bias"

@@ -42,10 +42,12 @@ class SharedWeights:
       variables: of the supernet (`nets.supernet`), by name.
       examples: some of its data set: the train split has the images for statistics, the others a
         few of the test split.
+      fine_tuning: how a delivery goes on from inherited weights.
     """
 
     variables: Mapping[str, np.ndarray]
     examples: Dataset
+    fine_tuning: Recipe
 
     def save(self, folder: pathlib.Path) -> None:
         workdir.write_arrays(folder / _SUPERNET, self.variables)
@@ -56,25 +58,30 @@ class SharedWeights:
 
     @classmethod
     def load(
-        cls,
-        folder: pathlib.Path,
-        dataset: str,
-        task: tasks.Task,
-        preprocessing: Mapping[str, Any],
+        cls, folder: pathlib.Path, dataset: str, task: tasks.Task, answers: Mapping[str, Any]
     ) -> SharedWeights:
-        """Reads what `save` wrote.
+        """Reads what `save` wrote, and of the manifest's answers what `answers` is about.
 
         Raises:
           CorruptFileError: a file is missing or damaged.
-          LookupError: an array is missing.
+          LookupError: an array or an answer is missing.
+          TypeError: an answer is of another kind.
           ValueError: arrays do not belong together.
         """
         arrays = workdir.read_arrays(folder / _EXAMPLES)
         train, test = (
             Split(_unpacked(arrays[f"{name}_x"]), arrays[f"{name}_y"]) for name in ("train", "test")
         )
-        examples = Dataset(dataset, task, train, test, test, preprocessing)
-        return cls(_finite(folder / _SUPERNET), examples)
+        examples = Dataset(dataset, task, train, test, test, answers["preprocessing"])
+        tuning = Recipe.from_json(answers["fine_tuning"])
+        return cls(_finite(folder / _SUPERNET), examples, tuning)
+
+    def answers(self) -> dict[str, Any]:
+        """What the manifest tells of it."""
+        return {
+            "preprocessing": dict(self.examples.preprocessing),
+            "fine_tuning": self.fine_tuning.to_json(),
+        }
 
 
 def _packed(x: np.ndarray) -> np.ndarray:
@@ -168,7 +175,7 @@ def save(
             "methods": sorted(bundle.generators),
         }
         if bundle.shared is not None:
-            answers["preprocessing"] = dict(bundle.shared.examples.preprocessing)
+            answers |= bundle.shared.answers()
         workdir.write_manifest(
             folder,
             config={**config, "answers": answers},
@@ -211,7 +218,7 @@ def load(path: pathlib.Path) -> Bundle:
         where = path / _EXAMPLES
         shared = None
         if _SUPERNET in manifest["files"]:
-            shared = SharedWeights.load(path, dataset, task, answers["preprocessing"])
+            shared = SharedWeights.load(path, dataset, task, answers)
     except (errors.UsageError, ArithmeticError, LookupError, TypeError, ValueError) as error:
         raise errors.CorruptFileError(f"{where}: is no part of a bundle ({error})") from error
     return Bundle(

@@ -33,6 +33,7 @@ class Experiment:
         conditions.
       supernet: how the weights that all networks share are trained. Records are then networks that
         inherit theirs; None where each is trained by itself.
+      fine_tuning: how deliveries go on from inherited weights; None where there is no supernet.
     """
 
     name: str
@@ -48,10 +49,13 @@ class Experiment:
     round_networks: int = 500
     answer_share: float = 0.5
     supernet: SupernetRecipe | None = None
+    fine_tuning: Recipe | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.answer_share <= 1:
             raise ValueError(f"answer_share must lie in 0..1: {self}")
+        if (self.supernet is None) != (self.fine_tuning is None):
+            raise ValueError("a supernet needs fine_tuning, which nothing else has")
         if self.rounds < 0 or self.round_networks < 1 or (self.rounds and not self.methods):
             raise ValueError(f"rounds need a method and at least one network: {self}")
 
@@ -63,7 +67,7 @@ class Experiment:
                 name: generators.get(name).config(**values)
                 for name, values in config["methods"].items()
             }
-            supernet = config.get("supernet")
+            supernet, tuning = config.get("supernet"), config.get("fine_tuning")
             return cls(
                 config["name"],
                 config["space"],
@@ -78,6 +82,7 @@ class Experiment:
                 config.get("round_networks", 500),
                 config.get("answer_share", 0.5),
                 None if supernet is None else SupernetRecipe(**supernet),
+                None if tuning is None else Recipe(**tuning),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise errors.UsageError(f"config: {error}") from error
@@ -85,7 +90,7 @@ class Experiment:
     def to_json(self) -> dict[str, Any]:
         data = dataclasses.asdict(self)
         if self.supernet is None:
-            del data["supernet"]
+            del data["supernet"], data["fine_tuning"]
         return data
 
     def supernet_json(self) -> dict[str, Any]:

@@ -66,8 +66,9 @@ _ACTIVATION_BITS = flags.DEFINE_enum(
     "activation_bits", "8", ["8", "16"], "Of the whole network; 16 run on slow kernels."
 )
 _TRAIN = flags.DEFINE_enum(
-    "train", None, ["inherit", "scratch"], "How a candidate gets its weights: inherited from the "
-    "bundle's supernet in seconds, the default where there is one, or trained."
+    "train", None, pipeline.STARTS, "How a candidate gets its weights: inherited from the bundle's "
+    "supernet in seconds, the default where there is one; fine-tuned from there; or trained from "
+    "scratch, the default elsewhere."
 )  # fmt: skip
 _STOP_AFTER = flags.DEFINE_enum(
     "stop_after", "contract", ["candidates", "contract"], "Where to stop."
@@ -104,9 +105,9 @@ def main(argv: Sequence[str]) -> int:
     )
     if _IO.value == "int8" and bundle.activation_bits != 8:
         raise errors.UsageError("--io=int8 needs --activation_bits=8")
-    if _TRAIN.value == "inherit" and bundle.shared is None:
+    if _TRAIN.value in (pipeline.INHERIT, pipeline.QAT) and bundle.shared is None:
         raise errors.UsageError(
-            f"--train=inherit: bundle {bundle.name!r} has no supernet; leave the flag out"
+            f"--train={_TRAIN.value}: bundle {bundle.name!r} has no supernet; leave the flag out"
         )
     pipeline.check_executed(bundle)
     selector = Selector(
@@ -172,16 +173,16 @@ def _check_devices(budgets: Sequence[Budget]) -> None:
 
 def _deliver(bundle: bundles.Bundle, candidates: Sequence[Candidate], work: workdir.WorkDir) -> int:
     """Trains candidates in order until one keeps the contract; the exit code of this answer."""
-    inherit = bundle.shared is not None and _TRAIN.value != "scratch"
-    if inherit and _DATA_DIR.value is None:
-        return _deliver_on(bundle, candidates, work, bundle.shared.examples, inherit)
+    start = _TRAIN.value or (pipeline.SCRATCH if bundle.shared is None else pipeline.INHERIT)
+    if start == pipeline.INHERIT and _DATA_DIR.value is None:
+        return _deliver_on(bundle, candidates, work, bundle.shared.examples, start)
     dataset = datasets.load(bundle.dataset, _DATA_DIR.value)
     if dataset.fingerprint != bundle.dataset_fingerprint:
         _say(
             f"note: this {dataset.name} is not the data that bundle {bundle.name!r} was fitted to "
             f"({dataset.fingerprint}, {bundle.dataset_fingerprint}); predictions may be off"
         )
-    return _deliver_on(bundle, candidates, work, dataset, inherit)
+    return _deliver_on(bundle, candidates, work, dataset, start)
 
 
 def _deliver_on(
@@ -189,7 +190,7 @@ def _deliver_on(
     candidates: Sequence[Candidate],
     work: workdir.WorkDir,
     dataset: datasets.Dataset,
-    inherit: bool,
+    start: str,
 ) -> int:
     budget = candidates[0].budget
     if budget.device is not None:
@@ -213,7 +214,7 @@ def _deliver_on(
     attempts = list(candidates[: _MAX_TRAININGS.value])
     exit_code = 0
     for number_, candidate in enumerate(attempts, start=1):
-        what = "weights are inherited by" if inherit else "training"
+        what = "weights are inherited by" if start == pipeline.INHERIT else "training"
         print(f"\n{what} {candidate.architecture.fingerprint} ({number_} of {len(attempts)})")
         try:
             delivery = pipeline.deliver(
@@ -223,8 +224,8 @@ def _deliver_on(
                 dataset,
                 seed=_SEED.value,
                 threads=_THREADS.value,
-                inherit=inherit,
-                progress=_progress(bundle.recipe.steps * bundle.recipe.starts),
+                start=start,
+                progress=_progress(_steps(bundle, start)),
             )
         except errors.ExportMismatchError as error:
             _say(f"not delivered: {error}")
@@ -235,6 +236,13 @@ def _deliver_on(
             return 0
         exit_code = errors.ContractMissedError.exit_code
     return exit_code
+
+
+def _steps(bundle: bundles.Bundle, start: str) -> int:
+    """Of a delivery's training, at most."""
+    if start == pipeline.QAT:
+        return bundle.shared.fine_tuning.steps
+    return bundle.recipe.steps * bundle.recipe.starts
 
 
 def _candidates_table(bundle: bundles.Bundle, candidates: Sequence[Candidate]) -> str:

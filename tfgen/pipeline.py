@@ -38,6 +38,8 @@ _PROBED = 64  # architectures, which have every kind of op of their space
 GAP = "gap.json"
 MODEL, RECIPE = "model.tflite", "recipe.json"
 BENCHMARK, CONTRACT = "benchmark.json", "contract.json"
+# How a delivery gets its weights: from the bundle's supernet; from there, trained; trained anew.
+INHERIT, QAT, SCRATCH = STARTS = ("inherit", "qat", "scratch")
 Progress = Callable[[int, float], None]  # steps done, loss
 
 
@@ -140,7 +142,8 @@ def fit(
             learned = learning.learn(experiment, records, metric, evaluate, seed, say, path)
     else:
         supernet = supernets.load(experiment, work, dataset)
-        shared = supernets.shared(supernet, dataset)
+        assert experiment.fine_tuning is not None  # an experiment checks itself
+        shared = supernets.shared(supernet, dataset, experiment.fine_tuning)
         with RecordStore(work.records, space) as store:
             score = supernets.evaluator(supernet, dataset, store)
             stored = store.read(dataset.fingerprint, score.recipe)
@@ -376,11 +379,12 @@ def make_file(
     trained: pathlib.Path | None = None,
     io: str = "float",
     shared: bundles.SharedWeights | None = None,
+    tune: bool = False,
     progress: Progress | None = None,
 ) -> pathlib.Path:
     """Trains a network with quantization in the loop and writes model.tflite and recipe.json.
 
-    With shared weights it is not trained: it inherits them, rounded.
+    With shared weights it inherits them, rounded: that is all, unless they are to be tuned.
 
     Args:
       space: whose bit policy the file must keep.
@@ -391,7 +395,8 @@ def make_file(
       folder: where the file goes.
       trained: where the Keras model is kept; None keeps it nowhere.
       io: "float", or "int8" for integer input and output.
-      shared: what it inherits; None trains it.
+      shared: what it inherits; None trains it from scratch.
+      tune: whether what was inherited is trained by `shared.fine_tuning`.
       progress: told the steps done and the loss.
 
     Returns:
@@ -406,8 +411,13 @@ def make_file(
         told = recipe.to_json()
     else:
         own = supernets.inherited(space, shared, layers)
-        result = trainer.inherit(layers, own, shared.examples.train.x, dataset, seed)
         told = {"inherited": True}
+        if tune:
+            tuning = shared.fine_tuning
+            result = trainer.train(layers, dataset, tuning, seed, weights=own, progress=progress)
+            told |= tuning.to_json()
+        else:
+            result = trainer.inherit(layers, own, shared.examples.train.x, dataset, seed)
     if trained is not None:
         with workdir.writing_folder(trained) as fresh:
             trainer.save(result, fresh)
@@ -461,7 +471,7 @@ def deliver(
     *,
     seed: int,
     threads: int = 1,
-    inherit: bool = False,
+    start: str = SCRATCH,
     progress: Progress | None = None,
 ) -> Delivery:
     """Trains, exports and measures one candidate; a deployment appears whole or not at all."""
@@ -469,7 +479,7 @@ def deliver(
     layers = lower(bundle.space, candidate.architecture, bundle.activation_bits)
     training_seed = seeds.derive(seed, "delivery", fingerprint)
     answer = f"{seeds.derive(seed, str(candidate.budget), bundle.io, bundle.name):016x}"[-6:]
-    network = f"{fingerprint}-inherited" if inherit else fingerprint
+    network = fingerprint if start == SCRATCH else f"{fingerprint}-{start}"
     if bundle.activation_bits != ACTIVATION_BITS:
         network += f"-a{bundle.activation_bits}"
     kept = work.trained(network)
@@ -483,7 +493,8 @@ def deliver(
             folder,
             trained=kept,
             io=bundle.io,
-            shared=bundle.shared if inherit else None,
+            shared=None if start == SCRATCH else bundle.shared,
+            tune=start == QAT,
             progress=progress,
         )
         reference_ms = None

@@ -18,6 +18,7 @@ from tfgen.space.layers import LayerSpec
 from tfgen.space.lowering import lower
 from tfgen.space.search_space import SearchSpace
 from tfgen.training.datasets import Dataset, Split
+from tfgen.training.recipe import Recipe
 
 if TYPE_CHECKING:  # TensorFlow is imported where it is needed
     from tfgen.evidence.inherited import Inheritance
@@ -168,14 +169,13 @@ def evaluator(supernet: Supernet, dataset: Dataset, store: RecordStore) -> Inher
     )
 
 
-def shared(supernet: Supernet, dataset: Dataset) -> SharedWeights:
+def shared(supernet: Supernet, dataset: Dataset, fine_tuning: Recipe) -> SharedWeights:
     """What a bundle needs for its networks to inherit their weights, without the data set."""
     variables = {name: variable.numpy() for name, variable in supernet.variables.items()}
     test = Split(dataset.test.x[:_SHIPPED], dataset.test.y[:_SHIPPED])
     train = Split(calibration(dataset), dataset.train.y[:_CALIBRATION])
-    return SharedWeights(
-        variables, dataclasses.replace(dataset, train=train, validation=test, test=test)
-    )
+    few = dataclasses.replace(dataset, train=train, validation=test, test=test)
+    return SharedWeights(variables, few, fine_tuning)
 
 
 def inherited(

@@ -10,6 +10,7 @@ from absl.testing import absltest, parameterized
 from tests.space.small import every_op, mlp
 from tfgen import errors, seeds
 from tfgen.cost import latency_table, profiled_latency
+from tfgen.cost.expected_cost import ExpectedCost
 from tfgen.cost.latency import Interval
 from tfgen.cost.latency_features import features, stack
 from tfgen.cost.latency_table import Device, LatencyTable, NetworkTiming, OpTiming
@@ -109,6 +110,17 @@ class PredictTest(parameterized.TestCase):
         slots = lower_batch(SPACE, drawn)
         ms = made_up_ms(slots, "float", 0.0, seeds.stream(0))
         np.testing.assert_allclose(model.expected_ms(drawn), ms, rtol=0.1)
+
+    def test_latencies_are_sums_over_layers(self):
+        # So their mean by shares is exact; with a share of 1 it is the network's own.
+        model = ProfiledLatency(made_up_table(60), SPACE)
+        choices = SPACE.sample(20, seeds.stream(8, "networks"))
+        shares = [
+            np.eye(len(decision.values))[column]
+            for decision, column in zip(SPACE.decisions, choices.T, strict=True)
+        ]
+        found = ExpectedCost(SPACE, "latency_ms", latency=model)(np, shares)
+        np.testing.assert_allclose(found, model.expected_ms(choices), rtol=1e-9)
 
     def test_upper_ends_cover(self):
         # Of a table of 100 the margin is the second largest residual, which covers 0.98 of networks

@@ -8,7 +8,8 @@ from absl.testing import absltest
 from tests.nets.scattered import scattered
 from tfgen import errors, generators, seeds
 from tfgen.cost.budget import Budget
-from tfgen.cost.cost_model import CostModel
+from tfgen.cost.cost_model import COUNTED, CostModel
+from tfgen.cost.latency import Interval
 from tfgen.cost.metrics import PerformanceScale
 from tfgen.evidence import surrogate
 from tfgen.evidence.record import Record
@@ -16,31 +17,50 @@ from tfgen.generators import sgnas, sgnas_training
 from tfgen.generators.base import Evidence
 from tfgen.nets.keras_compat import tf
 from tfgen.space import catalog
+from tfgen.space.lowering import lower_batch
 from tfgen.training import datasets
 
+LARGE = catalog.get("cifar10_mobile")
 SPACE = catalog.get("mnist_mobile")
-CONFIG = sgnas.SgnasConfig(costs=("macs", "storage_kb"), steps=600, constraint_weight=5.0)
+CONFIG = sgnas.SgnasConfig(costs=("macs", "storage_kb"), steps=400)
 
 
 @functools.cache
-def evidence() -> Evidence:
+def evidence(name: str) -> Evidence:
     """An encoder that has seen larger networks perform better: 0.1 more for e times the MACs."""
-    costs = CostModel(SPACE)
-    choices = SPACE.sample(500, seeds.stream(1, "records"))
+    space = catalog.get(name)
+    costs = CostModel(space)
+    choices = space.sample(500, seeds.stream(1, "records"))
     macs = costs.costs(choices)["macs"]
     metrics = 0.6 + 0.1 * np.log(macs / macs.max())
     records = [
-        Record(SPACE.architecture(row), "data", "recipe", number, float(metric), 0.0)
+        Record(space.architecture(row), "data", "recipe", number, float(metric), 0.0)
         for number, (row, metric) in enumerate(zip(choices, metrics, strict=True))
     ]
     config = surrogate.SurrogateConfig(members=1, units=32, steps=300, batch_size=64)
-    encoder = surrogate.fit(SPACE, records, PerformanceScale.of(metrics.tolist()), config, 2)
-    return Evidence(SPACE, costs, records, encoder)
+    encoder = surrogate.fit(space, records, PerformanceScale.of(metrics.tolist()), config, 2)
+    return Evidence(space, costs, records, encoder)
 
 
 @functools.cache
 def fitted() -> sgnas.SgnasGenerator:
-    return sgnas.Sgnas().fit(evidence(), CONFIG, 3)
+    return sgnas.Sgnas().fit(evidence(LARGE.name), CONFIG, 3)
+
+
+class Board:
+    """A device that takes a millisecond for a million MACs, and half of one beside."""
+
+    device = "board"
+    remark = ""
+    outside_ms = 0.5
+
+    def layers_ms(self, slots):
+        return COUNTED["macs"](slots) / 1e6
+
+    def predict(self, choices, confidence):
+        del confidence
+        ms = self.layers_ms(lower_batch(SPACE, choices)) + self.outside_ms
+        return Interval(ms, ms)
 
 
 class MapTest(absltest.TestCase):
@@ -94,21 +114,21 @@ class MapTest(absltest.TestCase):
 
 class GeneratorTest(absltest.TestCase):
     def test_the_arg_max_meets_its_target(self):
-        # A straight-through gradient of the mean cost ended 10 to 12 % off on this space, with
-        # about 19 different networks; 400 steps of the local expectation end near 5 %.
+        # By a straight-through gradient of the mean cost this was 6 to 12 %, and 40 targets were
+        # met by half as many networks; 400 steps of the local expectation end near 1 to 2 %.
         for metric in CONFIG.costs:
             column = sgnas.COSTS.index(metric)
             low, high = np.exp(fitted().state()["ranges"][column])
             targets = np.zeros((40, len(sgnas.COSTS)))
             targets[:, column] = np.linspace(low, high, 42)[1:-1]
             answers = fitted().answers(targets)
-            found = CostModel(SPACE).costs(answers)[metric]
-            self.assertLess(np.abs(found / targets[:, column] - 1).mean(), 0.09)
-            self.assertGreater(len(np.unique(answers, axis=0)), 20)
+            found = CostModel(LARGE).costs(answers)[metric]
+            self.assertLess(np.abs(found / targets[:, column] - 1).mean(), 0.05)
+            self.assertGreater(len(np.unique(answers, axis=0)), 25)
 
     def test_several_limits_are_kept_and_the_tightest_is_met(self):
-        costs = CostModel(SPACE)
-        networks = SPACE.sample(60, seeds.stream(5, "several"))
+        costs = CostModel(LARGE)
+        networks = LARGE.sample(60, seeds.stream(5, "several"))
         found = costs.costs(networks)
         targets = np.zeros((60, len(sgnas.COSTS)))
         for metric in CONFIG.costs:
@@ -118,8 +138,8 @@ class GeneratorTest(absltest.TestCase):
         self.assertBetween(np.max(ratios, axis=0).mean(), 0.85, 1.1)
 
     def test_an_answer_over_its_budget_lowers_the_target(self):
-        costs = CostModel(SPACE)
-        for limit in np.geomspace(2e5, 2e6, 12):
+        costs = CostModel(LARGE)
+        for limit in np.geomspace(4e6, 1.5e7, 12):
             budget = Budget({"macs": float(limit)})
             (proposed,) = fitted().propose([budget], 60, seed=1)
             self.assertLessEqual(costs.costs(proposed.choices[:1])["macs"][0], limit)
@@ -128,7 +148,7 @@ class GeneratorTest(absltest.TestCase):
 
     def test_a_budget_without_a_target_is_swept(self):
         (proposed,) = fitted().propose([Budget({"file_kb": 50.0})], 160, seed=1)
-        macs = CostModel(SPACE).costs(proposed.choices)["macs"]
+        macs = CostModel(LARGE).costs(proposed.choices)["macs"]
         low, high = np.exp(fitted().state()["ranges"][0])
         self.assertLess(macs.min(), low * 2)
         self.assertGreater(macs.max(), high / 2)
@@ -136,9 +156,9 @@ class GeneratorTest(absltest.TestCase):
     def test_targets_steer_performance(self):
         # Where larger is better, an answer is nearly the best there is: the encoder expects as much
         # of it as of the best of 300 random networks of its cost at most.
-        random = SPACE.sample(300, seeds.stream(6, "random"))
-        macs = CostModel(SPACE).costs(random)["macs"]
-        encoder = evidence().surrogate
+        random = LARGE.sample(300, seeds.stream(6, "random"))
+        macs = CostModel(LARGE).costs(random)["macs"]
+        encoder = evidence(LARGE.name).surrogate
         best = encoder.predict(random).performance
         targets = np.zeros((5, len(sgnas.COSTS)))
         targets[:, 0] = np.quantile(macs, [0.2, 0.4, 0.6, 0.8, 0.95])
@@ -157,9 +177,34 @@ class TrainingTest(absltest.TestCase):
         told = Evidence(SPACE, CostModel(SPACE), supernet=net, examples=examples)
         config = sgnas.SgnasConfig(costs=("macs",), steps=3, batch_size=8, images=8)
         generator = sgnas.Sgnas().fit(told, config, 1)
-        self.assertEqual(generator.answers(np.array([[1e6, 0, 0, 0]])).shape, (1, 22))
+        self.assertEqual(generator.answers(np.array([[1e6, 0, 0, 0, 0]])).shape, (1, 22))
         for name, variable in net.variables.items():
             np.testing.assert_array_equal(variable, before[name], name)
+
+    def test_a_latency_is_read_on_its_own_device_alone(self):
+        told = Evidence(
+            SPACE, CostModel(SPACE, latency=Board()), surrogate=evidence(SPACE.name).surrogate
+        )
+        config = sgnas.SgnasConfig(costs=("macs", "latency_ms"), steps=200, batch_size=32)
+        generator = sgnas.Sgnas().fit(told, config, 1)
+        low, high = generator.state()["ranges"][sgnas.COSTS.index("latency_ms")]
+        # Half a millisecond is outside of the layers.
+        self.assertGreater(np.exp(low), 0.5)
+        targets = np.zeros((10, len(sgnas.COSTS)))
+        targets[:, -1] = np.exp(np.linspace(low, high, 12)[1:-1])
+        found = told.cost_model.costs(generator.answers(targets))["latency_ms"]
+        self.assertLess(np.abs(found / targets[:, -1] - 1).mean(), 0.1)
+        for device, largest in (("board", 0.9), ("another", 10.0)):
+            budget = Budget({"latency_ms": 0.8}, device=device)
+            (proposed,) = generator.propose([budget], 64, seed=1)
+            found = told.cost_model.costs(proposed.choices)["latency_ms"]
+            self.assertLess(np.quantile(found, 0.5), largest)
+            self.assertEqual(found.max() > 1.5, device == "another")
+
+    def test_a_latency_needs_a_device(self):
+        config = sgnas.SgnasConfig(costs=("latency_ms",), steps=1)
+        with self.assertRaisesRegex(errors.UsageError, "latency_ms is no sum over layers"):
+            sgnas.Sgnas().fit(evidence(SPACE.name), config, 1)
 
     def test_targets_lie_in_the_range_and_some_limit_several_costs(self):
         # 30 % of 2,000 targets: 600 +- 20; five deviations are passed once in two million seeds.

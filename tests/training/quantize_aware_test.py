@@ -149,6 +149,24 @@ class TrainerTest(absltest.TestCase):
         found = quantize_aware.variables(model, "hidden_1")["kernel"].numpy()
         np.testing.assert_array_equal(found, np.ones((8, 3)))
 
+    def test_training_stops_when_it_becomes_no_better(self) -> None:
+        # Weights stand still at such a rate: the first check with everything rounded, after step
+        # 1,750 of 3,000, is never beaten, and the second after it is the last.
+        recipe = Recipe(steps=3000, batch_size=16, learning_rate=1e-12, warmup_steps=0, patience=2)
+        steps = []
+        weights = {
+            layer.name: {"kernel": kernel, "bias": bias}
+            for layer, (kernel, bias) in zip(LAYERS, initial_weights(LAYERS, 1), strict=True)
+        }
+        trained = trainer.train(
+            LAYERS, self.data, recipe, 7, weights=weights, progress=lambda n, _: steps.append(n)
+        )
+        self.assertEqual(steps[-1], 2250)
+        kernel = quantize_aware.variables(trained.model, LAYERS[0].name)["kernel"].numpy()
+        levels, scales = rounding.weight_levels(weights[LAYERS[0].name]["kernel"],
+                                                LAYERS[0].weight_bits)  # fmt: skip
+        np.testing.assert_allclose(kernel, levels * scales, atol=1e-6)
+
     def test_equal_seeds_give_equal_networks(self) -> None:
         recipe = Recipe(steps=60, warmup_steps=10)
         first, second = (trainer.train(LAYERS, self.data, recipe, 3) for _ in range(2))

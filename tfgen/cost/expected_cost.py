@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import math
 import string
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tfgen import errors, seeds
-from tfgen.cost.cost_model import COUNTED
+from tfgen.cost.cost_model import COUNTED, LATENCY
+from tfgen.cost.latency import LatencyModel, LayerLatency
+from tfgen.space.layers import LayerSlots
 from tfgen.space.lowering import ACTIVATION_BITS, lower_batch
 from tfgen.space.search_space import Choices, SearchSpace
 
@@ -34,19 +36,37 @@ _AT_ONCE = 20_000
 class ExpectedCost:
     """Tables of one metric over one space."""
 
-    def __init__(self, space: SearchSpace, metric: str, activation_bits: int = ACTIVATION_BITS):
+    def __init__(
+        self,
+        space: SearchSpace,
+        metric: str,
+        activation_bits: int = ACTIVATION_BITS,
+        latency: LatencyModel | None = None,
+    ):
         """Counts every combination that matters to a layer: seconds.
+
+        Args:
+          space: whose decisions are drawn.
+          metric: of METRICS, or LATENCY.
+          activation_bits: of every network.
+          latency: tells LATENCY; one whose expected latencies are sums over layers.
 
         Raises:
           UsageError: the metric is no sum over layers.
           ValueError: a layer depends on too many decisions for a table.
         """
-        if metric not in METRICS:
+        self._outside = 0.0
+        self._count: Callable[[Sequence[LayerSlots]], Any]
+        if metric == LATENCY and isinstance(latency, LayerLatency):
+            self._count, self._outside = latency.layers_ms, latency.outside_ms
+        elif metric in METRICS:
+            self._count = COUNTED[metric]
+        else:
             raise errors.UsageError(
-                f"{metric} is no sum over layers; a mean is known of: {', '.join(METRICS)}"
+                f"{metric} is no sum over layers; a mean is known of: {', '.join(METRICS)}, and of "
+                f"{LATENCY} on a profiled device"
             )
         self._space = space
-        self._count = COUNTED[metric]
         self._activation_bits = activation_bits
         self.tables: dict[tuple[int, ...], Floats] = {}  # by numbers of decisions
         for name, decisions in self._dependencies().items():
@@ -61,7 +81,7 @@ class ExpectedCost:
           xp: NumPy or TensorFlow.
           shares: of each decision, in the space's order, each [batch, values].
         """
-        total: Any = 0.0
+        total: Any = self._outside
         for decisions, table in self.tables.items():
             axes = string.ascii_lowercase[: len(decisions)]
             mean = table.astype(np.float32) if xp is not np else table
@@ -126,5 +146,5 @@ class ExpectedCost:
             for d, column in zip(self._space.decisions, choices.T, strict=True)
         ]
         slots = lower_batch(self._space, self._space.canonical(choices), self._activation_bits)
-        if not np.allclose(self(np, shares), self._count(slots), rtol=1e-9):
+        if not np.allclose(self(np, shares), self._count(slots) + self._outside, rtol=1e-9):
             raise AssertionError(f"costs of space {self._space.name!r} depend on more than probed")

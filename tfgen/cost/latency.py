@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
+from tfgen.space.layers import LayerSlots
 from tfgen.space.search_space import Choices
 
 Floats = npt.NDArray[np.float64]
@@ -55,4 +57,20 @@ class LatencyModel(Protocol):
           confidence: with what probability a network that is chosen for its predicted latency
             takes no longer than `high_ms`.
         """
+        ...
+
+
+@runtime_checkable
+class LayerLatency(LatencyModel, Protocol):
+    """A source whose expected latencies are sums over layers, and a constant beside.
+
+    Attributes:
+      outside_ms: what one inference takes beside its layers, the same for every network.
+    """
+
+    @property
+    def outside_ms(self) -> float: ...
+
+    def layers_ms(self, slots: Sequence[LayerSlots]) -> Floats:
+        """What these layers take, without what is outside them [architectures]."""
         ...

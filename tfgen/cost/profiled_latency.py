@@ -21,7 +21,7 @@ from tfgen.cost.latency import Floats, Interval
 from tfgen.cost.latency_features import CALL, Features, features, stack
 from tfgen.cost.latency_table import LatencyTable, NetworkTiming
 from tfgen.space import bits
-from tfgen.space.layers import slots_of
+from tfgen.space.layers import LayerSlots, slots_of
 from tfgen.space.lowering import ACTIVATION_BITS, lower_batch
 from tfgen.space.search_space import Choices, SearchSpace
 
@@ -92,6 +92,19 @@ class ProfiledLatency:
         """What one run of the interpreter takes beside its ops."""
         costs = dict(zip(self._model.used.tolist(), self._model.costs.tolist(), strict=True))
         return float(costs.get(self._names.index(CALL), 0.0))
+
+    @functools.cached_property
+    def outside_ms(self) -> float:
+        """What one inference takes beside its layers: the call, and the ends of the file."""
+        smallest = self.space.canonical(np.zeros(len(self.space.decisions), np.int64))
+        layers = self.layers_ms(lower_batch(self.space, smallest, self.activation_bits))
+        return float(self.expected_ms(smallest)[0] - layers[0])
+
+    def layers_ms(self, slots: Sequence[LayerSlots]) -> Floats:
+        """What these layers take, without what is outside them [architectures]."""
+        found = features(slots, self._policy, "int8", without=self._free)  # without ends
+        used = found.columns(self._names)[:, self._model.used]
+        return np.asarray(used @ self._model.costs - self.call_ms)
 
     @property
     def relative_error(self) -> float:

@@ -29,11 +29,12 @@ import numpy as np
 
 from tfgen import errors, seeds
 from tfgen.cost.budget import Budget
-from tfgen.cost.cost_model import CostModel, Costs
+from tfgen.cost.cost_model import LATENCY, CostModel, Costs
 from tfgen.generators.base import Evidence, Proposals
 from tfgen.space.search_space import Choices, Chosen, SearchSpace
 
-COSTS = ("macs", "params", "storage_kb", "energy_uj")  # what a target may limit, in this order
+# What a target may limit, in this order; latency on one device, which was profiled before the fit.
+COSTS = ("macs", "params", "storage_kb", "energy_uj", LATENCY)
 HATS = 33  # over the range of a cost
 CONVOLUTIONS = 4
 _LADDER = (1.0, 0.97, 0.94, 0.9, 0.85, 0.8)  # shares of the budget that draws are made for
@@ -60,7 +61,7 @@ class SgnasConfig:
       channels: of the convolutions.
     """
 
-    costs: tuple[str, ...] = COSTS
+    costs: tuple[str, ...] = ("macs", "params", "storage_kb", "energy_uj")
     steps: int = 3_000
     batch_size: int = 64
     images: int = 64
@@ -229,6 +230,7 @@ class SgnasGenerator:
             )
         self._ranges = state["ranges"]
         self._read = [m for m, (low, high) in zip(COSTS, self._ranges, strict=True) if high > low]
+        self._device = state["device"].tobytes().decode()
 
     def propose(self, budgets: Sequence[Budget], count: int, seed: int) -> list[Proposals]:
         return [Proposals(self._propose(budget, count, seed)) for budget in budgets]
@@ -243,7 +245,8 @@ class SgnasGenerator:
         return self._space.canonical(np.stack(choices, axis=1))
 
     def _propose(self, budget: Budget, count: int, seed: int) -> Choices:
-        asked = np.array([budget.limits.get(m, 0.0) if m in self._read else 0.0 for m in COSTS])
+        read = [m for m in self._read if m != LATENCY or budget.device == self._device]
+        asked = np.array([budget.limits.get(m, 0.0) if m in read else 0.0 for m in COSTS])
         ladder = self._sweep() if not asked.any() else np.multiply.outer(_LADDER, asked)
         first = self._kept(ladder[0], budget)
         drawn = self._drawn(ladder, max(count - 1, 0), seed)
@@ -268,8 +271,9 @@ class SgnasGenerator:
         return answer
 
     def _over(self, costs: Costs, budget: Budget) -> float:
-        """The largest share of a limit that G reads."""
-        shares = [costs[m][0] / limit for m, limit in budget.limits.items() if m in self._read]
+        """The largest share of a limit that G reads; a latency is selection's to tell."""
+        known = set(self._read) & set(costs)
+        shares = [costs[m][0] / limit for m, limit in budget.limits.items() if m in known]
         return float(max(shares, default=0.0))
 
     def _drawn(self, ladder: np.ndarray, count: int, seed: int) -> Choices:

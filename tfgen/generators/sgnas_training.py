@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 
 from tfgen import errors, seeds
+from tfgen.cost.cost_model import LATENCY
 from tfgen.cost.expected_cost import ExpectedCost
 from tfgen.evidence.surrogate import moments
 from tfgen.generators.base import Evidence
@@ -63,13 +64,16 @@ def train(evidence: Evidence, config: SgnasConfig, seed: int) -> dict[str, np.nd
       seed: of weights, prior, targets, images and noise.
 
     Raises:
-      UsageError: the space has no supernet of shares, or there are no examples for it.
+      UsageError: the space has no supernet of shares, there are no examples for it, or a cost is
+        not known by shares.
     """
     space, places = evidence.space, ParameterMap(evidence.space)
+    latency = evidence.cost_model.latency
+    bits = evidence.cost_model.activation_bits
+    means = [ExpectedCost(space, metric, bits, latency) for metric in config.costs]
     random = seeds.stream(seed, "sgnas", "training")
     sampled = space.sample(_SAMPLED, seeds.stream(seed, "sgnas", "costs"))
     costs = evidence.cost_model.costs(sampled)
-    means = [ExpectedCost(space, metric) for metric in config.costs]
     columns = [COSTS.index(metric) for metric in config.costs]
     ranges = np.zeros((len(COSTS), 2))
     for metric, column in zip(config.costs, columns, strict=True):
@@ -142,7 +146,9 @@ def train(evidence: Evidence, config: SgnasConfig, seed: int) -> dict[str, np.nd
             tf.constant(temperature, tf.float32),
         )
     arrays = {name: variable.numpy() for name, variable in state.items()}
-    return {**arrays, "prior": prior, "ranges": ranges}
+    device = latency.device if latency is not None and LATENCY in config.costs else ""
+    named = np.frombuffer(device.encode(), np.uint8)
+    return {**arrays, "prior": prior, "ranges": ranges, "device": named}
 
 
 def _convolved(x: Any, kernel: Any) -> Any:

@@ -35,6 +35,9 @@ class Recipe:
         split best is kept. Small networks often stop at a poor place; a second start halves what
         two trainings of one network differ by.
       float_share: of the steps, the first, in which weights are not rounded.
+      patience: how many checks on the validation split in a row may be no better than the best one
+        before training stops; the best weights are kept. 0 trains to the end and keeps the last.
+        The population trainer checks nothing.
     """
 
     steps: int = 2000
@@ -43,8 +46,11 @@ class Recipe:
     warmup_steps: int = 500
     starts: int = 1
     float_share: float = 0.0
+    patience: int = 0
 
     def __post_init__(self) -> None:
+        if self.patience < 0:
+            raise ValueError(f"recipe needs a patience of at least 0: {self}")
         if (
             min(self.steps, self.batch_size, self.starts) < 1
             or not 0 <= self.warmup_steps <= self.steps
@@ -93,6 +99,8 @@ class Recipe:
         data = dataclasses.asdict(self)
         if not self.float_share:
             del data["float_share"]  # records are older than the field
+        if not self.patience:
+            del data["patience"]
         return data
 
     @classmethod

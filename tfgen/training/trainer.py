@@ -23,9 +23,12 @@ _STEPS_PER_CALL = 50
 _WATCHED_SHARE = 0.5  # of the steps, before activations are rounded
 _STATISTICS_BATCHES = 100
 _INHERITED_BATCH = 64
+_STEPS_PER_CHECK = 250
 _EVALUATED_AT_ONCE = 2048
 
 Progress = Callable[[int, float], None]  # steps done, training loss of the last batch
+# By layer, `kernel` and `bias`, or `kernel`, `gamma` and `beta`.
+Weights = Mapping[str, Mapping[str, np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,9 +58,18 @@ def train(
     recipe: Recipe,
     seed: int,
     *,
+    weights: Weights | None = None,
     progress: Progress | None = None,
 ) -> Trained:
     """Trains the network of `layers` on the training split; equal arguments give equal weights.
+
+    Args:
+      layers: the network.
+      dataset: what it is trained on.
+      recipe: how.
+      seed: of its weights and batches.
+      weights: where it starts from, see `inherit`; None for weights at random.
+      progress: told the steps done and the loss.
 
     Raises:
       UsageError: the layers do not fit the data set.
@@ -65,9 +77,12 @@ def train(
     fitting.check(layers, dataset)
     start = time.monotonic()
     kept: tuple[float, keras.Model, tuple[LayerSpec, ...], float] | None = None
-    for number, start_seed in enumerate(_start_seeds(layers, dataset, recipe, seed)):
+    starts = [seed] if weights is not None else _start_seeds(layers, dataset, recipe, seed)
+    for number, start_seed in enumerate(starts):
         done = number * recipe.steps
-        model, folded, loss = _train_from(layers, dataset, recipe, start_seed, done, progress)
+        model, folded, loss = _train_from(
+            layers, dataset, recipe, start_seed, weights, done, progress
+        )
         outputs = predict(model, dataset.train.x[:FIT_EXAMPLES])
         fit = dataset.task.score(dataset.train.y[:FIT_EXAMPLES], outputs)
         if kept is None or fit > kept[0]:
@@ -81,7 +96,7 @@ def train(
 
 def inherit(
     layers: Sequence[LayerSpec],
-    weights: Mapping[str, Mapping[str, np.ndarray]],
+    weights: Weights,
     images: np.ndarray,
     dataset: Dataset,
     seed: int,
@@ -93,7 +108,7 @@ def inherit(
 
     Args:
       layers: the network.
-      weights: by layer, `kernel` and `bias`, or `kernel`, `gamma` and `beta`.
+      weights: of each layer that has any.
       images: [images, ..].
       dataset: on whose validation split the metric is told.
       seed: of the order of the images.
@@ -104,10 +119,7 @@ def inherit(
     fitting.check(layers, dataset)
     start = time.monotonic()
     model = quantize_aware.build(layers, dataset.train.x.shape[1:])
-    for name, arrays in weights.items():
-        variables = quantize_aware.variables(model, name)
-        for part, value in arrays.items():
-            variables[part].assign(value)
+    _assign(model, weights)
     for activations in (False, True):  # ranges are watched before they round
         quantize_aware.set_rounding(model, weights=True, activations=activations)
         _watch(model, images, min(_INHERITED_BATCH, len(images)), seed)
@@ -116,6 +128,22 @@ def inherit(
     metric = dataset.task.score(dataset.validation.y, predict(model, dataset.validation.x))
     seconds = time.monotonic() - start
     return Trained(model, folded, dataset.task.metric, metric, float("nan"), seconds)
+
+
+def _assign(model: keras.Model, weights: Weights) -> None:
+    for name, arrays in weights.items():
+        variables = quantize_aware.variables(model, name)
+        for part, value in arrays.items():
+            variables[part].assign(value)
+
+
+def _random_weights(layers: Sequence[LayerSpec], seed: int) -> Weights:
+    """What a training from scratch starts from; normalisations start as Keras has them."""
+    weighted = [layer for layer in layers if layer.weighted]
+    return {
+        layer.name: {"kernel": kernel} | ({} if layer.batch_norm else {"bias": bias})
+        for layer, (kernel, bias) in zip(weighted, initial_weights(layers, seed), strict=True)
+    }
 
 
 def _start_seeds(
@@ -137,22 +165,19 @@ def _train_from(
     dataset: Dataset,
     recipe: Recipe,
     seed: int,
+    weights: Weights | None,
     done: int,
     progress: Progress | None,
 ) -> tuple[keras.Model, tuple[LayerSpec, ...], float]:
-    """The model trained from the weights and batches of this seed, its layers, its last loss."""
+    """The model trained from these weights and this seed's batches, its layers, its last loss."""
     model = quantize_aware.build(layers, dataset.train.x.shape[1:])
-    weighted = [layer for layer in layers if layer.weighted]
-    for layer, (kernel, bias) in zip(weighted, initial_weights(layers, seed), strict=True):
-        variables = quantize_aware.variables(model, layer.name)
-        variables["kernel"].assign(kernel)
-        if not layer.batch_norm:
-            variables["bias"].assign(bias)
+    _assign(model, _random_weights(layers, seed) if weights is None else weights)
     loss = float("nan")
     steps = _steps(model, dataset, recipe, seed)
     watched = int(_WATCHED_SHARE * recipe.steps)
     changes = {0, recipe.float_steps, watched} - {recipe.steps}
     starts = sorted({*range(0, recipe.steps, _STEPS_PER_CALL), *changes})
+    best = _Best(recipe.patience)
     for first, last in itertools.pairwise([*starts, recipe.steps]):
         if first in changes:
             quantize_aware.set_rounding(
@@ -161,11 +186,42 @@ def _train_from(
         loss = float(steps(first, last))
         if progress is not None:
             progress(done + last, loss)
+        # Before everything is rounded, a score is that of another network.
+        rounded = first >= max(recipe.float_steps, watched)
+        due = last == recipe.steps or last % _STEPS_PER_CHECK < last - first
+        if recipe.patience and rounded and due and best.stops(model, dataset):
+            break
+    best.restore(model)
     if any(layer.batch_norm for layer in layers):
         _estimate_statistics(model, dataset, recipe, seed)
     model, folded = quantize_aware.fold(model, layers)
     quantize_aware.settle(model, folded)
     return model, folded, loss
+
+
+class _Best:
+    """The weights of the best check so far."""
+
+    def __init__(self, patience: int):
+        self._patience = patience
+        self._metric = -np.inf
+        self._weights: list[np.ndarray] | None = None
+        self._worse = 0  # checks since the best
+
+    def stops(self, model: keras.Model, dataset: Dataset) -> bool:
+        """Checks the model; whether it has not become better for too long."""
+        validation = dataset.validation
+        metric = dataset.task.score(validation.y, predict(model, validation.x))
+        if metric > self._metric:
+            self._metric, self._weights, self._worse = metric, model.get_weights(), 0
+        else:
+            self._worse += 1
+        return self._worse >= self._patience
+
+    def restore(self, model: keras.Model) -> None:
+        """Gives the model its best weights; those of its last step where nothing was checked."""
+        if self._weights is not None:
+            model.set_weights(self._weights)
 
 
 def _estimate_statistics(model: keras.Model, dataset: Dataset, recipe: Recipe, seed: int) -> None:
