@@ -15,8 +15,9 @@ Where the paper is silent or we depart from it:
     at the same targets.
   * Convolutions share their weights over the map; each place of it has a bias of its own.
   * An answer over the budget lowers its target by the overshoot, at most five times. Further draws
-    are samples of softmax(alpha) for targets from the budget downwards. A budget that limits no
-    cost that G reads is drawn for targets over the whole range of the first such cost.
+    are samples of softmax(alpha), also at higher temperatures, for targets from the budget
+    downwards. A budget that limits no cost that G reads is drawn for targets over the whole range
+    of the first such cost.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ COSTS = ("macs", "params", "storage_kb", "energy_uj", LATENCY)
 HATS = 33  # over the range of a cost
 CONVOLUTIONS = 4
 _LADDER = (1.0, 0.97, 0.94, 0.9, 0.85, 0.8)  # shares of the budget that draws are made for
+_TEMPERATURES = (1.0, 2.0, 4.0)  # of draws: a trained map is sure of nearly all decisions
 _LOWERINGS, _LEAST_LOWERING = 5, 1.01  # how often, and by which factor at least
 _SWEEP = 16  # targets for a budget without one
 
@@ -277,14 +279,18 @@ class SgnasGenerator:
         return float(max(shares, default=0.0))
 
     def _drawn(self, ladder: np.ndarray, count: int, seed: int) -> Choices:
-        """Samples of softmax(alpha), the targets of the ladder in turn [count, decisions]."""
-        rung = np.arange(count) % len(ladder)
+        """Samples of softmax(alpha / temperature) [count, decisions].
+
+        The targets of the ladder take turns, at one temperature after the other.
+        """
+        rung = np.arange(count) % (len(ladder) * len(_TEMPERATURES))
         rows = np.arange(count, dtype=np.uint32)
         decisions = len(self._space.decisions)
         words = seeds.counter_words(np, seeds.derive(seed, "sgnas", "draw"), rows, decisions)
         uniform = (words.astype(np.float64) + 0.5) / 2.0**32
         drawn = np.zeros((count, decisions), np.int64)
-        for decision, scores in enumerate(self._logits(ladder)):
+        for decision, logits in enumerate(self._logits(ladder)):
+            scores = np.concatenate([logits / temperature for temperature in _TEMPERATURES])
             weights = np.exp(scores - scores.max(axis=1, keepdims=True)).astype(np.float64)
             cumulated = np.cumsum(weights, axis=1)
             passed = cumulated[rung] < uniform[:, decision, None] * cumulated[rung, -1:]
