@@ -1,6 +1,8 @@
 """The reproduction's pure parts: arithmetic, tables and pictures, with numbers made by hand."""
 
 import dataclasses
+import gzip
+import itertools
 import os
 import pathlib
 import runpy
@@ -21,11 +23,18 @@ from tfgen.evidence.collect import Evaluator
 from tfgen.evidence.record import Record, RecordStore
 from tfgen.experiment import Experiment
 from tfgen.seeds import stream
-from tfgen.space import catalog
+from tfgen.space import catalog, tabulated
 from tfgen.space.lowering import lower
 from tfgen.training import datasets, population, tasks
 from tfgen.training.recipe import Recipe
-from tools import charts, reports, reproduce_distance, reproduce_search, reproduce_setting
+from tools import (
+    charts,
+    reports,
+    reproduce_cells,
+    reproduce_distance,
+    reproduce_search,
+    reproduce_setting,
+)
 from tools.reproduce_search import A_TENTH, EQUAL_TRAININGS, INAG, TEN, Answer
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -307,6 +316,71 @@ class AnswersTest(absltest.TestCase):
         self.assertEqual((found.trainings, found.test, found.holds), (0, None, False))
 
 
+class CellsTest(absltest.TestCase):
+    """NAS-Bench-201: a table of all cells whose accuracy is made up."""
+
+    def setUp(self):
+        super().setUp()
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.path = pathlib.Path(folder.name) / reproduce_cells.TABLE
+        cells = list(itertools.product(range(5), repeat=6))
+        # A point for each 3x3 convolution; others do nothing.
+        lines = [
+            ",".join([tabulated.nasbench201_text(cell), *[str(50.0 + cell.count(3))] * 6])
+            for cell in cells
+        ]
+        header = ",".join(["arch_str", *reproduce_cells.ACCURACIES])
+        self.path.write_bytes(gzip.compress("\n".join([header, *lines]).encode()))
+
+    def test_the_best_cell_within_a_target(self):
+        truth = reproduce_cells.Truth(self.path.parent)
+        # 100 million MACs leave 92.2 beside the rest: two 3x3 convolutions of 35.4 each, and of
+        # 21.4 more at most four 1x1 of 3.9: 7,783,050 + 2 * 35,389,440 + 4 * 3,932,160.
+        self.assertEqual(truth.best(100e6), 52.0)
+        rows = truth.most_macs(100e6)
+        self.assertEqual(set(truth.macs[rows]), {94_290_570.0})
+        self.assertLen(rows, 15)  # which two of six edges have the 3x3
+        answer = truth.answer(0, reproduce_cells.MOST, 100e6, rows)
+        self.assertEqual((answer.regret, answer.c10_valid), (0.0, 52.0))
+        skips = truth.table.rows(np.ones((1, 6), np.int64))
+        self.assertEqual(truth.answer(0, reproduce_cells.SGNAS, 100e6, skips).regret, 2.0)
+
+    def test_published_costs_of_cells(self):
+        # Indices 0, 1 and 2 of the benchmark: million MACs and million parameters.
+        space = catalog.get("nasbench201")
+        cells = np.array([[4, 2, 1, 2, 1, 1], [3, 3, 4, 1, 3, 1], [4, 3, 3, 4, 4, 4]])
+        costs = CostModel(space).costs(cells)
+        np.testing.assert_allclose(costs["macs"] / 1e6, [15.64737, 113.95137, 78.56193])
+        np.testing.assert_allclose(costs["params"] / 1e6, [0.129306, 0.802426, 0.559386])
+        ends = [f(m) for m in ("macs", "params") for f in (CostModel(space).minimum,
+                                                          CostModel(space).maximum)]  # fmt: skip
+        np.testing.assert_allclose(ends, [7.78305e6, 220.11969e6, 73_306, 1_531_546])
+
+    def test_a_table_that_is_none(self):
+        with self.assertRaisesRegex(errors.UsageError, "no such table"):
+            reproduce_cells.Truth(self.path.parent / "nowhere")
+        self.path.write_bytes(self.path.read_bytes()[:1000])
+        with self.assertRaisesRegex(errors.CorruptFileError, "not readable"):
+            reproduce_cells.Truth(self.path.parent)
+        self.path.write_bytes(gzip.compress(b"arch_str,c10_valid\n"))
+        with self.assertRaisesRegex(errors.CorruptFileError, "0 cells of 15,625"):
+            reproduce_cells.Truth(self.path.parent)
+
+    def test_a_summary_is_the_mean_of_targets_and_seeds(self):
+        def answer(seed, target, regret, score):
+            return reproduce_cells.Answer(
+                seed, reproduce_cells.SGNAS, target, target, score, regret, *[90.0 - regret] * 6
+            )
+
+        rows = [answer(0, 1e7, 3.0, 0.5), answer(0, 2e7, 1.0, 0.6), answer(1, 1e7, 0.5, 0.7),
+                answer(1, 2e7, 1.5, 0.4)]  # fmt: skip
+        (summary,) = reproduce_cells.summarise(rows)
+        self.assertEqual((summary.regret, summary.low, summary.high), (1.5, 1.0, 2.0))
+        # Of seed 0 the second scored best, of seed 1 the first: 89 and 89.5.
+        self.assertEqual(summary.best[0], 89.25)
+
+
 class WritingTest(parameterized.TestCase):
     def setUp(self):
         super().setUp()
@@ -378,6 +452,8 @@ class ProgramTest(parameterized.TestCase):
         (["--table=nagan4", "--experiments=Reg.Z"], "known: Reg.A, Reg.B"),
         (["--table=nagan4", "--experiments=Reg.C"], "run collect first"),
         (["--figure=nagan4a"], "run collect first"),
+        (["--table=sgnas3"], "give --tables_dir"),
+        (["--table=sgnas3", "--tables_dir=nowhere"], "nasbench201.csv.gz: no such table"),
     )
     def test_bad_input_is_one_line_and_exit_code_2(self, arguments, message):
         with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""Reproduces the evaluation of the NAGAN paper, with real trainings.
+"""Reproduces the evaluations of the papers, with real trainings.
 
     reproduce --table=nagan4 --work_dir=ROOT --output_dir=DIR        mDist of the six experiments
     reproduce --table=nagan3 --work_dir=ROOT --output_dir=DIR        INAG against searches
@@ -6,9 +6,11 @@
     reproduce --figure=nagan4a --work_dir=ROOT --output_dir=DIR      mDist_r by number of records
     reproduce --figure=nagan4b --work_dir=ROOT --output_dir=DIR      performance against storage
 
-ROOT holds a work directory for each config: ROOT/quartic_mlp/records.db and so on, as `collect`
-makes them. Trainings and fits lie in ROOT/CONFIG/reproduce: a stopped run goes on. CSV, Markdown,
-PNG and interactive HTML go to DIR.
+    reproduce --table=sgnas3 --work_dir=ROOT --output_dir=DIR --tables_dir=TABLES    NAS-Bench-201
+
+The last one writes the paper's figure 5 too. ROOT holds a work directory for each config:
+ROOT/quartic_mlp/records.db and so on, as `collect` makes them. Trainings and fits lie in
+ROOT/CONFIG/reproduce: a stopped run goes on. CSV, Markdown, PNG and interactive HTML go to DIR.
 """
 
 from __future__ import annotations
@@ -20,16 +22,19 @@ from collections.abc import Sequence
 from absl import flags
 
 from tfgen import errors, program, workdir
-from tools import charts, reproduce_distance, reproduce_search
+from tools import charts, reproduce_cells, reproduce_distance, reproduce_search
 from tools.reproduce_setting import EXPERIMENTS, Setting, published, work_dir
 
-_TABLE = flags.DEFINE_enum("table", None, ["nagan3", "nagan4", "ablation"], "Which table.")
-_FIGURE = flags.DEFINE_enum("figure", None, ["nagan4a", "nagan4b"], "Which figure.")
+_TABLE = flags.DEFINE_enum(
+    "table", None, ["nagan3", "nagan4", "ablation", "sgnas3"], "Which table."
+)
+_FIGURE = flags.DEFINE_enum("figure", None, ["nagan4a", "nagan4b", "sgnas5"], "Which figure.")
 _WORK_DIR = flags.DEFINE_string(
     "work_dir", None, "Where the configs' work directories are.", required=True
 )
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Where results go.", required=True)
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "TFDS directory, for data that does not ship.")
+_TABLES_DIR = flags.DEFINE_string("tables_dir", None, "Where nasbench201.csv.gz is, for sgnas3.")
 _EXPERIMENTS = flags.DEFINE_list(
     "experiments", None, f"Of {', '.join(EXPERIMENTS)}. Default: all for nagan4, else Reg.A."
 )
@@ -72,8 +77,22 @@ def main(argv: Sequence[str]) -> None:
         raise errors.UsageError("give one of --table and --figure")
     wanted = _TABLE.value or _FIGURE.value
     charts.check()
-    labels = _EXPERIMENTS.value or (list(EXPERIMENTS) if wanted == "nagan4" else ["Reg.A"])
     root = workdir.user_path(_WORK_DIR.value)
+    folder = workdir.user_path(_OUTPUT_DIR.value)
+    if wanted in ("sgnas3", "sgnas5"):
+        if _TABLES_DIR.value is None:
+            raise errors.UsageError("give --tables_dir, the folder of nasbench201.csv.gz")
+        reproduce_cells.table_3(
+            workdir.user_path(_TABLES_DIR.value),
+            root / "nasbench201",
+            _DATA_DIR.value,
+            reproduce_cells.Sizes(),
+            _SEED.value,
+            folder,
+            _say,
+        )
+        return
+    labels = _EXPERIMENTS.value or (list(EXPERIMENTS) if wanted == "nagan4" else ["Reg.A"])
     for label in labels:
         published(label)
     for label in labels:
@@ -84,7 +103,6 @@ def main(argv: Sequence[str]) -> None:
         )
         for label in dict.fromkeys(labels)
     }
-    folder = workdir.user_path(_OUTPUT_DIR.value)
     folder.mkdir(parents=True, exist_ok=True)
     generators = _GENERATORS.value or (2 if wanted == "nagan4a" else 3)
     sizes = reproduce_distance.Sizes(

@@ -50,6 +50,19 @@ class ExpectedCostTest(parameterized.TestCase):
             error = 5 * costs.std() / np.sqrt(20_000)
             self.assertAlmostEqual(expected(np, shares)[0], costs.mean(), delta=error)
 
+    def test_cells_of_a_table_by_hand(self):
+        # Half a 3x3 convolution (35,389,440 MACs) on one edge, half a 1x1 (3,932,160); the others
+        # are "none": 7,783,050 and half of both.
+        space = catalog.get("nasbench201")
+        shares = [np.eye(5)[[0]] for _ in range(6)]
+        shares[2] = np.array([[0.0, 0.0, 0.5, 0.5, 0.0]])
+        expected = 7_783_050 + (35_389_440 + 3_932_160) / 2
+        self.assertAlmostEqual(ExpectedCost(space, "macs")(np, shares)[0], expected, delta=1e-3)
+        with self.assertRaisesRegex(
+            errors.UsageError, "storage_kb of 'nasbench201' is not counted"
+        ):
+            ExpectedCost(space, "storage_kb")
+
     def test_a_metric_that_is_no_sum_is_refused(self):
         with self.assertRaisesRegex(errors.UsageError, "peak_ram_kb is no sum over layers"):
             ExpectedCost(small_space(), "peak_ram_kb")

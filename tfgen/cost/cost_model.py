@@ -11,6 +11,7 @@ from tfgen import errors
 from tfgen.cost import arena, counting, file_size
 from tfgen.cost.budget import Budget, Cost, Quantity, rounded_up
 from tfgen.cost.latency import LatencyModel
+from tfgen.cost.tabulated_counting import COUNTS
 from tfgen.space import bits
 from tfgen.space.architecture import Architecture
 from tfgen.space.layers import LayerSlots
@@ -65,6 +66,7 @@ class CostModel:
         self.latency = latency
         self._extremes: dict[tuple[str, float], float] = {}
         self._counters = dict(COUNTED) if space.stages else {}  # a table has no layers
+        self._tabulated = {} if space.stages else COUNTS.get(space.name, {})
         if space.bit_policy != bits.SIMULATED:  # simulated bits come to no file
             policy = bits.load(space.bit_policy)
             self._counters["file_kb"] = lambda slots: (
@@ -75,7 +77,7 @@ class CostModel:
     @property
     def metrics(self) -> tuple[str, ...]:
         """The metrics that can be told before anything is built."""
-        return (*self._counters, *([LATENCY] if self.latency else []))
+        return (*self._counters, *self._tabulated, *([LATENCY] if self.latency else []))
 
     def costs(self, choices: Choices) -> Costs:
         """Every metric of canonical choices [architectures, decisions] -> [architectures]."""
@@ -91,13 +93,18 @@ class CostModel:
         Returns:
           Expected values and upper ends, by metric [architectures].
         """
-        slots = self._lower(choices)
-        costs = {metric: counter(slots) for metric, counter in self._counters.items()}
+        costs = self.counted(choices)
         upper = dict(costs)
         if self.latency is not None:
             interval = self.latency.predict(choices, confidence)
             costs[LATENCY], upper[LATENCY] = interval.ms, interval.high_ms
         return costs, upper
+
+    def counted(self, choices: Choices) -> Costs:
+        """Every metric that is counted, of canonical choices [architectures, decisions]."""
+        slots = self._lower(choices)
+        costs = {metric: counter(slots) for metric, counter in self._counters.items()}
+        return costs | {metric: counter(choices) for metric, counter in self._tabulated.items()}
 
     def _lower(self, choices: Choices) -> list[LayerSlots]:
         if not self.space.stages:
@@ -151,6 +158,12 @@ class CostModel:
             )
         return remarks
 
+    def _count(self, metric: str, choices: Choices) -> npt.NDArray[np.float64]:
+        """One counted metric [architectures]."""
+        if metric in self._tabulated:
+            return self._tabulated[metric](choices)
+        return self._counters[metric](self._lower(choices))
+
     def _extreme(self, metric: str, sign: float) -> float:
         """The largest (sign 1) or smallest (-1) value of a metric over the space.
 
@@ -162,17 +175,16 @@ class CostModel:
         """
         if (metric, sign) in self._extremes:
             return self._extremes[metric, sign]
-        counter = self._counters[metric]
         decisions = self.space.decisions
         best = self.space.canonical([len(d.values) - 1 if sign > 0 else 0 for d in decisions])
-        value = sign * counter(self._lower(best))[0]
+        value = sign * self._count(metric, best)[0]
         changes = [(i, option) for i, d in enumerate(decisions) for option in range(len(d.values))]
         positions, options = np.array(changes).T
         for _ in range(_MAX_CHANGES * len(decisions)):
             tried = np.repeat(best, len(changes), axis=0)
             tried[np.arange(len(changes)), positions] = options
             tried = self.space.canonical(tried)
-            values = sign * counter(self._lower(tried))
+            values = sign * self._count(metric, tried)
             if values.max() <= value:
                 break
             best, value = tried[[values.argmax()]], values.max()

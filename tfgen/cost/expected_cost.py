@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tfgen import errors, seeds
-from tfgen.cost.cost_model import COUNTED, LATENCY
+from tfgen.cost.cost_model import COUNTED, LATENCY, CostModel
 from tfgen.cost.latency import LatencyModel, LayerLatency
 from tfgen.space.layers import LayerSlots
 from tfgen.space.lowering import ACTIVATION_BITS, lower_batch
@@ -55,7 +55,12 @@ class ExpectedCost:
           UsageError: the metric is no sum over layers.
           ValueError: a layer depends on too many decisions for a table.
         """
+        self._space = space
+        self.tables: dict[tuple[int, ...], Floats] = {}  # by numbers of decisions
         self._outside = 0.0
+        if not space.stages:
+            self._tabulate(metric)
+            return
         self._count: Callable[[Sequence[LayerSlots]], Any]
         if metric == LATENCY and isinstance(latency, LayerLatency):
             self._count, self._outside = latency.layers_ms, latency.outside_ms
@@ -66,9 +71,7 @@ class ExpectedCost:
                 f"{metric} is no sum over layers; a mean is known of: {', '.join(METRICS)}, and of "
                 f"{LATENCY} on a profiled device"
             )
-        self._space = space
         self._activation_bits = activation_bits
-        self.tables: dict[tuple[int, ...], Floats] = {}  # by numbers of decisions
         for name, decisions in self._dependencies().items():
             table = self._table(name, decisions)
             self.tables[decisions] = self.tables.get(decisions, 0.0) + table
@@ -92,6 +95,20 @@ class ExpectedCost:
                 )
             total = total + mean
         return total
+
+    def _tabulate(self, metric: str) -> None:
+        """The same for a space without layers, whose costs must be sums over decisions."""
+        model = CostModel(self._space)
+        if metric not in model.metrics:
+            raise errors.UsageError(f"{metric} of {self._space.name!r} is not counted")
+        smallest = self._space.canonical(np.zeros(len(self._space.decisions), np.int64))
+        self._outside = float(model.counted(smallest)[metric][0])
+        for number, decision in enumerate(self._space.decisions):
+            changed = np.repeat(smallest, len(decision.values), axis=0)
+            changed[:, number] = np.arange(len(decision.values))
+            self.tables[number,] = model.counted(changed)[metric] - self._outside
+        choices = self._raw(_CHECKED, seeds.stream(0, "expected cost", "check"))
+        self._compare(choices, model.counted(choices)[metric])
 
     def _layer_costs(self, choices: Choices) -> dict[str, Floats]:
         """What each layer adds to the cost of each network, by layer [networks]."""
@@ -141,10 +158,13 @@ class ExpectedCost:
     def _check(self) -> None:
         """Every decision of a network known, its mean is its cost: no dependency was missed."""
         choices = self._raw(_CHECKED, seeds.stream(0, "expected cost", "check"))
+        slots = lower_batch(self._space, self._space.canonical(choices), self._activation_bits)
+        self._compare(choices, self._count(slots) + self._outside)
+
+    def _compare(self, choices: Choices, costs: Floats) -> None:
         shares = [
             np.eye(len(d.values))[column]
             for d, column in zip(self._space.decisions, choices.T, strict=True)
         ]
-        slots = lower_batch(self._space, self._space.canonical(choices), self._activation_bits)
-        if not np.allclose(self(np, shares), self._count(slots) + self._outside, rtol=1e-9):
+        if not np.allclose(self(np, shares), costs, rtol=1e-9):
             raise AssertionError(f"costs of space {self._space.name!r} depend on more than probed")

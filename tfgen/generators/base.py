@@ -18,6 +18,7 @@ from tfgen.space.architecture import Architecture
 from tfgen.space.search_space import Choices, SearchSpace
 
 if TYPE_CHECKING:  # answers do not import TensorFlow
+    from tfgen.nets.cell_supernet import CellSupernet
     from tfgen.nets.supernet import Supernet
     from tfgen.training.datasets import Split
 
@@ -34,7 +35,7 @@ class Evidence:
       records: trainings that were made.
       surrogate: the encoder fitted to them.
       evaluate: trains architectures, stores and returns the records, and counts them.
-      supernet: the trained weights that all networks of the space share (`nets.supernet`).
+      supernet: the trained weights that all networks of the space share.
       examples: of the search split, on which networks of the supernet are compared.
     """
 
@@ -43,7 +44,7 @@ class Evidence:
     records: Sequence[Record] | None = None
     surrogate: Surrogate | None = None
     evaluate: Evaluate | None = None
-    supernet: Supernet | None = None
+    supernet: Supernet | CellSupernet | None = None
     examples: Split | None = None
 
     def check(self, method: str, needs: frozenset[str]) -> None:

@@ -44,6 +44,7 @@ from tfgen.generators.sgnas import (
     generate,
     target_features,
 )
+from tfgen.nets.cell_supernet import CellSupernet
 from tfgen.nets.keras_compat import keras, tf
 from tfgen.nets.soft_network import SoftNetwork
 
@@ -232,14 +233,18 @@ def _supernet_quality(evidence: Evidence, config: SgnasConfig, seed: int) -> Qua
     """Cross-entropy of the first target's shares on a batch of examples, its weights rounded."""
     examples, space = evidence.examples, evidence.space
     assert examples is not None and evidence.supernet is not None
-    network = SoftNetwork(evidence.supernet)
+    supernet = evidence.supernet
+    if isinstance(supernet, CellSupernet):
+        outputs, quantized = supernet.soft_outputs, False
+    else:
+        outputs, quantized = SoftNetwork(supernet).outputs, True
     x, y = tf.constant(examples.x), tf.constant(examples.y, tf.int32)
     generator = tf.random.Generator.from_seed(seeds.derive(seed, "sgnas", "images") % 2**31)
 
     def loss(shares: Sequence[Any]) -> Any:
         rows = generator.uniform([config.images], 0, len(examples), tf.int32)
         one = {d.name: s[0] for d, s in zip(space.decisions, shares, strict=True)}
-        logits = network.outputs(tf.gather(x, rows), one, quantized=True)
+        logits = outputs(tf.gather(x, rows), one, quantized=quantized)
         return tf.reduce_mean(
             tf.nn.sparse_softmax_cross_entropy_with_logits(tf.gather(y, rows), logits)
         )

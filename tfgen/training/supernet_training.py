@@ -138,9 +138,7 @@ class SupernetTraining:
     def _step(self, layers: Sequence[LayerSpec], x: np.ndarray, y: np.ndarray, done: int) -> float:
         recipe, steps = self._recipe, self._recipe.epochs * self.steps
         quantized = done >= recipe.float_share * steps
-        warmup = max(1, int(recipe.warmup_share * steps))
-        cosine = 0.5 * (1.0 + math.cos(math.pi * done / steps))
-        rate = recipe.learning_rate * min(1.0, (done + 1) / warmup) * cosine
+        rate = learning_rate(recipe, done, steps)
         variables = self.supernet.variables
         with tf.GradientTape() as tape:
             logits = self.supernet.outputs(layers, tf.constant(x), quantized=quantized)
@@ -184,6 +182,13 @@ class SupernetTraining:
             variable.assign(state[name])
             self._momenta[name].assign(state[name + _MOMENTUM_SUFFIX])
         self.epoch = int(state["epoch"])
+
+
+def learning_rate(recipe: SupernetRecipe, done: int, steps: int) -> float:
+    """The rate of the step after `done` of all `steps`."""
+    warmup = max(1, int(recipe.warmup_share * steps))
+    cosine = 0.5 * (1.0 + math.cos(math.pi * done / steps))
+    return recipe.learning_rate * min(1.0, (done + 1) / warmup) * cosine
 
 
 def _cross_entropy(logits: tf.Tensor, y: np.ndarray, smoothing: float) -> tf.Tensor:
