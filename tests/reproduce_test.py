@@ -360,9 +360,12 @@ class CellsTest(absltest.TestCase):
     def test_a_table_that_is_none(self):
         with self.assertRaisesRegex(errors.UsageError, "no such table"):
             reproduce_cells.Truth(self.path.parent / "nowhere")
-        self.path.write_bytes(self.path.read_bytes()[:1000])
-        with self.assertRaisesRegex(errors.CorruptFileError, "not readable"):
-            reproduce_cells.Truth(self.path.parent)
+        whole = self.path.read_bytes()
+        # Cut short, and with bytes that no deflate stream has.
+        for damaged in (whole[:1000], whole[:500] + b"\xff" * 500 + whole[1000:]):
+            self.path.write_bytes(damaged)
+            with self.assertRaisesRegex(errors.CorruptFileError, "nasbench201.csv.gz"):
+                reproduce_cells.Truth(self.path.parent)
         self.path.write_bytes(gzip.compress(b"arch_str,c10_valid\n"))
         with self.assertRaisesRegex(errors.CorruptFileError, "0 cells of 15,625"):
             reproduce_cells.Truth(self.path.parent)

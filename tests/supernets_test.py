@@ -93,6 +93,7 @@ class PipelineTest(absltest.TestCase):
         bundle = bundles.load(self.work.bundle)
         shared = bundle.shared
         np.testing.assert_array_equal(shared.examples.train.x, self.dataset.train.x[:512])
+        np.testing.assert_array_equal(shared.examples.validation.y, self.dataset.validation.y[:500])
         np.testing.assert_array_equal(shared.examples.test.y, self.dataset.test.y)
         budget = Budget({"macs": 1e6})
         selector = Selector(count=2, draws=64, refinements=0, max_distance=1.0)
@@ -104,7 +105,7 @@ class PipelineTest(absltest.TestCase):
         )
         terms = {term.metric: term for term in delivery.contract.terms}
         self.assertLessEqual(terms["macs"].measured, 1e6)
-        self.assertEqual(delivery.contract.tested_on, "400 examples of mnist_images")
+        self.assertEqual(delivery.contract.tested_on, "400 examples of mnist_images_shipped")
         # By chance a quarter; the file scores what the supernet does for that network.
         supernet = supernets.load(EXPERIMENT, self.work, self.dataset)
         expected = supernet_training.accuracy(

@@ -5,7 +5,7 @@ space.json         the search space
 surrogate.npz      the encoder
 generators/*.npz   one trained generator for each method
 supernet.npz       weights that its networks share, where they do
-examples.npz       images for the statistics of networks that inherit them, and a few for test
+examples.npz       images for the statistics of networks that inherit them; a few to score them
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from tfgen.training.recipe import Recipe
 ZOO = pathlib.Path(__file__).parent / "zoo"
 _SPACE, _SURROGATE, _GENERATORS = "space.json", "surrogate.npz", "generators"
 _SUPERNET, _EXAMPLES = "supernet.npz", "examples.npz"
+_SPLITS = ("train", "validation", "test")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +42,7 @@ class SharedWeights:
     Attributes:
       variables: of the supernet (`nets.supernet`), by name.
       examples: some of its data set: the train split has the images for statistics, the others a
-        few of the test split.
+        few to score a delivery on.
       fine_tuning: how a delivery goes on from inherited weights.
     """
 
@@ -52,7 +53,8 @@ class SharedWeights:
     def save(self, folder: pathlib.Path) -> None:
         workdir.write_arrays(folder / _SUPERNET, self.variables)
         arrays = {}
-        for name, split in (("train", self.examples.train), ("test", self.examples.test)):
+        for name in _SPLITS:
+            split = getattr(self.examples, name)
             arrays |= {f"{name}_x": _packed(split.x), f"{name}_y": split.y}
         workdir.write_arrays(folder / _EXAMPLES, arrays)
 
@@ -68,11 +70,9 @@ class SharedWeights:
           TypeError: an answer is of another kind.
           ValueError: arrays do not belong together.
         """
-        arrays = workdir.read_arrays(folder / _EXAMPLES)
-        train, test = (
-            Split(_unpacked(arrays[f"{name}_x"]), arrays[f"{name}_y"]) for name in ("train", "test")
-        )
-        examples = Dataset(dataset, task, train, test, test, answers["preprocessing"])
+        arrays = _finite(folder / _EXAMPLES)
+        splits = [Split(_unpacked(arrays[f"{name}_x"]), arrays[f"{name}_y"]) for name in _SPLITS]
+        examples = Dataset(f"{dataset}_shipped", task, *splits, answers["preprocessing"])
         tuning = Recipe.from_json(answers["fine_tuning"])
         return cls(_finite(folder / _SUPERNET), examples, tuning)
 
@@ -107,7 +107,8 @@ class Bundle:
       task: what the networks are for.
       dataset: name of the data set that the evidence is of.
       dataset_fingerprint: of its arrays.
-      recipe: how the records were trained; deliveries are trained alike.
+      recipe: how the records were trained, where there are no shared weights; deliveries from
+        scratch are trained alike.
       surrogate: the encoder.
       generators: by method.
       manifest_sha256: of the manifest it was read from; empty for one that is not written yet.
@@ -200,6 +201,8 @@ def load(path: pathlib.Path) -> Bundle:
         recipe = Recipe.from_json(answers["recipe"])
         methods = {name: generators.get(name) for name in answers["methods"]}
         needed = {_SPACE, _SURROGATE, *(f"{_GENERATORS}/{name}.npz" for name in methods)}
+        if _SUPERNET in manifest["files"]:
+            needed.add(_EXAMPLES)
         if not needed <= set(manifest["files"]):
             raise KeyError(f"files {sorted(needed - set(manifest['files']))}")
         where = path / _SPACE
@@ -215,9 +218,9 @@ def load(path: pathlib.Path) -> Bundle:
             where = path / _GENERATORS / f"{name}.npz"
             restored[name] = method.restore(space, _finite(where))
             restored[name].propose([Budget({"macs": 1.0})], 1, 0)
-        where = path / _EXAMPLES
         shared = None
         if _SUPERNET in manifest["files"]:
+            where = path / _SUPERNET
             shared = SharedWeights.load(path, dataset, task, answers)
     except (errors.UsageError, ArithmeticError, LookupError, TypeError, ValueError) as error:
         raise errors.CorruptFileError(f"{where}: is no part of a bundle ({error})") from error

@@ -192,6 +192,10 @@ def _deliver_on(
     dataset: datasets.Dataset,
     start: str,
 ) -> int:
+    if bundle.shared is not None and start != pipeline.INHERIT:
+        _say(
+            "note: predictions are of inherited weights; a network that is trained is mostly better"
+        )
     budget = candidates[0].budget
     if budget.device is not None:
         times_ms = pipeline.timed_here(bundle, candidates, budget.device)

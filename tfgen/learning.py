@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -45,11 +46,13 @@ class Learned:
       records: those that were given and those that the generator proposed.
       surrogate: the encoder.
       generators: by method.
+      read_seconds: what rounds took whose proposals were read, when they were made.
     """
 
     records: Sequence[Record]
     surrogate: surrogates.Surrogate
     generators: Mapping[str, Generator]
+    read_seconds: float = 0.0
 
 
 def learn(
@@ -91,6 +94,7 @@ def learn(
         raise errors.CorruptFileError(f"{proposals}: holds no proposals")
     records = list(records)
     costs = CostModel(space)
+    read_seconds = 0.0
 
     def fitted_to(known_records: list[Record]) -> Evidence:
         fitted = surrogates.fit(space, known_records, scale, experiment.surrogate, seed)
@@ -104,7 +108,10 @@ def learn(
     for round_ in range(1, experiment.rounds + 1):
         assert evaluate is not None
         key = f"{run}-{round_}"
-        if key not in known:
+        if key in known:
+            read_seconds += known[key]["seconds"]
+        else:
+            since = time.perf_counter()
             (name, config), *_ = experiment.methods.items()
             evidence = fitted_to(records)
             generator = generators.get(name).fit(evidence, config, seed)
@@ -117,10 +124,13 @@ def learn(
                 own,
                 experiment.answer_share,
             )
-            known[key] = [architecture.choices for architecture in proposed]
+            known[key] = {
+                "networks": [architecture.choices for architecture in proposed],
+                "seconds": time.perf_counter() - since,
+            }
             if proposals is not None:
                 workdir.write_json(proposals, known)
-        architectures = [space.architecture(np.array(row)) for row in known[key]]
+        architectures = [space.architecture(np.array(row)) for row in known[key]["networks"]]
         records += evaluate(architectures, seeds.derive(seed, "proposals", round_))
         say(f"round {round_}: {len(architectures):,} proposals trained")
     evidence = fitted_to(records)
@@ -129,7 +139,7 @@ def learn(
         fitted[name] = generators.get(name).fit(evidence, config, seed)
         say(f"generator {name} fitted")
     assert evidence.surrogate is not None
-    return Learned(records, evidence.surrogate, fitted)
+    return Learned(records, evidence.surrogate, fitted, read_seconds)
 
 
 def propose(

@@ -29,6 +29,7 @@ CHECKPOINT = "checkpoint.npz"
 _CALIBRATION = 512  # images, on which a network estimates its statistics
 _SEARCHED = 2_000  # images of the search split, by which networks are compared
 _SHIPPED = 1_000  # images of the test split that ship with a bundle
+_SHIPPED_VALIDATION = 500
 Say = Callable[[str], None]
 
 
@@ -172,9 +173,17 @@ def evaluator(supernet: Supernet, dataset: Dataset, store: RecordStore) -> Inher
 def shared(supernet: Supernet, dataset: Dataset, fine_tuning: Recipe) -> SharedWeights:
     """What a bundle needs for its networks to inherit their weights, without the data set."""
     variables = {name: variable.numpy() for name, variable in supernet.variables.items()}
-    test = Split(dataset.test.x[:_SHIPPED], dataset.test.y[:_SHIPPED])
-    train = Split(calibration(dataset), dataset.train.y[:_CALIBRATION])
-    few = dataclasses.replace(dataset, train=train, validation=test, test=test)
+
+    def first(split: Split, count: int) -> Split:
+        return Split(split.x[:count], split.y[:count])
+
+    few = dataclasses.replace(
+        dataset,
+        name=f"{dataset.name}_shipped",
+        train=first(dataset.train, _CALIBRATION),
+        validation=first(dataset.validation, _SHIPPED_VALIDATION),
+        test=first(dataset.test, _SHIPPED),
+    )
     return SharedWeights(variables, few, fine_tuning)
 
 

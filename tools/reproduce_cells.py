@@ -9,13 +9,16 @@ accuracy after 200 epochs (c10_valid). Answers are chosen
   * among random cells of the space that keep the target, ranked by the same supernet ("random");
   * by the most MACs within the target, without a supernet ("most MACs"): the mean over ties.
 
-Supernets and scores lie in WORK_DIR/nasbench201, so that a stopped run goes on.
+Trained supernets and scores lie in WORK_DIR/nasbench201, under a name made of all that decides
+them, so that a stopped run goes on with the seed that it was at.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
+import json
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -42,6 +45,7 @@ ACCURACIES = (VALID, "c10_test", "c100_valid", "c100_test", "in16_valid", "in16_
 SGNAS, ARG_MAX, RANDOM, MOST = "sgnas", "sgnas, arg max", "random", "most MACs"
 _DATASET = "cifar10_16x16"
 _DRAWN = 1_000  # of the generator, for a target
+_WRITTEN_AT_ONCE = 100  # scores
 _RECIPE = SupernetRecipe(epochs=24, batch_size=128, learning_rate=0.05)
 _GENERATOR = SgnasConfig(costs=("macs",), steps=1_500, images=64)
 Say = Callable[[str], None]
@@ -80,7 +84,7 @@ class Answer:
       seed: number of the seed.
       method: SGNAS, ARG_MAX, RANDOM or MOST.
       target_macs: that it keeps; an arg max may be over it.
-      macs: of the answer; NaN for a mean over ties.
+      macs: of the answer.
       score: by the supernet, a share; NaN where none was asked.
       regret: points of VALID below the best cell within the target.
       c10_valid: looked up; the others too.
@@ -109,7 +113,8 @@ class Summary:
       regret: mean over targets and seeds.
       low: least mean over targets of a seed.
       high: largest.
-      best: each of ACCURACIES at the target whose answer scored best, the means over seeds.
+      best: each of ACCURACIES at the target whose answer scored best, or has the most MACs where
+        none was scored; the means over seeds.
     """
 
     method: str
@@ -190,7 +195,9 @@ def _searched(
     seed = seeds.derive(base, "nasbench201", number)
     space = catalog.get("nasbench201")
     supernet = CellSupernet(space, seed, channels=sizes.channels, cells=sizes.cells)
-    own = work / f"seed_{number}"
+    made_of = [seed, dataclasses.asdict(sizes.recipe), sizes.channels, sizes.cells, sizes.images]
+    text = json.dumps([*made_of, dataset.fingerprint], sort_keys=True)
+    own = work / f"seed_{number}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
     clock = _Clock(own / "seconds.json")
     if (own / "supernet.npz").is_file():
         for name, value in workdir.read_arrays(own / "supernet.npz").items():
@@ -210,8 +217,8 @@ def _searched(
     examples = datasets.Split(validation.x[: sizes.images], validation.y[: sizes.images])
     scores = _Scores(own / "scores.json", cell_training.scorer(supernet, examples))
 
-    random = space.sample(4 * sizes.random, seeds.stream(seed, "random"))
-    random = random[np.sort(np.unique(random, axis=0, return_index=True)[1])][: sizes.random]
+    random = _different(space.sample(4 * sizes.random, seeds.stream(seed, "random")))
+    random = random[: sizes.random]
     with clock.of("random"):
         random_scores = scores(random)
     looked_up = truth.table.accuracies[VALID][truth.table.rows(random)]
@@ -264,10 +271,10 @@ class _Scores:
         keys = ["".join(map(str, row)) for row in choices.tolist()]
         missing = [(key, row) for key, row in zip(keys, choices, strict=True)
                    if key not in self._known]  # fmt: skip
-        for key, row in missing:
+        for number, (key, row) in enumerate(missing, start=1):
             self._known[key] = self._score(row)
-        if missing:
-            workdir.write_json(self._path, self._known)
+            if number % _WRITTEN_AT_ONCE == 0 or number == len(missing):
+                workdir.write_json(self._path, self._known)
         return np.array([self._known[key] for key in keys])
 
 
@@ -364,6 +371,7 @@ def _write(
         f"A seed takes {told['supernet']} for the supernet, {told['generator']} for the generator "
         f"and {told['answer']} for ten answers; scoring {sizes.random:,} random cells takes "
         f"{told['random']}.",
+        "What was scored for another target or at random is not scored again for an answer. "
         "Accuracies are those of the answer that scored best, among all targets.",
         reports.markdown(_SUMMARY, summarise(answers)),
         "c10_valid by target, the mean of the seeds:",

@@ -293,6 +293,8 @@ def inag_answer(
         0.0,
         0.0,
     )
+    before = [r for r, kept in zip(fit.records, _within(setting, fit.records, budget), strict=True)
+              if kept]  # fmt: skip
     start = time.perf_counter()
     try:
         # The best of them is kept, so they are ranked by what is expected, not by a lower end.
@@ -300,7 +302,8 @@ def inag_answer(
             setting.space, fit.generator, fit.surrogate, setting.costs, budget, METHOD, seed
         )
     except errors.InfeasibleBudgetError:
-        return dataclasses.replace(empty, answer_seconds=time.perf_counter() - start)
+        told = dataclasses.replace(empty, answer_seconds=time.perf_counter() - start)
+        return _scored(setting, told, budget, before, seed)
     seconds = time.perf_counter() - start
     records = setting.train(
         [candidate.architecture for candidate in candidates], seeds.derive(seed, "candidates")
@@ -311,8 +314,6 @@ def inag_answer(
         answer_seconds=seconds,
         confirm_seconds=sum(record.seconds for record in records) / setting.processes,
     )
-    before = [r for r, kept in zip(fit.records, _within(setting, fit.records, budget), strict=True)
-              if kept]  # fmt: skip
     return _scored(setting, answer, budget, [*before, *records], seed)
 
 

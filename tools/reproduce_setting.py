@@ -213,7 +213,7 @@ class Setting:
         """Learns from the records of a variant of the experiment, or reads what was learned.
 
         Kept under a name made of the variant, the seed and the records. A change of the code
-        does not change the name: delete the folder `fits` then.
+        does not change the name: delete the folder `fits` and proposals.json then.
 
         Raises:
           UsageError: the experiment has no generator.
@@ -268,7 +268,7 @@ class Setting:
                 self.folder / learning.PROPOSALS,
             )
         collected = sum(record.seconds for record in records) / self.processes
-        told = {"seconds": collected + evaluate.total_seconds()}
+        told = {"seconds": collected + learned.read_seconds + evaluate.total_seconds()}
         columns = {
             "choices": self.space.choices([r.architecture for r in learned.records]),
             "seed": np.array([r.seed for r in learned.records]),

@@ -52,8 +52,8 @@ class ExpectedCost:
           latency: tells LATENCY; one whose expected latencies are sums over layers.
 
         Raises:
-          UsageError: the metric is no sum over layers.
-          ValueError: a layer depends on too many decisions for a table.
+          UsageError: the metric is no sum over layers, or a layer depends on too many decisions
+            for a table, as those of MLPs do.
         """
         self._space = space
         self.tables: dict[tuple[int, ...], Floats] = {}  # by numbers of decisions
@@ -139,7 +139,10 @@ class ExpectedCost:
         sizes = [len(self._space.decisions[number].values) for number in numbers]
         if math.prod(sizes) > _MAX_TABLE:
             names = ", ".join(self._space.decisions[number].name for number in numbers)
-            raise ValueError(f"layer {name!r} depends on too much for a table: {names}")
+            raise errors.UsageError(
+                f"space {self._space.name!r} has no mean cost by shares: layer {name!r} depends on "
+                f"too much for a table ({names})"
+            )
         grid = np.stack(np.unravel_index(np.arange(math.prod(sizes)), sizes), axis=1)
         costs = []
         for begin in range(0, len(grid), _AT_ONCE):

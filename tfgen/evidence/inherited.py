@@ -24,9 +24,9 @@ from tfgen.training.datasets import Split
 _SEED = 0  # nothing is random
 
 
-def fingerprint(supernet: Supernet, examples: Split) -> str:
-    """Twelve hex digits that stand for a recipe: of the weights, and of how many examples."""
-    digest = hashlib.sha256(str(len(examples)).encode())
+def fingerprint(supernet: Supernet, examples: Split, calibration: np.ndarray) -> str:
+    """Twelve hex digits that stand for a recipe: of the weights, and of how many images."""
+    digest = hashlib.sha256(f"{len(examples)} {len(calibration)}".encode())
     for name, variable in sorted(supernet.variables.items()):
         digest.update(name.encode())
         digest.update(np.ascontiguousarray(variable.numpy()).data)
@@ -65,7 +65,7 @@ class Inheritance:
         self._dataset = dataset_fingerprint
         self._examples = examples
         self._calibration = calibration
-        self.recipe = fingerprint(supernet, examples)
+        self.recipe = fingerprint(supernet, examples, calibration)
         self.trainings = 0
         stored = store.read(dataset_fingerprint, self.recipe)
         self._known = {record.architecture: record for record in stored}

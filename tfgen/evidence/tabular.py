@@ -10,6 +10,7 @@ import gzip
 import io
 import pathlib
 import re
+import zlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -39,10 +40,13 @@ class NasBench201:
         """
         try:
             with gzip.open(path) as file:
-                text = file.read(_MAX_BYTES).decode()
+                content = file.read(_MAX_BYTES + 1)
+            if len(content) > _MAX_BYTES:
+                raise errors.CorruptFileError(f"{path}: is larger than any such table")
+            text = content.decode()
         except FileNotFoundError:
             raise errors.UsageError(f"{path}: no such table") from None
-        except (OSError, EOFError, UnicodeDecodeError) as error:
+        except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
             raise errors.CorruptFileError(f"{path}: not readable ({error})") from error
         try:
             rows = list(csv.DictReader(io.StringIO(text)))
@@ -51,7 +55,7 @@ class NasBench201:
             self.accuracies: Mapping[str, np.ndarray] = {
                 name: np.array([float(row[name]) for row in rows]) for name in columns
             }
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, csv.Error) as error:
             raise errors.CorruptFileError(f"{path}: no table of cells ({error})") from error
         self._rows = {tuple(cell): number for number, cell in enumerate(cells)}
         if len(self._rows) != len(NASBENCH201_OPS) ** len(NASBENCH201_EDGES):

@@ -49,7 +49,7 @@ class SgnasConfig:
     """How the generator is trained.
 
     Attributes:
-      costs: of COSTS, those that targets may limit; the first is swept where none is.
+      costs: of COSTS, those that targets may limit.
       steps: of gradient descent.
       batch_size: targets a step.
       images: a step, through the supernet; where there is none the encoder tells the loss.

@@ -48,8 +48,8 @@ from tfgen.nets.cell_supernet import CellSupernet
 from tfgen.nets.keras_compat import keras, tf
 from tfgen.nets.soft_network import SoftNetwork
 
-_SAMPLED = 4096  # networks by which costs are told
-_END = 1e-3  # of these, how many are beyond each end of a range
+_SAMPLED = 4096  # networks, whose costs several limits at once are near
+_END = 1e-3  # of these, how many are beyond each end of a latency's range
 _CLIPPED_NORM = 1.0  # of a step's gradient: early maps are far off
 _EXPLORED = 16  # random networks that tell the range of L_val
 # L_val of shares of choices, each [targets, values]; a scalar.
@@ -78,7 +78,12 @@ def train(evidence: Evidence, config: SgnasConfig, seed: int) -> dict[str, np.nd
     columns = [COSTS.index(metric) for metric in config.costs]
     ranges = np.zeros((len(COSTS), 2))
     for metric, column in zip(config.costs, columns, strict=True):
-        ranges[column] = np.log(np.quantile(costs[metric], [_END, 1.0 - _END]))
+        if metric == LATENCY:  # of which no extremes are known
+            ends = np.quantile(costs[metric], [_END, 1.0 - _END])
+        else:
+            model = evidence.cost_model
+            ends = np.array([model.minimum(metric), model.maximum(metric)])
+        ranges[column] = np.log(ends)
     # By network, its cost of each that may be limited [networks, costs].
     points = np.stack([costs[metric] for metric in config.costs], axis=1)
 
@@ -224,7 +229,8 @@ def _encoder_quality(evidence: Evidence) -> Quality:
             rows.append(row * activity[:, None])
             activities.append(activity)
         mean, _ = moments(tf, frozen, tf.concat(rows, axis=1))
-        return -tf.reduce_mean(tf.clip_by_value(mean, 0.0, 1.0))
+        # Beyond 0..1 there are networks too; far beyond it the encoder guesses.
+        return -tf.reduce_mean(tf.clip_by_value(mean, -1.0, 2.0))
 
     return quality
 

@@ -33,7 +33,7 @@ def train(
     Args:
       supernet: whose weights are trained.
       dataset: images and classes.
-      recipe: how; cells have no bits, so `float_share` changes nothing.
+      recipe: how; `float_share` and `label_smoothing` are not read.
       seed: of order, shifts and cells.
       report: told each epoch's number and mean loss.
     """
@@ -84,7 +84,10 @@ def train(
 
 
 def scorer(supernet: CellSupernet, examples: Split) -> Callable[[np.ndarray], float]:
-    """What tells the share of examples that a cell [6] classifies rightly with shared weights."""
+    """What tells the share of examples that a cell [6] classifies rightly with shared weights.
+
+    Of more than 500 examples, whole batches of 500 are looked at.
+    """
     x, y = tf.constant(examples.x), tf.constant(examples.y, tf.int32)
     size = min(_EVALUATED_AT_ONCE, len(examples))
 
