@@ -7,6 +7,9 @@ The paper's number of records. What makes them affordable on two cores is the re
 means of 4x4 pixels, and 400 steps of 64, three quarters of an epoch, from two starts: 0.11 s of a
 core a record, 20,000 in twenty minutes. In a sample of 40 networks 98 of 100 accuracies were in
 0.17..0.44, and two trainings of one network differed by 0.012, 4 % of that range, on average.
+
+Few networks reach the highest conditions: with the default temperature of its teacher a generator
+wrote 401 different networks in 1,000 draws there, hence a higher one.
 """
 
 import ml_collections
@@ -28,7 +31,7 @@ def get_config() -> ml_collections.ConfigDict:
                 "starts": 2,
             },
             "surrogate": {},
-            "methods": {"nagan": {}, "random": {}},
+            "methods": {"nagan": {"teaching_temperature": 0.007}, "random": {}},
             "seed": 2020,
         }
     )
