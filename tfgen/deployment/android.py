@@ -357,11 +357,16 @@ def _call(command: list[str], timeout_seconds: float) -> _Done:
                 os.killpg(process.pid, signal.SIGKILL)
             if isinstance(error, subprocess.TimeoutExpired):
                 raise errors.DeviceError(
-                    f"`{_short(shlex.join(command))}` did not finish within "
+                    f"`{_named(command)}` did not finish within "
                     f"{timeout_seconds:g} s; raise the time-out, or look at the phone"
                 ) from None
             raise
     return _Done(process.returncode, output.decode(errors="replace"), said.decode(errors="replace"))
+
+
+def _named(command: list[str]) -> str:
+    """The beginning of a command, which says what it does; where the program lies says nothing."""
+    return shlex.join([pathlib.PurePath(command[0]).name, *command[1:]])[:300]
 
 
 def _short(text: str) -> str:
