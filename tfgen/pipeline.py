@@ -80,10 +80,8 @@ def _inherit(
     supernet = supernets.load(experiment, work, dataset)
     store = RecordStore(work.records, supernet.space)
     evaluate = supernets.evaluator(supernet, dataset, store)
-    stored = store.read(dataset.fingerprint, evaluate.recipe)
-    known = {record.architecture for record in stored}
     networks = dict.fromkeys(planned)
-    missing = [architecture for architecture in networks if architecture not in known]
+    missing = [architecture for architecture in networks if architecture not in evaluate.known]
 
     def made() -> Iterator[Record]:
         with store:
@@ -146,10 +144,9 @@ def fit(
         shared = supernets.shared(supernet, dataset, experiment.fine_tuning)
         with RecordStore(work.records, space) as store:
             score = supernets.evaluator(supernet, dataset, store)
-            stored = store.read(dataset.fingerprint, score.recipe)
             plan = collecting.plan(space, experiment.records, seed)
             wanted = {training.architecture for training in plan}
-            records = [record for record in stored if record.architecture in wanted]
+            records = [r for architecture, r in score.known.items() if architecture in wanted]
             _check_complete(work, len(records), len(wanted))
             examples = supernets.searched(dataset)
             learned = learning.learn(

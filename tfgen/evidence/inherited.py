@@ -41,6 +41,7 @@ class Inheritance:
     Attributes:
       trainings: how many were asked for; what "equal trainings" is read from.
       recipe: what its records have in a recipe's place.
+      known: by architecture, the record of each that was scored, stored ones in the store's order.
     """
 
     def __init__(
@@ -68,18 +69,18 @@ class Inheritance:
         self.recipe = fingerprint(supernet, examples, calibration)
         self.trainings = 0
         stored = store.read(dataset_fingerprint, self.recipe)
-        self._known = {record.architecture: record for record in stored}
+        self.known = {record.architecture: record for record in stored}
 
     def __call__(self, architectures: Sequence[Architecture], seed: int = _SEED) -> list[Record]:
         """Scores each architecture, once whatever the seed; records in the given order."""
         del seed
         self.trainings += len(architectures)
         for architecture in dict.fromkeys(architectures):
-            if architecture not in self._known:
+            if architecture not in self.known:
                 record = self._scored(architecture)
                 self._store.append([record])
-                self._known[architecture] = record
-        return [self._known[architecture] for architecture in architectures]
+                self.known[architecture] = record
+        return [self.known[architecture] for architecture in architectures]
 
     def _scored(self, architecture: Architecture) -> Record:
         begin = time.perf_counter()
