@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
 import json
 import re
@@ -49,13 +48,7 @@ class NetworkLayout:
 
 def _nasbench201(space: SearchSpace, rows: Rows) -> npt.ArrayLike:
     """`arch_str`, as |op~0|+|op~0|op~1|+|op~0|op~1|op~2|: each node's inputs in order."""
-    return [_cell(row["arch_str"]) for row in rows]
-
-
-@functools.lru_cache(maxsize=2**14)  # all 15,625: the tables of many devices name them
-def _cell(text: str) -> tuple[int, ...]:
-    codes = {op: code for code, op in enumerate(tabulated.NASBENCH201_OPS)}
-    return tuple(codes[op] for op in re.findall(r"(\w+)~\d", text))
+    return [tabulated.nasbench201_cell(row["arch_str"]) for row in rows]
 
 
 def _fbnet(space: SearchSpace, rows: Rows) -> npt.ArrayLike:

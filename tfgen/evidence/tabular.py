@@ -9,7 +9,6 @@ import csv
 import gzip
 import io
 import pathlib
-import re
 import zlib
 from collections.abc import Mapping
 
@@ -17,9 +16,8 @@ import numpy as np
 
 from tfgen import errors
 from tfgen.space.search_space import Choices
-from tfgen.space.tabulated import NASBENCH201_EDGES, NASBENCH201_OPS
+from tfgen.space.tabulated import NASBENCH201_EDGES, NASBENCH201_OPS, nasbench201_cell
 
-_OP = re.compile(r"(\w+)~\d")
 _MAX_BYTES = 64_000_000  # of a table, unpacked
 
 
@@ -50,25 +48,19 @@ class NasBench201:
             raise errors.CorruptFileError(f"{path}: not readable ({error})") from error
         try:
             rows = list(csv.DictReader(io.StringIO(text)))
-            cells = [_cell(row["arch_str"]) for row in rows]
-            self.choices: Choices = np.array(cells, np.int64).reshape(-1, len(NASBENCH201_EDGES))
+            cells = [nasbench201_cell(row["arch_str"]) for row in rows]
+            self.choices: Choices = np.array(cells, np.int64).reshape(
+                len(cells), len(NASBENCH201_EDGES)
+            )
             self.accuracies: Mapping[str, np.ndarray] = {
                 name: np.array([float(row[name]) for row in rows]) for name in columns
             }
         except (KeyError, TypeError, ValueError, csv.Error) as error:
             raise errors.CorruptFileError(f"{path}: no table of cells ({error})") from error
-        self._rows = {tuple(cell): number for number, cell in enumerate(cells)}
+        self._rows = {cell: number for number, cell in enumerate(cells)}
         if len(self._rows) != len(NASBENCH201_OPS) ** len(NASBENCH201_EDGES):
             raise errors.CorruptFileError(f"{path}: has {len(self._rows):,} cells of 15,625")
 
     def rows(self, choices: Choices) -> np.ndarray:
         """Where these cells [cells, 6] are in the table [cells]."""
         return np.array([self._rows[tuple(row)] for row in choices.tolist()])
-
-
-def _cell(text: str) -> list[int]:
-    """The choices of |op~0|+|op~0|op~1|+|op~0|op~1|op~2|."""
-    ops = _OP.findall(text)
-    if len(ops) != len(NASBENCH201_EDGES):
-        raise ValueError(f"a cell has {len(NASBENCH201_EDGES)} ops: {text!r}")
-    return [NASBENCH201_OPS.index(op) for op in ops]

@@ -6,6 +6,8 @@ told for; see `cost/public_tables.py`.
 
 from __future__ import annotations
 
+import functools
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 from tfgen.space import bits
@@ -37,6 +39,13 @@ def nasbench201_text(cell: Sequence[int]) -> str:
     """A cell's choices as that benchmark writes them: |op~0|+|op~0|op~1|+|op~0|op~1|op~2|."""
     ops = [f"{NASBENCH201_OPS[c]}~{a}" for c, (a, _) in zip(cell, NASBENCH201_EDGES, strict=True)]
     return f"|{ops[0]}|+|{'|'.join(ops[1:3])}|+|{'|'.join(ops[3:])}|"
+
+
+@functools.lru_cache(maxsize=2**14)  # all 15,625: the tables of many devices name them
+def nasbench201_cell(text: str) -> tuple[int, ...]:
+    """The choices of a cell that `nasbench201_text` wrote; raises KeyError for an unknown op."""
+    codes = {op: code for code, op in enumerate(NASBENCH201_OPS)}
+    return tuple(codes[op] for op in re.findall(r"(\w+)~\d", text))
 
 
 def fbnet() -> SearchSpace:
