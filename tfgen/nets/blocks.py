@@ -58,7 +58,11 @@ class ChannelSlice(keras.layers.Layer):
         self.offset = offset
         self.channels = channels
 
-    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        if training:  # the same op in another spelling, whose gradient is ten times as fast
+            begin = [0] * (inputs.shape.rank - 1) + [self.offset]
+            size = [-1] * (inputs.shape.rank - 1) + [self.channels]
+            return tf.slice(inputs, begin, size)
         return inputs[..., self.offset : self.offset + self.channels]
 
     def get_config(self) -> dict[str, object]:

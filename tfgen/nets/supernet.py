@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -135,7 +135,7 @@ class Supernet:
             weighted = [layer for layer in group if layer.weighted]
             columns = [(channels[one.inputs[0]], channels[one.name]) for one in weighted]
             tops = [rounding.top_level(one.weight_bits) for one in weighted]
-            slices = [(one.offset, one.out_channels) for one in group if one.op == "slice"]
+            slices = [one.out_channels for one in group if one.op == "slice"]
             rate = self._rate(group[0], rates)
             normalised = [one.name for one in weighted if one.batch_norm]
             given = [np.stack(statistics[name]) for name in normalised] if statistics else []
@@ -293,7 +293,7 @@ class Supernet:
                     tf.TensorSpec([None] * rank, tf.float32),
                     [(columns, columns) for _ in weighted],
                     [tf.TensorSpec([], tf.float32) for _ in weighted],
-                    [tf.TensorSpec([2], tf.int32) for layer in group if layer.op == "slice"],
+                    [tf.TensorSpec([], tf.int32) for layer in group if layer.op == "slice"],
                     tf.TensorSpec([], tf.int32),
                     [moments for layer in weighted if layer.batch_norm] if fixed else [],
                 ],
@@ -320,15 +320,16 @@ class Supernet:
           x: what the stage reads.
           columns: of each layer with weights, the supernet's channels that it reads and writes.
           tops: of each of these, the largest level of its weights.
-          slices: of each slice, its offset and its channels.
+          slices: channels of each slice; a block's slices part a tensor, in their order.
           rate: row of the scales and shifts.
           given: of each normalisation its moments; empty for those of this batch.
 
         Returns:
           The last layer's output, and the moments of each normalisation.
         """
-        weights, cuts, fixed = iter(zip(columns, tops, strict=True)), iter(slices), iter(given)
+        weights, fixed = iter(zip(columns, tops, strict=True)), iter(given)
         tensors: dict[str, tf.Tensor] = {}
+        cut: Iterator[tf.Tensor] = iter(())
         moments = []
         for layer in group:
             sources = [tensors.get(name, x) for name in layer.inputs]
@@ -346,8 +347,9 @@ class Supernet:
                     y = y + tf.gather(self.variables[f"{layer.name}/{BIAS}"], written)
                 y = ACTIVATIONS[layer.activation](y)
             elif layer.op == "slice":
-                offset, channels = tf.unstack(next(cuts))
-                y = sources[0][..., offset : offset + channels]
+                if not layer.offset:  # one split: the gradients of slices fill with zeros, slowly
+                    cut = iter(tf.split(sources[0], tf.stack(slices), axis=-1, num=len(slices)))
+                y = next(cut)
             else:
                 y = _OPS[layer.op](layer, sources)
             if owners.get(layer.name) == layer.name:
@@ -445,7 +447,7 @@ def _normalised(
         is_training=moments is None,
     )
     if moments is None:  # it divides by one example less than it normalises by
-        count = tf.cast(tf.size(x[..., 0]), tf.float32)
+        count = tf.cast(tf.reduce_prod(tf.shape(x)[:-1]), tf.float32)
         variance *= (count - 1.0) / count
     return y, (mean, variance)
 
@@ -456,9 +458,19 @@ def _rounded_kernel(kernel: tf.Tensor, layer: LayerSpec, top: tf.Tensor) -> tf.T
 
 
 def _rounded_activation(x: tf.Tensor, bits: int) -> tf.Tensor:
-    """Rounded over the batch's range; the gradient goes straight through."""
-    low, high = tf.minimum(tf.reduce_min(x), 0.0), tf.maximum(tf.reduce_max(x), _LEAST_RANGE)
-    return tf.quantization.fake_quant_with_min_max_vars(x, low, high, bits)
+    """Rounded over the batch's range; the gradient goes straight through.
+
+    Nothing lies outside of that range, so this is the gradient of TensorFlow's own op, without the
+    six passes over the batch that it and those of the minimum and the maximum take.
+    """
+
+    @tf.custom_gradient
+    def straight_through(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+        low, high = tf.minimum(tf.reduce_min(x), 0.0), tf.maximum(tf.reduce_max(x), _LEAST_RANGE)
+        y = tf.quantization.fake_quant_with_min_max_vars(x, low, high, bits)
+        return y, lambda upstream: upstream
+
+    return straight_through(x)
 
 
 _OPS: Mapping[str, Callable[[LayerSpec, Sequence[tf.Tensor]], tf.Tensor]] = {

@@ -19,6 +19,7 @@ from tfgen import seeds
 from tfgen.space.layers import LayerSpec
 
 _RELU_BIAS = 0.1
+LARGEST_SHIFT = 16  # pixels
 FIT_EXAMPLES = 4096  # of the training split, by which starts are compared
 
 
@@ -38,6 +39,9 @@ class Recipe:
       patience: how many checks on the validation split in a row may be no better than the best one
         before training stops; the best weights are kept. 0 trains to the end and keeps the last.
         The population trainer checks nothing.
+      shift: pixels by which images are moved at most, in each direction.
+      flip: whether half of the images are mirrored. The population trainer refuses recipes that
+        move or mirror.
     """
 
     steps: int = 2000
@@ -47,10 +51,14 @@ class Recipe:
     starts: int = 1
     float_share: float = 0.0
     patience: int = 0
+    shift: int = 0
+    flip: bool = False
 
     def __post_init__(self) -> None:
-        if self.patience < 0:
-            raise ValueError(f"recipe needs a patience of at least 0: {self}")
+        if self.patience < 0 or not 0 <= self.shift <= LARGEST_SHIFT:
+            raise ValueError(
+                f"recipe needs a patience of at least 0, a shift of 0..{LARGEST_SHIFT}: {self}"
+            )
         if (
             min(self.steps, self.batch_size, self.starts) < 1
             or not 0 <= self.warmup_steps <= self.steps
@@ -95,12 +103,16 @@ class Recipe:
         """Steps before weights are rounded."""
         return int(self.float_share * self.steps)
 
+    @property
+    def augments(self) -> bool:
+        """Whether images are moved or mirrored."""
+        return bool(self.shift or self.flip)
+
     def to_json(self) -> dict[str, Any]:
         data = dataclasses.asdict(self)
-        if not self.float_share:
-            del data["float_share"]  # records are older than the field
-        if not self.patience:
-            del data["patience"]
+        for name in ("float_share", "patience", "shift", "flip"):
+            if not data[name]:
+                del data[name]  # records are older than the field
         return data
 
     @classmethod
@@ -137,8 +149,10 @@ class SupernetRecipe:
     flip: bool = True
 
     def __post_init__(self) -> None:
-        if min(self.epochs, self.batch_size) < 1 or min(self.shift, self.weight_decay) < 0:
+        if min(self.epochs, self.batch_size) < 1 or self.weight_decay < 0:
             raise ValueError(f"a supernet needs positive epochs and batches: {self}")
+        if not 0 <= self.shift <= LARGEST_SHIFT:
+            raise ValueError(f"a supernet needs a shift of 0..{LARGEST_SHIFT}: {self}")
         if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
             raise ValueError(f"a supernet needs a positive learning rate: {self}")
         shares = (self.warmup_share, self.momentum, self.float_share, self.label_smoothing)

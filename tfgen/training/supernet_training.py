@@ -31,7 +31,7 @@ from tfgen.nets.supernet import KERNEL, Supernet
 from tfgen.space.layers import LayerSpec
 from tfgen.space.lowering import lower
 from tfgen.space.search_space import Choices, Chosen, Decision, SearchSpace
-from tfgen.training import fitting
+from tfgen.training import augmentation, fitting
 from tfgen.training.datasets import Dataset, Split
 from tfgen.training.recipe import SupernetRecipe
 
@@ -199,17 +199,9 @@ def _cross_entropy(logits: tf.Tensor, y: np.ndarray, smoothing: float) -> tf.Ten
 
 
 def augmented(x: np.ndarray, recipe: SupernetRecipe, random: np.random.Generator) -> np.ndarray:
-    """Images moved by some pixels, over a border of the mean's 0, and mirrored [batch, h, w, c]."""
-    if recipe.shift:
-        reach, (height, width) = recipe.shift, x.shape[1:3]
-        padded = np.pad(x, [(0, 0), (reach, reach), (reach, reach), (0, 0)])
-        windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), (1, 2))
-        down, right = random.integers(2 * reach + 1, size=(2, len(x)))
-        x = np.moveaxis(windows[np.arange(len(x)), down, right], 1, 3)
-    if recipe.flip:
-        mirrored = random.random(len(x)) < 0.5
-        x = np.where(mirrored[:, None, None, None], x[:, :, ::-1], x)
-    return np.ascontiguousarray(x, np.float32)
+    """Images moved and mirrored as the recipe says [batch, height, width, channels]."""
+    moves = augmentation.draw(recipe.shift, recipe.flip, (len(x),), random)
+    return augmentation.moved(x, moves, recipe.shift)
 
 
 # --- networks -----------------------------------------------------------------------------------

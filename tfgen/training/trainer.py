@@ -13,7 +13,7 @@ import numpy as np
 from tfgen import errors, seeds, workdir
 from tfgen.nets.keras_compat import keras, tf
 from tfgen.space.layers import LayerSpec
-from tfgen.training import fitting, population, quantize_aware
+from tfgen.training import augmentation, fitting, population, quantize_aware
 from tfgen.training.datasets import Dataset
 from tfgen.training.recipe import FIT_EXAMPLES, Recipe, initial_weights
 
@@ -72,9 +72,11 @@ def train(
       progress: told the steps done and the loss.
 
     Raises:
-      UsageError: the layers do not fit the data set.
+      UsageError: the layers do not fit the data set, or the recipe moves what are no images.
     """
     fitting.check(layers, dataset)
+    if recipe.augments and dataset.train.x.ndim != 4:
+        raise errors.UsageError(f"{dataset.name!r} has no images to move or mirror")
     start = time.monotonic()
     kept: tuple[float, keras.Model, tuple[LayerSpec, ...], float] | None = None
     starts = [seed] if weights is not None else _start_seeds(layers, dataset, recipe, seed)
@@ -153,7 +155,7 @@ def _start_seeds(
 
     It takes a second where a training here takes five, and differs by the rounding of activations.
     """
-    if recipe.starts == 1 or not population.trains(layers, dataset):
+    if recipe.starts == 1 or recipe.augments or not population.trains(layers, dataset):
         return recipe.start_seeds(seed)
     member = population.Member(tuple(layers), seed)
     (outcome,) = population.train([member], dataset, recipe, processes=1)
@@ -253,8 +255,9 @@ def _steps(
 ) -> Callable[[int, int], tf.Tensor]:
     """A graph that runs steps first .. last - 1 and returns the last one's loss.
 
-    Batches and learning rates are constants of the graph: Python is left alone between steps. Data
-    are an argument, since Keras keeps graphs, with all constants, longer than their training.
+    Batches, moves and learning rates are constants of the graph: Python is left alone between
+    steps. Data are an argument, since Keras keeps graphs, with all constants, longer than their
+    training.
     """
     losses = {
         "mean_squared_error": keras.losses.MeanSquaredError(),
@@ -263,6 +266,22 @@ def _steps(
     loss_of = losses[dataset.task.loss]
     x, y = tf.constant(dataset.train.x), tf.constant(dataset.train.y)
     batches = tf.constant(recipe.batches(len(dataset.train), seed))  # [steps, batch]
+    moves = augmentation.draw(
+        recipe.shift, recipe.flip, tuple(batches.shape), seeds.stream(seed, "augmentation")
+    )
+    down, right = tf.constant(moves.down), tf.constant(moves.right)  # each [steps, batch]
+    mirrored = tf.constant(moves.mirrored)
+
+    def seen(x: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
+        """The images of a step's batch."""
+        batch = tf.gather(x, batches[step])
+        if not recipe.augments:
+            return batch
+        own = augmentation.Moves(
+            tf.cast(down[step], tf.int32), tf.cast(right[step], tf.int32), mirrored[step]
+        )
+        return augmentation.moved_in_graph(tf, batch, own, recipe.shift)
+
     rates = tf.constant(recipe.learning_rates())  # [steps]
     weights = model.trainable_variables
     optimizer = keras.optimizers.Adam()
@@ -274,7 +293,7 @@ def _steps(
         for step in tf.range(first, last):
             rows = batches[step]
             with tf.GradientTape() as tape:
-                loss = loss_of(tf.gather(y, rows), model(tf.gather(x, rows), training=True))
+                loss = loss_of(tf.gather(y, rows), model(seen(x, step), training=True))
             optimizer.learning_rate.assign(rates[step])
             optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
         return loss

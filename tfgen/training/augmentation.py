@@ -1,0 +1,74 @@
+"""Training images moved by some pixels and mirrored, each at random.
+
+What is drawn are plain numbers, by NumPy, for a batch or for all batches of a training; an image is
+moved by two look-ups, of rows and of columns, in NumPy or in a graph.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Moves:
+    """Where images go; arrays of any equal shape.
+
+    Attributes:
+      down: first row that is seen, of an image with a border of zeros.
+      right: first column.
+      mirrored: whether columns are seen from right to left.
+    """
+
+    down: np.ndarray
+    right: np.ndarray
+    mirrored: np.ndarray
+
+
+def draw(shift: int, flip: bool, shape: tuple[int, ...], random: np.random.Generator) -> Moves:
+    """Draws moves.
+
+    Args:
+      shift: pixels by which an image is moved at most, in each direction; the border's width.
+      flip: whether half of the images are mirrored.
+      shape: of the arrays.
+      random: that draws.
+    """
+    down = right = np.zeros(shape, np.int8)
+    mirrored = np.zeros(shape, bool)
+    if shift:
+        down, right = random.integers(2 * shift + 1, size=(2, *shape)).astype(np.int8)
+    if flip:
+        mirrored = random.random(shape) < 0.5
+    return Moves(down, right, mirrored)
+
+
+def moved(x: np.ndarray, moves: Moves, shift: int) -> np.ndarray:
+    """Images [batch, height, width, channels] as their moves [batch] show them."""
+    rows, columns = _places(np, x.shape, moves)
+    padded = np.pad(x, _border(shift))
+    return np.asarray(
+        padded[np.arange(len(x))[:, None, None], rows[:, :, None], columns[:, None]], np.float32
+    )
+
+
+def moved_in_graph(tf: Any, x: Any, moves: Moves, shift: int) -> Any:
+    """`moved` of tensors; the moves are tensors too, of int32 and bool [batch]."""
+    rows, columns = _places(tf, x.shape, moves)
+    x = tf.gather(tf.pad(x, _border(shift)), rows, axis=1, batch_dims=1)
+    return tf.gather(x, columns, axis=2, batch_dims=1)
+
+
+def _border(shift: int) -> list[list[int]]:
+    return [[0, 0], [shift, shift], [shift, shift], [0, 0]]
+
+
+def _places(xp: Any, shape: Any, moves: Moves) -> tuple[Any, Any]:
+    """Rows [batch, height] and columns [batch, width] of the bordered image that are seen."""
+    _, height, width, _ = shape
+    ahead = np.arange(width, dtype=np.int32)
+    rows = moves.down[:, None] + np.arange(height, dtype=np.int32)
+    seen = xp.where(moves.mirrored[:, None], ahead[::-1], ahead)
+    return rows, moves.right[:, None] + seen
