@@ -1,5 +1,6 @@
 """The program `generate` as a user runs it: bad input, fast answers, a whole delivery."""
 
+import contextlib
 import functools
 import json
 import os
@@ -9,12 +10,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from unittest import mock
 
 import numpy as np
 from absl.testing import absltest, parameterized
 
 from tfgen import bundle as bundles
-from tfgen import workdir
+from tfgen import pipeline, workdir
 from tfgen.cost import latency_table
 from tfgen.cost.budget import Budget
 from tfgen.deployment import benchmark, contract, devices, profiling
@@ -34,9 +36,13 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
 
-def run(*arguments: str, cwd: str | None = None) -> subprocess.CompletedProcess:
+def run(
+    *arguments: str, cwd: str | None = None, bundle: str | None = BUNDLE
+) -> subprocess.CompletedProcess:
+    """Of arguments that are given twice the later counts; None names no bundle."""
+    named = [] if bundle is None else [f"--bundle={bundle}"]
     return subprocess.run(
-        [sys.executable, "-m", "tfgen.generate", *arguments],
+        [sys.executable, "-m", "tfgen.generate", *named, *arguments],
         capture_output=True,
         text=True,
         timeout=240,
@@ -58,7 +64,8 @@ class BadInputTest(Temporary):
     @parameterized.parameters(
         (["--budget=storage=3"], "unknown metric 'storage'; known: params, macs"),
         (["--budget=latency_ms=3@pixel9"], "unknown device 'pixel9'; known:"),
-        (["--budget=latency_ms=3@host"], "run profile_device --device=host"),
+        (["--budget=latency_ms=3@host", "--threads=2"], "run profile_device --device=host"),
+        (["--budget=latency_ms=3@host,accuracy=0.9"], "is judged by r2, not by accuracy"),
         (["--budget=latency_ms=3@pixel3"], "add --stop_after=candidates"),
         (["--budget=latency_ms=3@pixel3", *QUICK], "say where their tables lie, --tables_dir=DIR"),
         (
@@ -67,6 +74,7 @@ class BadInputTest(Temporary):
         ),
         (["--budget=macs=9", "--train=inherit"], "has no supernet; leave the flag out"),
         (["--budget=macs=9", "--method=gan"], "unknown method 'gan'; known: nagan, random"),
+        (["--budget=macs=9", "--method=sgnas"], "has no generator of method 'sgnas'; it has:"),
         (
             ["--budget=macs=9", "--bundle=mars"],
             "unknown bundle 'mars'; known: california_housing_mlp",
@@ -188,6 +196,19 @@ class AnswerTest(Temporary):
         (answer,) = json.loads((self.root / "candidates.json").read_text())
         self.assertLen(answer["candidates"], 10)
 
+    def test_without_a_bundle_the_quality_that_is_asked_for_tells_it(self):
+        out = f"--output_dir={self.root}"
+        done = run("--budget=r2=0.6", out, *QUICK, bundle=None)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn("bundle california_housing_mlp", done.stderr)
+        self.assertIn("candidates by nagan", done.stdout)
+        done = run("--budget=r2=0.6", "--budget=accuracy=0.6", out, *QUICK, bundle=None)
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("'california_housing_mlp' is judged by r2, not by accuracy", done.stderr)
+        done = run("--budget=accuracy=0.6,storage_kb=40", out, *QUICK, bundle=None)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertNotIn("bundle california_housing_mlp", done.stderr)
+
     def test_an_output_folder_that_is_a_file_is_one_line(self):
         (self.root / "file").write_text("a user's own")
         done = run("--budget=r2=0.6", f"--output_dir={self.root / 'file'}", *QUICK)
@@ -299,18 +320,18 @@ class DeliveryTest(Temporary):
 class LatencyTest(Temporary):
     def setUp(self):
         super().setUp()
-        space = bundles.load(bundles.find(BUNDLE)).space
         self.host = self.root / devices.FOLDER / "host.json"
-        # 45 chosen networks tell a confidence of 0.95.
-        table = profiling.time_space(
-            devices.this_machine(),
-            space,
-            ops=60,
-            networks=80,
-            patience_s=0,
-            say=lambda text: None,
-        )
-        table.save(self.host)
+        self.enter_context(contextlib.chdir(self.root))
+        # As generate does where nobody profiled; 45 chosen networks tell a confidence of 0.95.
+        fewer = functools.partial(profiling.time_space, ops=60, networks=80, patience_s=0)
+        self.said: list[str] = []
+        with mock.patch.object(profiling, "time_space", fewer):
+            self.profile()
+
+    def profile(self) -> None:
+        bundle = bundles.load(bundles.find(BUNDLE))
+        budget = Budget.parse("latency_ms=1@host")
+        pipeline.profile_missing(bundle, budget, 1, self.said.append)
 
     def networks(self) -> dict[Architecture, float]:
         table = latency_table.load(self.host)
@@ -343,6 +364,13 @@ class LatencyTest(Temporary):
         if measured["quiet_windows"] >= 5:
             delivered = next(a for a in shown if a.fingerprint == agreed["fingerprint"])
             self.assertEqual(after[delivered], term["measured"])
+
+    def test_what_was_profiled_is_not_profiled_again(self):
+        self.assertIn("was not profiled for california_housing_mlp", self.said[0])
+        said, before = len(self.said), self.host.read_bytes()
+        self.profile()
+        self.assertLen(self.said, said)
+        self.assertEqual(self.host.read_bytes(), before)
 
     def test_a_latency_that_no_network_keeps(self):
         done = run("--budget=latency_ms=1e-7@host", *QUICK, cwd=str(self.root))

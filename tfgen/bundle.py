@@ -32,6 +32,7 @@ from tfgen.training.recipe import Recipe
 ZOO = pathlib.Path(__file__).parent / "zoo"
 _SPACE, _SURROGATE, _GENERATORS = "space.json", "surrogate.npz", "generators"
 _SUPERNET, _EXAMPLES = "supernet.npz", "examples.npz"
+_FIRST = "cifar10"  # answers where several bundles could
 _SPLITS = ("train", "validation", "test")
 
 
@@ -110,7 +111,7 @@ class Bundle:
       recipe: how the records were trained, where there are no shared weights; deliveries from
         scratch are trained alike.
       surrogate: the encoder.
-      generators: by method.
+      generators: by method; the first answers where none is named.
       manifest_sha256: of the manifest it was read from; empty for one that is not written yet.
       activation_bits: of every network that is answered; 16 are computed by slow kernels.
       io: "float", or "int8" for files whose input and output are integers.
@@ -133,6 +134,11 @@ class Bundle:
     @functools.cached_property
     def cost_model(self) -> CostModel:
         return CostModel(self.space, self.activation_bits, self.io)
+
+    @property
+    def default_method(self) -> str:
+        """Whose generator answers where nobody names one."""
+        return next(iter(self.generators))
 
     def generator(self, method: str) -> Generator:
         """The method's generator; raises UsageError that names those of this bundle."""
@@ -173,7 +179,7 @@ def save(
             "task": bundle.task.name,
             "dataset": bundle.dataset,
             "recipe": bundle.recipe.to_json(),
-            "methods": sorted(bundle.generators),
+            "methods": list(bundle.generators),
         }
         if bundle.shared is not None:
             answers |= bundle.shared.answers()
@@ -247,9 +253,22 @@ def _finite(path: pathlib.Path) -> dict[str, np.ndarray]:
     return arrays
 
 
+def default(metric: str | None) -> pathlib.Path:
+    """The zoo's bundle for a quality that is asked for, or for none."""
+    for name in sorted(_zoo(), key=lambda name: (name != _FIRST, name)):
+        answers = workdir.read_manifest(ZOO / name)["config"]["answers"]
+        if metric in (None, tasks.get(answers["task"]).metric):
+            return ZOO / name
+    raise errors.UsageError(f"no bundle of the zoo is judged by {metric}: give --bundle")
+
+
+def _zoo() -> list[str]:
+    return sorted(path.parent.name for path in ZOO.glob(f"*/{workdir.MANIFEST}"))
+
+
 def find(name: str) -> pathlib.Path:
     """The folder of a bundle of the zoo, or the folder itself; raises UsageError."""
-    known = sorted(p.parent.name for p in ZOO.glob(f"*/{workdir.MANIFEST}"))
+    known = _zoo()
     if name in known:
         return ZOO / name
     folder = workdir.user_path(name)

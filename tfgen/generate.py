@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import pathlib
 import sys
 import time
 from collections.abc import Sequence
@@ -34,11 +35,16 @@ _BUDGET = flags.DEFINE_multi_string(
     "metric is at least. Repeat for several answers."
 )  # fmt: skip
 _BUNDLE = flags.DEFINE_string(
-    "bundle", "california_housing_mlp", "A trained bundle of the zoo, or the folder of one."
+    "bundle", None, "A trained bundle of the zoo, or the folder of one. Default: the zoo's for the "
+    "quality that is asked for, cifar10 where none is."
+)  # fmt: skip
+_METHOD = flags.DEFINE_string(
+    "method", None, "Which method's generator answers. Default: the bundle's first."
 )
-_METHOD = flags.DEFINE_string("method", "nagan", "Which method's generator answers.")
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", "tfgen_output", "Where everything is written.")
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "TFDS directory; not needed for the default.")
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "TFDS directory. Inherited weights are tested on a few images without one."
+)
 _TABLES_DIR = flags.DEFINE_string(
     "tables_dir", None, "Where public tables lie, for budgets on devices that others measured."
 )
@@ -97,9 +103,10 @@ def main(argv: Sequence[str]) -> int:
     start = time.monotonic()
     budgets = parse_all(_BUDGET.value)
     _check_devices(budgets)
-    generators.get(_METHOD.value)
+    if _METHOD.value is not None:
+        generators.get(_METHOD.value)
     bundle = dataclasses.replace(
-        bundles.load(bundles.find(_BUNDLE.value)),
+        bundles.load(_bundle_path(budgets)),
         activation_bits=int(_ACTIVATION_BITS.value),
         io=_IO.value,
     )
@@ -118,21 +125,24 @@ def main(argv: Sequence[str]) -> int:
         max_distance=_MAX_DISTANCE.value,
         ranking=Ranking(_RANK_BY.value),
     )
+    method = _METHOD.value or bundle.default_method
+    bundle.generator(method)
     tables_dir = workdir.user_path(_TABLES_DIR.value) if _TABLES_DIR.value else None
+    for budget in budgets:
+        pipeline.check_metric(bundle, budget)
+        pipeline.profile_missing(bundle, budget, _THREADS.value, _say)
     costs = [pipeline.cost_model(bundle, b, _THREADS.value, tables_dir) for b in budgets]
     for budget, model in zip(budgets, costs, strict=True):
         pipeline.check_answerable(bundle, budget, model)
     answers: list[list[Candidate]] = []
     for budget, model in zip(budgets, costs, strict=True):
         try:
-            answer = pipeline.answer(
-                bundle, budget, model, _METHOD.value, selector, _SEED.value, _say
-            )
+            answer = pipeline.answer(bundle, budget, model, method, selector, _SEED.value, _say)
         except errors.InfeasibleBudgetError as error:
             program.complain(error)
             answers.append([])
             continue
-        print(f"\nbudget {budget}: {len(answer)} candidates by {_METHOD.value}, best first")
+        print(f"\nbudget {budget}: {len(answer)} candidates by {method}, best first")
         print(_candidates_table(bundle, answer))
         answers.append(answer)
     exit_code = 0 if all(answers) else errors.InfeasibleBudgetError.exit_code
@@ -163,9 +173,20 @@ def run() -> None:
     program.run(main)
 
 
+def _bundle_path(budgets: Sequence[Budget]) -> pathlib.Path:
+    if _BUNDLE.value is not None:
+        return bundles.find(_BUNDLE.value)
+    asked = [budget.quality[0] for budget in budgets if budget.quality is not None]
+    path = bundles.default(asked[0] if asked else None)
+    _say(f"bundle {path.name}")
+    return path
+
+
 def _check_devices(budgets: Sequence[Budget]) -> None:
     """Raises UsageError for devices that are not known, or cannot be measured and must be."""
     for device in {budget.device for budget in budgets if budget.device is not None}:
+        if pipeline.can_profile(device, _THREADS.value) and device not in devices.known():
+            continue
         devices.find(device)
         if _STOP_AFTER.value == "contract":
             devices.check_here(device, _THREADS.value)

@@ -18,6 +18,7 @@ import numpy as np
 from tfgen import errors, generators, seeds, workdir
 from tfgen.cost.budget import Budget
 from tfgen.cost.cost_model import CostModel
+from tfgen.cost.latency import LatencyModel
 from tfgen.cost.metrics import PerformanceScale
 from tfgen.evidence import surrogate as surrogates
 from tfgen.evidence.record import Record
@@ -63,8 +64,10 @@ def learn(
     seed: int,
     say: Say,
     proposals: pathlib.Path | None = None,
+    *,
     supernet: Supernet | None = None,
     examples: Split | None = None,
+    latency: LatencyModel | None = None,
 ) -> Learned:
     """Fits the encoder and every method's generator; trains what generators propose in between.
 
@@ -79,6 +82,7 @@ def learn(
         a generator may differ in the last bits, and would propose others.
       supernet: whose weights the records' networks inherit, for methods that learn from it.
       examples: on which it is asked.
+      latency: of the space's networks on a device, for methods whose targets may limit it.
 
     Raises:
       UsageError: there are rounds, and `evaluate` is None.
@@ -93,7 +97,7 @@ def learn(
     if not isinstance(known, dict):
         raise errors.CorruptFileError(f"{proposals}: holds no proposals")
     records = list(records)
-    costs = CostModel(space)
+    costs = CostModel(space, latency=latency)
     read_seconds = 0.0
 
     def fitted_to(known_records: list[Record]) -> Evidence:

@@ -10,6 +10,7 @@ import dataclasses
 import json
 import pathlib
 import platform
+import time
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -123,9 +124,20 @@ def fit(
     data_dir: str | None,
     processes: int,
     say: learning.Say,
+    device: str | None = None,
 ) -> bundles.Bundle:
-    """Fits the encoder and every method's generator to the records; writes the bundle."""
+    """Fits the encoder and every method's generator to the records; writes the bundle.
+
+    Args:
+      experiment: what is fitted.
+      work: where its records are.
+      data_dir: of TFDS; None for the default.
+      processes: trainings of proposals at a time.
+      say: told what is done.
+      device: that was profiled, for generators whose targets limit its latency.
+    """
     space = catalog.get(experiment.space)
+    latency = None if device is None else devices.latency_model(device, space)
     dataset = datasets.load(experiment.dataset, data_dir)
     if not work.records.is_file():
         raise errors.UsageError(f"{work.records}: no records; run collect first")
@@ -137,7 +149,9 @@ def fit(
         workers = population.Workers(dataset, experiment.recipe, processes=processes)
         with RecordStore(work.records, space) as store, workers:
             evaluate = collecting.Evaluator(store, workers)
-            learned = learning.learn(experiment, records, metric, evaluate, seed, say, path)
+            learned = learning.learn(
+                experiment, records, metric, evaluate, seed, say, path, latency=latency
+            )
     else:
         supernet = supernets.load(experiment, work, dataset)
         assert experiment.fine_tuning is not None  # an experiment checks itself
@@ -150,7 +164,16 @@ def fit(
             _check_complete(work, len(records), len(wanted))
             examples = supernets.searched(dataset)
             learned = learning.learn(
-                experiment, records, metric, score, seed, say, path, supernet, examples
+                experiment,
+                records,
+                metric,
+                score,
+                seed,
+                say,
+                path,
+                supernet=supernet,
+                examples=examples,
+                latency=latency,
             )
     surrogate = learned.surrogate
     if experiment.gap_networks:
@@ -262,12 +285,56 @@ def cost_model(
     return CostModel(bundle.space, bundle.activation_bits, bundle.io, latency)
 
 
-def check_answerable(bundle: bundles.Bundle, budget: Budget, costs: CostModel) -> None:
-    """Raises UsageError for a budget on metrics that this bundle does not tell."""
+def can_profile(device: str, threads: int) -> bool:
+    """Whether a device is one that this program may profile: this machine, on one thread."""
+    return device == devices.HOST and threads == 1
+
+
+def profile_missing(
+    bundle: bundles.Bundle, budget: Budget, threads: int, say: learning.Say
+) -> None:
+    """Profiles this machine for a budget on it where nobody did; takes minutes.
+
+    Raises:
+      UsageError: the table that is there is of another machine or runtime.
+      CorruptFileError: it is damaged.
+    """
+    if budget.device is None or not can_profile(budget.device, threads):
+        return
+    known_ms = None
+    if devices.HOST in devices.known():
+        table = devices.table(devices.HOST)
+        if table.timed(bundle.space, bundle.activation_bits, "random"):
+            return  # too few of them are for `ProfiledLatency` to refuse
+        known_ms = table.reference_ms
+    say(
+        f"this machine was not profiled for {bundle.space.name}: that comes first and takes one to "
+        "five minutes, once"
+    )
+    begin = time.monotonic()
+    found = profiling.time_space(
+        devices.this_machine(),
+        bundle.space,
+        activation_bits=bundle.activation_bits,
+        known_ms=known_ms,
+        say=say,
+    )
+    path = workdir.user_path(devices.FOLDER / f"{devices.HOST}.json")
+    devices.add_profile(path, found)
+    say(f"profiled in {time.monotonic() - begin:.0f} s; {path}")
+
+
+def check_metric(bundle: bundles.Bundle, budget: Budget) -> None:
+    """Raises UsageError for a quality that this bundle is not judged by."""
     if budget.quality is not None and budget.quality[0] != bundle.task.metric:
         raise errors.UsageError(
             f"bundle {bundle.name!r} is judged by {bundle.task.metric}, not by {budget.quality[0]}"
         )
+
+
+def check_answerable(bundle: bundles.Bundle, budget: Budget, costs: CostModel) -> None:
+    """Raises UsageError for a budget on metrics that this bundle does not tell."""
+    check_metric(bundle, budget)
     strangers = [m for m in budget.limits if m not in costs.metrics]
     if strangers:
         raise errors.UsageError(

@@ -24,6 +24,9 @@ _DATA_DIR = flags.DEFINE_string("data_dir", None, "TFDS directory, for data that
 _PROCESSES = flags.DEFINE_integer(
     "processes", os.cpu_count() or 1, "Trainings of proposals at a time.", lower_bound=1
 )
+_DEVICE = flags.DEFINE_string(
+    "device", None, "A profiled device, for generators whose costs in the config have latency_ms."
+)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -36,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
 
     experiment = Experiment.from_config(program.config(_CONFIG))
     work = workdir.WorkDir(workdir.user_path(_WORK_DIR.value))
-    pipeline.fit(experiment, work, _DATA_DIR.value, _PROCESSES.value, say)
+    pipeline.fit(experiment, work, _DATA_DIR.value, _PROCESSES.value, say, _DEVICE.value)
     print(f"bundle in {work.bundle}")
     return 0
 

@@ -1,6 +1,6 @@
 """train_supernet: trains the weights that all networks of a space share.
 
-    train_supernet --config=configs/cifar10_supernet.py --work_dir=DIR --data_dir=TFDS
+    train_supernet --config=configs/cifar10.py --work_dir=DIR --data_dir=TFDS
 
 Stopped or killed at any moment and started again, it goes on after its last whole epoch.
 TensorBoard shows DIR/tensorboard. Then `collect` scores networks that inherit these weights, and

@@ -17,6 +17,7 @@ from typing import Any
 from tfgen import errors, workdir
 from tfgen.space.architecture import Architecture
 from tfgen.space.layers import LayerSpec
+from tfgen.space.search_space import SearchSpace
 
 KIND = "profiled"
 # A name stands in budgets and is a file's: no sign of either.
@@ -192,6 +193,16 @@ class LatencyTable:
         return dataclasses.replace(
             self, ops=tuple(by_layers.values()), networks=tuple(by_network.values())
         )
+
+    def timed(self, space: SearchSpace, activation_bits: int, origin: str) -> list[NetworkTiming]:
+        """The networks of a space and a width of activations that were timed for one reason."""
+        return [
+            timing
+            for timing in self.networks
+            if timing.architecture.space == space.name
+            and (timing.activation_bits, timing.origin) == (activation_bits, origin)
+            and len(timing.architecture.choices) == len(space.decisions)
+        ]
 
     def joined(self, later: LatencyTable) -> LatencyTable:
         """This table and a later one of the same device; raises UsageError for another device."""

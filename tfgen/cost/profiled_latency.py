@@ -189,13 +189,7 @@ class ProfiledLatency:
 
     def _networks(self, origin: str) -> list[NetworkTiming]:
         """Timed networks of this space and width; those with integer ends last."""
-        found = [
-            t
-            for t in self.table.networks
-            if t.architecture.space == self.space.name
-            and (t.activation_bits, t.origin) == (self.activation_bits, origin)
-            and len(t.architecture.choices) == len(self.space.decisions)
-        ]
+        found = self.table.timed(self.space, self.activation_bits, origin)
         # Times from a busy hour count only where there are few others.
         quiet = [timing for timing in found if timing.quiet_windows > 0]
         return sorted(quiet if len(quiet) >= _ENOUGH else found, key=lambda timing: timing.io)

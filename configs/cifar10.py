@@ -1,8 +1,8 @@
 """The shared weights of networks for CIFAR-10 of 2 to 25 million MACs, and what answers from them.
 
-    tfgen-train-supernet --config=configs/cifar10_supernet.py --work_dir=DIR --data_dir=TFDS
-    tfgen-collect --config=configs/cifar10_supernet.py --work_dir=DIR --data_dir=TFDS
-    tfgen-train --config=configs/cifar10_supernet.py --work_dir=DIR --data_dir=TFDS
+    tfgen-train-supernet --config=configs/cifar10.py --work_dir=DIR --data_dir=TFDS
+    tfgen-collect --config=configs/cifar10.py --work_dir=DIR --data_dir=TFDS
+    tfgen-train --config=configs/cifar10.py --work_dir=DIR --data_dir=TFDS
 
 SGNAS (Huang and Chu, 2021). A third of the supernet's training is in float; after that every step
 rounds weights to the bits that it draws. Records are networks that inherit their weights, scored on
@@ -16,7 +16,7 @@ import ml_collections
 def get_config() -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(
         {
-            "name": "cifar10_supernet",
+            "name": "cifar10",
             "space": "cifar10_mobile",
             "dataset": "cifar10",
             "supernet": {"epochs": 80, "batch_size": 128, "learning_rate": 0.1},
@@ -28,13 +28,17 @@ def get_config() -> ml_collections.ConfigDict:
                 "learning_rate": 3e-3,
                 "warmup_steps": 500,
                 "float_share": 0.5,
+                "shift": 4,
+                "flip": True,
             },
             "fine_tuning": {
                 "steps": 6_000,
                 "batch_size": 128,
                 "learning_rate": 1e-3,
                 "warmup_steps": 200,
-                "patience": 4,
+                "patience": 8,
+                "shift": 4,
+                "flip": True,
             },
             "surrogate": {},
             "methods": {"sgnas": {}, "nagan": {}, "random": {}},
