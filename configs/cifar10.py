@@ -4,8 +4,9 @@
     tfgen-collect --config=configs/cifar10.py --work_dir=DIR --data_dir=TFDS
     tfgen-train --config=configs/cifar10.py --work_dir=DIR --data_dir=TFDS
 
-SGNAS (Huang and Chu, 2021). A third of the supernet's training is in float; after that every step
-rounds weights to the bits that it draws. Records are networks that inherit their weights, scored on
+SGNAS (Huang and Chu, 2021). Half of the supernet's training is in float and on images of half the
+side; after that every step rounds weights to the bits that it draws. A quarter of the steps train
+the largest network. Records are networks that inherit their weights, scored on
 2,000 images. `recipe` is that of networks which are trained from scratch, `fine_tuning` that of
 networks which go on from their inherited weights.
 """
@@ -19,7 +20,14 @@ def get_config() -> ml_collections.ConfigDict:
             "name": "cifar10",
             "space": "cifar10_mobile",
             "dataset": "cifar10",
-            "supernet": {"epochs": 80, "batch_size": 128, "learning_rate": 0.1},
+            "supernet": {
+                "epochs": 50,
+                "batch_size": 128,
+                "learning_rate": 0.1,
+                "float_share": 0.5,
+                "largest_share": 0.25,
+                "half_size_share": 0.5,
+            },
             "records": 2000,
             "gap_networks": 20,
             "recipe": {

@@ -34,10 +34,51 @@ from tools import (
     reproduce_distance,
     reproduce_search,
     reproduce_setting,
+    reproduce_supernet,
 )
 from tools.reproduce_search import A_TENTH, EQUAL_TRAININGS, INAG, TEN, Answer
 
 ROOT = pathlib.Path(__file__).parents[1]
+
+
+class SupernetTest(parameterized.TestCase):
+    def test_parameters_of_a_supernet_by_hand(self):
+        folder = pathlib.Path(self.create_tempdir().full_path)
+        found = reproduce_supernet.figure_6b(folder, lambda text: None)
+        self.assertEqual([row.choices for row in found], list(range(1, 81)))
+        space = catalog.sgnas_imagenet()
+        smallest = CostModel(space).costs(np.zeros((1, len(space.decisions)), np.int64))["params"]
+        self.assertEqual((found[0].unified, found[0].single_path), (smallest[0], smallest[0]))
+        # Each of 19 blocks: to six times its input and back, with depthwise kernels of 3, 5 and 7
+        # for all of it; beside a weight a channel has a scale and a shift.
+        widths = [32] * 2 + [40] * 4 + [80] * 4 + [96] * 4 + [192] * 4 + [320]
+        blocks = 0
+        for inputs, outputs in itertools.pairwise([16, *widths]):
+            wide = 6 * inputs
+            blocks += wide * (inputs + 2) + wide * (9 + 25 + 49 + 3 * 2) + outputs * (wide + 2)
+        # A stem of 32, a first block without a choice, a head of 1,280 and 1,000 classes.
+        fixed = 32 * (27 + 2) + 32 * (9 + 2) + 16 * (32 + 2) + 1280 * (320 + 2) + 1000 * 1281
+        self.assertEqual(found[-1].unified, fixed + blocks)
+        # The paper: a thirty-fifth of what a block for each choice takes.
+        self.assertBetween(found[-1].single_path / found[-1].unified, 34, 38)
+
+    @parameterized.parameters((8, {8}, {8}), (4, {4}, {4}), (2, {4}, {2}))
+    def test_the_same_network_at_other_bits(self, width, convolutions, others):
+        space = catalog.get("cifar10_mobile")
+        drawn = space.sample(5, stream(1, "bits"))
+        changed = reproduce_supernet.at_bits(space, drawn, width)
+        for before, after in zip(drawn, changed, strict=True):
+            layers = lower(space, space.architecture(after))
+            self.assertEqual(
+                [(layer.name, layer.out_channels) for layer in layers],
+                [(n.name, n.out_channels) for n in lower(space, space.architecture(before))],
+            )
+            weighted = [layer for layer in layers if layer.weighted]
+            dense = {layer.weight_bits for layer in weighted if layer.op == "dense"}
+            self.assertEqual(dense, others)
+            self.assertEqual(
+                {layer.weight_bits for layer in weighted if layer.op != "dense"}, convolutions
+            )
 
 
 class DistanceTest(parameterized.TestCase):

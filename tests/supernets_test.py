@@ -24,6 +24,7 @@ from tfgen.space import catalog
 from tfgen.space.lowering import lower
 from tfgen.training import datasets, supernet_training, trainer
 from tfgen.training.recipe import Recipe, SupernetRecipe
+from tools import reproduce_supernet
 
 EXPERIMENT = Experiment(
     name="quarters",
@@ -60,7 +61,8 @@ class PipelineTest(absltest.TestCase):
         super().setUp()
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
-        self.work = workdir.WorkDir(pathlib.Path(folder.name))
+        self.root = pathlib.Path(folder.name)
+        self.work = workdir.WorkDir(self.root / reproduce_supernet.CONFIG)
         self.enter_context(mock.patch.object(datasets, "_load_tfds", quarters))
         self.enter_context(mock.patch.object(supernets, "_SEARCHED", 200))
         self.dataset = datasets.load("mnist_images")  # 640 to train, 10,000 to validate
@@ -124,12 +126,39 @@ class PipelineTest(absltest.TestCase):
         (term,) = (t for t in tuned.contract.terms if t.metric == "accuracy")
         self.assertGreaterEqual(term.measured, terms["accuracy"].measured - 0.02)
 
+        self.check_reproductions()
+
         # A shape that is not the space's.
         name = "output/bias"
         damaged = {**shared.variables, name: np.zeros(3, np.float32)}
         broken = dataclasses.replace(shared, variables=damaged)
         with self.assertRaisesRegex(errors.CorruptFileError, "not of a supernet of 'mnist_mobile'"):
             supernets.inherited(bundle.space, broken, [])
+
+    def check_reproductions(self):
+        folder = self.root / "results"
+        with reproduce_supernet.Lab(self.root, None, EXPERIMENT) as lab:
+            found = reproduce_supernet.table_1(lab, 4, 2, 1, 3, folder, lambda text: None)
+            self.assertEqual([row.method for row in found], ["sgnas", "random", "evolution"])
+            self.assertEqual([row.evaluations for row in found][1:], [4, 4])
+            for row in found:
+                self.assertLessEqual(row.macs, row.limit_macs)
+                self.assertGreater(row.seconds, 0)
+            # The least work of a search is what its networks took, however often it is asked.
+            again = reproduce_supernet.table_1(lab, 4, 2, 1, 3, folder, lambda text: None)
+            self.assertEqual(again[1:], found[1:])
+            (met,) = reproduce_supernet.figure_7(
+                lab, 1, 6, 1, None, 3, folder, say=lambda text: None
+            )
+            self.assertEqual((met.prior, met.metric), (0, "macs"))
+            self.assertBetween(met.different, 1, 6)
+            rows = reproduce_supernet.bits(lab, 1, 3, folder, lambda text: None)
+            self.assertEqual([row.bits for row in rows], [8, 4, 2])
+            self.assertGreater(rows[0].file_kb, rows[2].file_kb)
+        written = {path.name for path in folder.iterdir()}
+        self.assertContainsSubset(
+            {"sgnas1.csv", "sgnas1.md", "sgnas7.md", "sgnas7a_macs.png", "sgnas7b.html"}, written
+        )
 
 
 class InheritanceTest(absltest.TestCase):

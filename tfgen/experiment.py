@@ -98,4 +98,4 @@ class Experiment:
         if self.supernet is None:
             raise errors.UsageError(f"config {self.name!r} has no supernet")
         own = {name: getattr(self, name) for name in ("space", "dataset", "seed")}
-        return {**own, "supernet": dataclasses.asdict(self.supernet)}
+        return {**own, "supernet": self.supernet.to_json()}

@@ -39,6 +39,7 @@ def train(
     dataset: Dataset,
     max_epochs: int | None,
     say: Say,
+    strategy: str = "one",
 ) -> int:
     """Trains the epochs that are missing; each whole one is kept.
 
@@ -48,6 +49,7 @@ def train(
       dataset: what it is trained on.
       max_epochs: stop after so many, to go on another time; None for all.
       say: told how far it is.
+      strategy: of `distribution.STRATEGIES`; several processes have one work directory.
 
     Returns:
       How many epochs are missing still.
@@ -57,9 +59,12 @@ def train(
       TfgenError: the training diverged.
     """
     from tfgen.nets.keras_compat import tf
-    from tfgen.training import supernet_training
+    from tfgen.training import distribution, supernet_training
 
-    training = _begun(experiment, work, dataset)
+    chosen = distribution.strategy(strategy)
+    with chosen.scope():
+        training = _begun(experiment, work, dataset)
+    distribution.check_equal(chosen, training.epoch, "epochs that are done")
     assert experiment.supernet is not None  # `_begun` said so
     epochs, space = experiment.supernet.epochs, training.supernet.space
     if training.epoch:
@@ -76,14 +81,20 @@ def train(
         )
 
     last = min(epochs, training.epoch + (max_epochs or epochs))
-    writer = tf.summary.create_file_writer(str(work.root / "tensorboard"))
+    leads = distribution.leads(chosen)
+    tensorboard = str(work.root / "tensorboard")
+    writer = (
+        tf.summary.create_file_writer(tensorboard) if leads else tf.summary.create_noop_writer()
+    )
     while training.epoch < last:
-        loss = training.run_epoch(tell)
+        loss = training.run_epoch(tell if leads else None)
         if not np.isfinite(loss):
             raise errors.TfgenError(
                 f"epoch {training.epoch} diverged; {work.supernet} has the epochs before it; lower "
                 "the learning rate in another work directory"
             )
+        if not leads:
+            continue
         told = {"loss": loss}
         for name, layers in (("largest", largest), ("smallest", smallest)):
             told[f"accuracy/{name}"] = supernet_training.accuracy(

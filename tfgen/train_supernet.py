@@ -26,6 +26,10 @@ _DATA_DIR = flags.DEFINE_string("data_dir", None, "TFDS directory, for data that
 _MAX_EPOCHS = flags.DEFINE_integer(
     "max_epochs", None, "Stop after so many epochs, to go on another time.", lower_bound=1
 )
+_STRATEGY = flags.DEFINE_enum(
+    "strategy", "one", ["one", "mirrored", "multi_worker"], "Where: the default device; all GPUs "
+    "of this machine; the machines that TF_CONFIG names, each of which runs this program."
+)  # fmt: skip
 
 
 def main(argv: Sequence[str]) -> int:
@@ -39,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
 
     experiment.supernet_json()  # says so where there is none, before data are read
     dataset = datasets.load(experiment.dataset, _DATA_DIR.value)
-    missing = supernets.train(experiment, work, dataset, _MAX_EPOCHS.value, say)
+    missing = supernets.train(experiment, work, dataset, _MAX_EPOCHS.value, say, _STRATEGY.value)
     print(f"supernet in {work.supernet}; {missing} epochs are missing")
     return 0
 

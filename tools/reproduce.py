@@ -7,8 +7,12 @@
     reproduce --figure=nagan4b --work_dir=ROOT --output_dir=DIR      performance against storage
 
     reproduce --table=sgnas3 --work_dir=ROOT --output_dir=DIR --tables_dir=TABLES    NAS-Bench-201
+    reproduce --table=sgnas1 --work_dir=ROOT --output_dir=DIR --data_dir=TFDS    against searches
+    reproduce --table=bits --work_dir=ROOT --output_dir=DIR --data_dir=TFDS      8, 4 and 2 bits
+    reproduce --figure=sgnas6b --work_dir=ROOT --output_dir=DIR                  supernets' sizes
+    reproduce --figure=sgnas7 --work_dir=ROOT --output_dir=DIR --data_dir=TFDS   targets and priors
 
-The last one writes the paper's figure 5 too. ROOT holds a work directory for each config:
+Table sgnas3 writes the paper's figure 5 too. ROOT holds a work directory for each config:
 ROOT/quartic_mlp/records.db and so on, as `collect` makes them. Trainings and fits lie in
 ROOT/CONFIG/reproduce: a stopped run goes on. CSV, Markdown, PNG and interactive HTML go to DIR.
 """
@@ -17,18 +21,27 @@ from __future__ import annotations
 
 import functools
 import os
+import pathlib
 from collections.abc import Sequence
 
 from absl import flags
 
 from tfgen import errors, program, workdir
-from tools import charts, reproduce_cells, reproduce_distance, reproduce_search
+from tools import (
+    charts,
+    reproduce_cells,
+    reproduce_distance,
+    reproduce_search,
+    reproduce_supernet,
+)
 from tools.reproduce_setting import EXPERIMENTS, Setting, published, work_dir
 
 _TABLE = flags.DEFINE_enum(
-    "table", None, ["nagan3", "nagan4", "ablation", "sgnas3"], "Which table."
+    "table", None, ["nagan3", "nagan4", "ablation", "sgnas1", "sgnas3", "bits"], "Which table."
 )
-_FIGURE = flags.DEFINE_enum("figure", None, ["nagan4a", "nagan4b", "sgnas5"], "Which figure.")
+_FIGURE = flags.DEFINE_enum(
+    "figure", None, ["nagan4a", "nagan4b", "sgnas5", "sgnas6b", "sgnas7"], "Which figure."
+)
 _WORK_DIR = flags.DEFINE_string(
     "work_dir", None, "Where the configs' work directories are.", required=True
 )
@@ -64,10 +77,23 @@ _FURTHER_SEEDS = flags.DEFINE_integer(
     "constraints that nobody tuned for.",
     lower_bound=0,
 )  # fmt: skip
+_EVALUATIONS = flags.DEFINE_integer(
+    "evaluations", 1000, "Networks that random search and evolution score for a limit in sgnas1.",
+    lower_bound=1,
+)  # fmt: skip
+_CANDIDATES = flags.DEFINE_integer(
+    "candidates", 30, "Networks of the generator that are scored for a limit in sgnas1.",
+    lower_bound=1,
+)  # fmt: skip
+_BUDGETS = flags.DEFINE_integer("budgets", 5, "Limits in sgnas1.", lower_bound=1)
+_PRIORS = flags.DEFINE_integer("priors", 4, "Generators in sgnas7.", lower_bound=1)
+_DEVICE = flags.DEFINE_string("device", None, "Whose latency sgnas7 asks for, beside MACs.")
 _SEED = flags.DEFINE_integer("seed", 1, "Of draws, trainings and searches.")
 _PROCESSES = flags.DEFINE_integer(
     "processes", os.cpu_count() or 1, "Trainings at a time.", lower_bound=1
 )
+_TARGETS, _SCORED = 50, 10  # of sgnas7: targets of a cost, and answers whose accuracy is measured
+_NETWORKS_AT_BITS = 50
 
 
 def main(argv: Sequence[str]) -> None:
@@ -91,6 +117,12 @@ def main(argv: Sequence[str]) -> None:
             folder,
             _say,
         )
+        return
+    if wanted == "sgnas6b":
+        reproduce_supernet.figure_6b(folder, _say)
+        return
+    if wanted in ("sgnas1", "sgnas7", "bits"):
+        _supernet(wanted, root, folder)
         return
     labels = _EXPERIMENTS.value or (list(EXPERIMENTS) if wanted == "nagan4" else ["Reg.A"])
     for label in labels:
@@ -131,6 +163,28 @@ def main(argv: Sequence[str]) -> None:
                 _FURTHER_SEEDS.value,
             )
             reproduce_search.table_3(setting, limits, _SEED.value, folder, _say)
+
+
+def _supernet(wanted: str, root: pathlib.Path, folder: pathlib.Path) -> None:
+    """What is asked of the CIFAR-10 supernet."""
+    experiment = reproduce_supernet.experiment()
+    with reproduce_supernet.Lab(root, _DATA_DIR.value, experiment) as lab:
+        if wanted == "sgnas1":
+            reproduce_supernet.table_1(
+                lab,
+                _EVALUATIONS.value,
+                _CANDIDATES.value,
+                _BUDGETS.value,
+                _SEED.value,
+                folder,
+                _say,
+            )
+        elif wanted == "sgnas7":
+            reproduce_supernet.figure_7(
+                lab, _PRIORS.value, _TARGETS, _SCORED, _DEVICE.value, _SEED.value, folder, _say
+            )
+        else:
+            reproduce_supernet.bits(lab, _NETWORKS_AT_BITS, _SEED.value, folder, _say)
 
 
 def _counts() -> list[int]:

@@ -50,7 +50,8 @@ with quiet():
     import tensorflow_model_optimization as tfmot
     import tf_keras as keras
 
-    tf.config.list_logical_devices()  # looks for GPUs, which has its own chatter
+    if "TF_CONFIG" not in os.environ:  # several workers find each other before devices are there
+        tf.config.list_logical_devices()  # looks for GPUs, which has its own chatter
 
 if not _level_is_set:
     # Python's half: that several networks are traced in one process is no news here.

@@ -131,7 +131,7 @@ class Supernet:
         """
         channels, rates = self._channels(layers), self._rates(layers)
         for group in self._groups(layers):
-            run = self._function(_apart(group), quantized, statistics is not None)
+            run = self._function(group, quantized, statistics is not None)
             weighted = [layer for layer in group if layer.weighted]
             columns = [(channels[one.inputs[0]], channels[one.name]) for one in weighted]
             tops = [rounding.top_level(one.weight_bits) for one in weighted]
@@ -273,16 +273,25 @@ class Supernet:
         Run op by op, a step spends half its time between ops. Traced is what a stage's layers are,
         not how wide: a stage has a few variants, where a space has billions of networks.
         """
+        names = {layer.name for layer in group}
         key = (
             quantized,
             fixed,
             *(
-                (n.name, n.inputs, n.kernel, n.stride, n.activation_bits, bool(n.out_size))
-                for n in group
+                (
+                    layer.name,
+                    *(name if name in names else INPUT for name in layer.inputs),
+                    layer.kernel,
+                    layer.stride,
+                    layer.activation_bits,
+                    bool(layer.out_size),
+                )
+                for layer in group
             ),
         )
-        weighted = [layer for layer in group if layer.weighted]
         if key not in self._functions:
+            group = _apart(group)
+            weighted = [layer for layer in group if layer.weighted]
             rank = 4 if group[0].in_size else 2
             owners = range_owners(group) if quantized else {}
             columns = tf.TensorSpec([None], tf.int32)

@@ -33,7 +33,7 @@ def train(
     Args:
       supernet: whose weights are trained.
       dataset: images and classes.
-      recipe: how; `float_share` and `label_smoothing` are not read.
+      recipe: how; nothing is rounded or smoothed, and no share of the steps is another kind.
       seed: of order, shifts and cells.
       report: told each epoch's number and mean loss.
     """

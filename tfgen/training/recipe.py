@@ -135,6 +135,8 @@ class SupernetRecipe:
       float_share: of the steps, before weights and activations are rounded.
       shift: pixels by which images are moved at most, in each direction.
       flip: whether half of the images are mirrored.
+      largest_share: of the steps, those that train the largest network instead of a drawn one.
+      half_size_share: of the steps, the first ones, which see images of half the height and width.
     """
 
     epochs: int = 30
@@ -147,6 +149,8 @@ class SupernetRecipe:
     float_share: float = 0.3
     shift: int = 4
     flip: bool = True
+    largest_share: float = 0.0
+    half_size_share: float = 0.0
 
     def __post_init__(self) -> None:
         if min(self.epochs, self.batch_size) < 1 or self.weight_decay < 0:
@@ -155,9 +159,23 @@ class SupernetRecipe:
             raise ValueError(f"a supernet needs a shift of 0..{LARGEST_SHIFT}: {self}")
         if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
             raise ValueError(f"a supernet needs a positive learning rate: {self}")
-        shares = (self.warmup_share, self.momentum, self.float_share, self.label_smoothing)
+        shares = (
+            self.warmup_share,
+            self.momentum,
+            self.float_share,
+            self.label_smoothing,
+            self.largest_share,
+            self.half_size_share,
+        )
         if not all(0 <= share < 1 for share in shares):
             raise ValueError(f"shares lie in 0..1, 1 excluded: {self}")
+
+    def to_json(self) -> dict[str, Any]:
+        data = dataclasses.asdict(self)
+        for name in ("largest_share", "half_size_share"):
+            if not data[name]:
+                del data[name]  # supernets are older than the field
+        return data
 
 
 def initial_weights(layers: Sequence[LayerSpec], seed: int) -> list[tuple[np.ndarray, np.ndarray]]:

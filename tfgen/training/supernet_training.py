@@ -5,14 +5,17 @@ not its own decay and follow their momentum; layers that it does not have stay a
 Draws are strictly fair (appendix A.2): the values of a decision lie in shuffled decks, so that in
 an epoch each is drawn as often as every other, to within one. A unified block's expansions and the
 kernels of its sub-blocks each have a deck of their own; kernels are sorted, so that skips come last
-and no network is drawn under two names (forced sampling, section 3.3.2).
+and no network is drawn under two names (forced sampling, section 3.3.2). Beyond the paper, a share
+of the steps may train the largest network, which lends its weights to all others (Yu et al. 2020,
+BigNAS, section 3.1), and the first steps may see smaller images, at a quarter of the work.
 
 Bits are a decision like any other. After `float_share` of the steps each layer's weights are
 rounded to the bits of the network that is drawn, and activations over the batch's range; before
 that, a supernet learns faster.
 
 Each epoch draws its order, its images' shifts and its networks from (seed, epoch): a run that is
-killed goes on from its last epoch and ends where the whole one would.
+killed goes on from its last epoch and ends where the whole one would. Made within the scope of a
+`tf.distribute` strategy, a training deals each batch out to its replicas; see `distribution`.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ from tfgen.nets.supernet import KERNEL, Supernet
 from tfgen.space.layers import LayerSpec
 from tfgen.space.lowering import lower
 from tfgen.space.search_space import Choices, Chosen, Decision, SearchSpace
-from tfgen.training import augmentation, fitting
+from tfgen.training import augmentation, datasets, fitting
 from tfgen.training.datasets import Dataset, Split
 from tfgen.training.recipe import SupernetRecipe
 
@@ -72,13 +75,22 @@ class SupernetTraining:
         """Begins at epoch 0.
 
         Raises:
-          UsageError: the space's networks do not fit the data set.
+          UsageError: the space's networks do not fit the data set, its images cannot be halved, or
+            a batch cannot be dealt out.
         """
         space = supernet.space
         first = space.architecture(np.zeros(len(space.decisions), np.int64))
         fitting.check(lower(space, first), dataset, f"space {space.name!r}")
         if dataset.task.name != "classification":
             raise errors.UsageError(f"a supernet classifies; {dataset.name!r} is a regression")
+        if recipe.half_size_share and any(side % 2 for side in dataset.train.x.shape[1:3]):
+            raise errors.UsageError(f"images of {dataset.name!r} cannot be halved")
+        self._strategy = tf.distribute.get_strategy()
+        if recipe.batch_size % self._strategy.num_replicas_in_sync:
+            raise errors.UsageError(
+                f"a batch of {recipe.batch_size} cannot be dealt out evenly to "
+                f"{self._strategy.num_replicas_in_sync} replicas"
+            )
         self.supernet = supernet
         self.epoch = 0
         self._dataset = dataset
@@ -107,17 +119,21 @@ class SupernetTraining:
         random = seeds.stream(self._seed, "supernet", "epoch", self.epoch)
         order = random.permutation(len(train))
         networks = fair_networks(self.supernet.space, self.steps, random)
-        total, since, begin = 0.0, 0.0, time.perf_counter()
+        networks[evenly(self.steps, recipe.largest_share)] = ends(self.supernet.space)[0]
+        total, since, begin = 0.0, tf.zeros([]), time.perf_counter()
         for step in range(self.steps):
             rows = order[step * recipe.batch_size : (step + 1) * recipe.batch_size]
             x = augmented(train.x[rows], recipe, random)
             done = self.epoch * self.steps + step
+            if done < recipe.half_size_share * recipe.epochs * self.steps:
+                x = datasets.block_means(x, 2)
             layers = lower(self.supernet.space, self.supernet.space.architecture(networks[step]))
             since += self._step(layers, x, train.y[rows], done)
             if (step + 1) % every == 0 or step + 1 == self.steps:
                 count = step % every + 1
+                lost = float(since)
                 seconds = time.perf_counter() - begin
-                total += since
+                total += lost
                 if progress is not None:
                     left = recipe.epochs * self.steps - done - 1
                     speed = count * recipe.batch_size / seconds
@@ -126,37 +142,54 @@ class SupernetTraining:
                             self.epoch,
                             step + 1,
                             self.steps,
-                            since / count,
+                            lost / count,
                             speed,
                             left * seconds / count,
                         )
                     )
-                since, begin = 0.0, time.perf_counter()
+                since, begin = tf.zeros([]), time.perf_counter()
         self.epoch += 1
         return total / self.steps
 
-    def _step(self, layers: Sequence[LayerSpec], x: np.ndarray, y: np.ndarray, done: int) -> float:
+    def _step(
+        self, layers: Sequence[LayerSpec], x: np.ndarray, y: np.ndarray, done: int
+    ) -> tf.Tensor:
+        """Trains one network on one batch; returns the loss."""
         recipe, steps = self._recipe, self._recipe.epochs * self.steps
         quantized = done >= recipe.float_share * steps
-        rate = learning_rate(recipe, done, steps)
+        rate = tf.constant(learning_rate(recipe, done, steps))
+        momentum = tf.constant(recipe.momentum)
         variables = self.supernet.variables
-        with tf.GradientTape() as tape:
-            logits = self.supernet.outputs(layers, tf.constant(x), quantized=quantized)
-            loss = _cross_entropy(logits, y, recipe.label_smoothing)
-        for name, found in tape.gradient(loss, variables).items():
-            if found is None:
-                continue  # not of this network
-            decay = recipe.weight_decay if name.endswith(KERNEL) else 0.0
-            gradient = tf.convert_to_tensor(found) + decay * variables[name]
-            tf.raw_ops.ResourceApplyKerasMomentum(
-                var=variables[name].handle,
-                accum=self._momenta[name].handle,
-                lr=rate,
-                grad=gradient,
-                momentum=recipe.momentum,
-                use_nesterov=True,
-            )
-        return float(loss)
+
+        def dealt() -> tf.Tensor:
+            """The same on this replica's part of the batch."""
+            context = tf.distribute.get_replica_context()
+            replicas = context.num_replicas_in_sync
+            part = slice(int(context.replica_id_in_sync_group), None, replicas)
+            with tf.GradientTape() as tape:
+                logits = self.supernet.outputs(layers, tf.constant(x[part]), quantized=quantized)
+                loss = _cross_entropy(logits, y[part], recipe.label_smoothing)
+            gradients = {
+                name: tf.convert_to_tensor(found)
+                for name, found in tape.gradient(loss, variables).items()
+                if found is not None  # else it is not of this network
+            }
+            if replicas > 1:
+                both = (loss, gradients)
+                loss, gradients = context.all_reduce(tf.distribute.ReduceOp.MEAN, both)
+            for name, own in gradients.items():
+                decayed = name.endswith(KERNEL)
+                tf.raw_ops.ResourceApplyKerasMomentum(
+                    var=variables[name].handle,
+                    accum=self._momenta[name].handle,
+                    lr=rate,
+                    grad=own + recipe.weight_decay * variables[name] if decayed else own,
+                    momentum=momentum,
+                    use_nesterov=True,
+                )
+            return loss
+
+        return self._strategy.experimental_local_results(self._strategy.run(dealt))[0]
 
     def state(self) -> dict[str, np.ndarray]:
         """Everything that `restore` needs, as plain arrays."""
@@ -237,6 +270,12 @@ def _kernels(decision: Decision, count: int, random: np.random.Generator) -> np.
     ]
     drawn = ["".join(sorted(row[:length])) for row, length in zip(digits, lengths, strict=True)]
     return np.array([menu.index(value) for value in drawn])
+
+
+def evenly(count: int, share: float) -> np.ndarray:
+    """Which of so many steps are a share of them, evenly spread, bool [count]."""
+    passed = np.floor(np.arange(count + 1) * share + 1e-9)
+    return np.diff(passed) > 0
 
 
 def _deck(values: int, count: int, random: np.random.Generator) -> np.ndarray:
