@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from tfgen import errors, seeds, workdir
 from tfgen.bundle import SharedWeights
 from tfgen.evidence.record import RecordStore
 from tfgen.experiment import Experiment
+from tfgen.learning import Say
 from tfgen.space import catalog
 from tfgen.space.layers import LayerSpec
 from tfgen.space.lowering import lower
@@ -30,7 +31,6 @@ _CALIBRATION = 512  # images, on which a network estimates its statistics
 _SEARCHED = 2_000  # images of the search split, by which networks are compared
 _SHIPPED = 1_000  # images of the test split that ship with a bundle
 _SHIPPED_VALIDATION = 500
-Say = Callable[[str], None]
 
 
 def train(
@@ -209,9 +209,5 @@ def inherited(
     from tfgen.nets.supernet import Supernet
 
     supernet = Supernet(space, seed=0)
-    shapes = {name: tuple(variable.shape) for name, variable in supernet.variables.items()}
-    if shapes != {name: value.shape for name, value in own.variables.items()}:
-        raise errors.CorruptFileError(f"shared weights are not of a supernet of {space.name!r}")
-    for name, variable in supernet.variables.items():
-        variable.assign(own.variables[name])
+    supernet.assign(own.variables)
     return supernet.weights(layers)

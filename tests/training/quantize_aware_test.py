@@ -176,7 +176,7 @@ class TrainerTest(absltest.TestCase):
                 LAYERS, data, recipe, 7, weights=weights, progress=lambda n, _: steps.append(n)
             )
         self.assertEqual(steps[-1], 2500)
-        (best, _), _ = kept.call_args
+        (best,), _ = kept.call_args
         self.assertEqual(best._metric, 0.7)
 
     def test_equal_seeds_give_equal_networks(self) -> None:

@@ -110,6 +110,20 @@ class Supernet:
                     name = f"{slot.name}/{part}"
                     self.variables[name] = tf.Variable(value, name=name)
 
+    def assign(self, values: Mapping[str, np.ndarray]) -> None:
+        """Takes over the variables of a supernet that was trained; others may be among them.
+
+        Raises:
+          CorruptFileError: one is missing or of another shape.
+        """
+        for name, variable in self.variables.items():
+            if name not in values or values[name].shape != tuple(variable.shape):
+                raise errors.CorruptFileError(
+                    f"shared weights are not of a supernet of {self.space.name!r}: {name}"
+                )
+        for name, variable in self.variables.items():
+            variable.assign(values[name])
+
     def outputs(
         self,
         layers: Sequence[LayerSpec],

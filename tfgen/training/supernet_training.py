@@ -205,15 +205,13 @@ class SupernetTraining:
         Raises:
           CorruptFileError: the state is of another supernet.
         """
-        expected = self.state()
-        shapes = {name: value.shape for name, value in state.items()}
-        if shapes != {name: value.shape for name, value in expected.items()}:
+        if state.keys() != self.state().keys():
             raise errors.CorruptFileError(
                 f"the checkpoint is not of a supernet of {self.supernet.space.name!r}"
             )
-        for name, variable in self.supernet.variables.items():
-            variable.assign(state[name])
-            self._momenta[name].assign(state[name + _MOMENTUM_SUFFIX])
+        self.supernet.assign(state)
+        for name, momentum in self._momenta.items():
+            momentum.assign(state[name + _MOMENTUM_SUFFIX])
         self.epoch = int(state["epoch"])
 
 

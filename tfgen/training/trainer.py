@@ -179,7 +179,7 @@ def _train_from(
     watched = int(_WATCHED_SHARE * recipe.steps)
     changes = {0, recipe.float_steps, watched} - {recipe.steps}
     starts = sorted({*range(0, recipe.steps, _STEPS_PER_CALL), *changes})
-    best = _Best(recipe.patience)
+    best = _Best(model, dataset, recipe.patience)
     for first, last in itertools.pairwise([*starts, recipe.steps]):
         if first in changes:
             quantize_aware.set_rounding(
@@ -191,9 +191,9 @@ def _train_from(
         # Before everything is rounded, a score is that of another network.
         rounded = first >= max(recipe.float_steps, watched)
         due = last == recipe.steps or last % _STEPS_PER_CHECK < last - first
-        if recipe.patience and rounded and due and best.stops(model, dataset):
+        if recipe.patience and rounded and due and best.stops():
             break
-    best.restore(model)
+    best.restore()
     if any(layer.batch_norm for layer in layers):
         _estimate_statistics(model, dataset, recipe, seed)
     model, folded = quantize_aware.fold(model, layers)
@@ -204,26 +204,29 @@ def _train_from(
 class _Best:
     """The weights of the best check so far."""
 
-    def __init__(self, patience: int):
+    def __init__(self, model: keras.Model, dataset: Dataset, patience: int):
+        self._model = model
+        self._dataset = dataset
+        self._forward = _forward(model)  # traced at the first check
         self._patience = patience
         self._metric = -np.inf
         self._weights: list[np.ndarray] | None = None
         self._worse = 0  # checks since the best
 
-    def stops(self, model: keras.Model, dataset: Dataset) -> bool:
+    def stops(self) -> bool:
         """Checks the model; whether it has not become better for too long."""
-        validation = dataset.validation
-        metric = dataset.task.score(validation.y, predict(model, validation.x))
+        validation = self._dataset.validation
+        metric = self._dataset.task.score(validation.y, _predicted(self._forward, validation.x))
         if metric > self._metric:
-            self._metric, self._weights, self._worse = metric, model.get_weights(), 0
+            self._metric, self._weights, self._worse = metric, self._model.get_weights(), 0
         else:
             self._worse += 1
         return self._worse >= self._patience
 
-    def restore(self, model: keras.Model) -> None:
+    def restore(self) -> None:
         """Gives the model its best weights; those of its last step where nothing was checked."""
         if self._weights is not None:
-            model.set_weights(self._weights)
+            self._model.set_weights(self._weights)
 
 
 def _estimate_statistics(model: keras.Model, dataset: Dataset, recipe: Recipe, seed: int) -> None:
@@ -303,8 +306,15 @@ def _steps(
 
 def predict(model: keras.Model, x: np.ndarray) -> np.ndarray:
     """The network's outputs, float32 [examples, units]."""
+    return _predicted(_forward(model), x)
+
+
+def _forward(model: keras.Model) -> Callable[[np.ndarray], tf.Tensor]:
     examples = tf.TensorSpec(model.input_shape, tf.float32)
-    forward = tf.function(lambda batch: model(batch, training=False), [examples])
+    return tf.function(lambda batch: model(batch, training=False), [examples])
+
+
+def _predicted(forward: Callable[[np.ndarray], tf.Tensor], x: np.ndarray) -> np.ndarray:
     starts = range(0, len(x), _EVALUATED_AT_ONCE)
     return np.concatenate([forward(x[i : i + _EVALUATED_AT_ONCE]).numpy() for i in starts])
 
