@@ -67,6 +67,20 @@ class PipelineTest(absltest.TestCase):
         self.enter_context(mock.patch.object(supernets, "_SEARCHED", 200))
         self.dataset = datasets.load("mnist_images")  # 640 to train, 10,000 to validate
 
+    def test_targets_of_latency_need_a_device_and_the_other_way_round(self):
+        costs = SgnasConfig(costs=("macs", "latency_ms"))
+        targeted = dataclasses.replace(EXPERIMENT, methods={"sgnas": costs})
+        with self.assertRaisesRegex(errors.UsageError, "'sgnas' have latency_ms: give --device"):
+            pipeline.fit(targeted, self.work, None, 1, print)
+        with self.assertRaisesRegex(errors.UsageError, "=host: no method of the config has"):
+            pipeline.fit(EXPERIMENT, self.work, None, 1, print, "host")
+        with self.assertRaisesRegex(errors.UsageError, "'pixel3' was not profiled"):
+            pipeline.fit(targeted, self.work, None, 1, print, "pixel3")
+
+    def test_the_configs_first_method_answers(self):
+        experiment = reproduce_supernet.experiment()
+        self.assertEqual(list(experiment.methods), ["sgnas", "nagan", "random"])
+
     def test_from_a_supernet_to_a_file(self):
         with self.assertRaisesRegex(errors.UsageError, "0 of 2 epochs; run train_supernet first"):
             pipeline.collect(EXPERIMENT, self.work, None, 1)
@@ -93,6 +107,7 @@ class PipelineTest(absltest.TestCase):
         pipeline.fit(EXPERIMENT, self.work, None, 1, said.append)
 
         bundle = bundles.load(self.work.bundle)
+        self.assertEqual(bundle.default_method, "sgnas")
         shared = bundle.shared
         np.testing.assert_array_equal(shared.examples.train.x, self.dataset.train.x[:512])
         np.testing.assert_array_equal(shared.examples.validation.y, self.dataset.validation.y[:500])

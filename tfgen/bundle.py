@@ -256,8 +256,8 @@ def _finite(path: pathlib.Path) -> dict[str, np.ndarray]:
 def default(metric: str | None) -> pathlib.Path:
     """The zoo's bundle for a quality that is asked for, or for none."""
     for name in sorted(_zoo(), key=lambda name: (name != _FIRST, name)):
-        answers = workdir.read_manifest(ZOO / name)["config"]["answers"]
-        if metric in (None, tasks.get(answers["task"]).metric):
+        manifest = workdir.read_json(ZOO / name / workdir.MANIFEST)  # `load` verifies the one
+        if metric in (None, tasks.get(manifest["config"]["answers"]["task"]).metric):
             return ZOO / name
     raise errors.UsageError(f"no bundle of the zoo is judged by {metric}: give --bundle")
 

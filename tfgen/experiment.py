@@ -89,6 +89,9 @@ class Experiment:
 
     def to_json(self) -> dict[str, Any]:
         data = dataclasses.asdict(self)
+        for name in ("patience", "shift", "flip"):  # fits and proposals are named by this
+            if not data["recipe"][name]:
+                del data["recipe"][name]
         if self.supernet is None:
             del data["supernet"], data["fine_tuning"]
         return data

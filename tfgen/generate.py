@@ -35,15 +35,18 @@ _BUDGET = flags.DEFINE_multi_string(
     "metric is at least. Repeat for several answers."
 )  # fmt: skip
 _BUNDLE = flags.DEFINE_string(
-    "bundle", None, "A trained bundle of the zoo, or the folder of one. Default: the zoo's for the "
-    "quality that is asked for, cifar10 where none is."
+    "bundle", None, "A trained bundle of the zoo, or the folder of one. Default: the zoo's first "
+    "for the quality that is asked for."
 )  # fmt: skip
 _METHOD = flags.DEFINE_string(
     "method", None, "Which method's generator answers. Default: the bundle's first."
 )
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", "tfgen_output", "Where everything is written.")
 _DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "TFDS directory. Inherited weights are tested on a few images without one."
+    "data_dir",
+    None,
+    "TFDS directory, for trainings on data that do not ship (MNIST, CIFAR-10); "
+    "inherited weights are tested on a few images without one.",
 )
 _TABLES_DIR = flags.DEFINE_string(
     "tables_dir", None, "Where public tables lie, for budgets on devices that others measured."
@@ -130,7 +133,10 @@ def main(argv: Sequence[str]) -> int:
     tables_dir = workdir.user_path(_TABLES_DIR.value) if _TABLES_DIR.value else None
     for budget in budgets:
         pipeline.check_metric(bundle, budget)
-        pipeline.profile_missing(bundle, budget, _THREADS.value, _say)
+        if budget.device not in (None, devices.HOST):  # said before this machine is profiled
+            pipeline.cost_model(bundle, budget, _THREADS.value, tables_dir)
+    if _THREADS.value == 1 and any(budget.device == devices.HOST for budget in budgets):
+        pipeline.profile_missing(bundle, _CONFIDENCE.value, _say)
     costs = [pipeline.cost_model(bundle, b, _THREADS.value, tables_dir) for b in budgets]
     for budget, model in zip(budgets, costs, strict=True):
         pipeline.check_answerable(bundle, budget, model)
@@ -185,8 +191,12 @@ def _bundle_path(budgets: Sequence[Budget]) -> pathlib.Path:
 def _check_devices(budgets: Sequence[Budget]) -> None:
     """Raises UsageError for devices that are not known, or cannot be measured and must be."""
     for device in {budget.device for budget in budgets if budget.device is not None}:
-        if pipeline.can_profile(device, _THREADS.value) and device not in devices.known():
-            continue
+        if device == devices.HOST and device not in devices.known():
+            if _THREADS.value > 1:
+                raise errors.UsageError(
+                    f"latencies on {device} are predicted for --threads=1, got {_THREADS.value}"
+                )
+            continue  # it will be profiled
         devices.find(device)
         if _STOP_AFTER.value == "contract":
             devices.check_here(device, _THREADS.value)

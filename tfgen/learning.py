@@ -112,7 +112,7 @@ def learn(
     for round_ in range(1, experiment.rounds + 1):
         assert evaluate is not None
         key = f"{run}-{round_}"
-        if key in known:
+        if isinstance(known.get(key), dict):  # older files have no seconds
             read_seconds += known[key]["seconds"]
         else:
             since = time.perf_counter()

@@ -17,8 +17,10 @@ import numpy as np
 
 from tfgen import bundle as bundles
 from tfgen import errors, learning, seeds, supernets, workdir
+from tfgen.cost import profiled_latency
 from tfgen.cost.budget import Budget
 from tfgen.cost.cost_model import LATENCY, CostModel
+from tfgen.cost.latency import LatencyModel
 from tfgen.cost.latency_table import NetworkTiming
 from tfgen.deployment import benchmark, contract, delivered, devices, profiling, timing
 from tfgen.deployment.measurement import Measurement
@@ -135,9 +137,13 @@ def fit(
       processes: trainings of proposals at a time.
       say: told what is done.
       device: that was profiled, for generators whose targets limit its latency.
+
+    Raises:
+      UsageError: records are missing, or a device is given where no generator reads one, or the
+        other way round.
     """
     space = catalog.get(experiment.space)
-    latency = None if device is None else devices.latency_model(device, space)
+    latency = _targeted_latency(experiment, space, device)
     dataset = datasets.load(experiment.dataset, data_dir)
     if not work.records.is_file():
         raise errors.UsageError(f"{work.records}: no records; run collect first")
@@ -199,9 +205,32 @@ def fit(
             path.name: workdir.sha256(path)
             for path in (work.records, work.root / GAP, work.root / learning.PROPOSALS)
             if path.is_file()
-        },
+        }
+        | ({} if device is None else {f"{device}.json": workdir.sha256(devices.find(device))}),
     )
     return bundle
+
+
+def _targeted_latency(
+    experiment: Experiment, space: SearchSpace, device: str | None
+) -> LatencyModel | None:
+    """What tells the latency that generators' targets may limit; None where they do not."""
+    read = [
+        name
+        for name, config in experiment.methods.items()
+        if LATENCY in getattr(config, "costs", ())
+    ]
+    if not read and device is None:
+        return None
+    if device is None:
+        raise errors.UsageError(f"the costs of method {read[0]!r} have {LATENCY}: give --device")
+    if not read:
+        raise errors.UsageError(
+            f"--device={device}: no method of the config has {LATENCY} in costs"
+        )
+    if not devices.is_profiled(device):
+        raise errors.UsageError(f"device {device!r} was not profiled: targets need its own table")
+    return devices.latency_model(device, space)
 
 
 def _gap(
@@ -285,28 +314,33 @@ def cost_model(
     return CostModel(bundle.space, bundle.activation_bits, bundle.io, latency)
 
 
-def can_profile(device: str, threads: int) -> bool:
-    """Whether a device is one that this program may profile: this machine, on one thread."""
-    return device == devices.HOST and threads == 1
+def profile_missing(bundle: bundles.Bundle, confidence: float, say: learning.Say) -> None:
+    """Profiles one thread of this machine for a bundle where nobody did; takes minutes.
 
-
-def profile_missing(
-    bundle: bundles.Bundle, budget: Budget, threads: int, say: learning.Say
-) -> None:
-    """Profiles this machine for a budget on it where nobody did; takes minutes.
+    Args:
+      bundle: whose networks a budget on this machine is for.
+      confidence: that its intervals shall have.
+      say: told what is done.
 
     Raises:
-      UsageError: the table that is there is of another machine or runtime.
+      UsageError: the table that is there is of another machine or runtime, or a new one would not
+        tell such a confidence.
       CorruptFileError: it is damaged.
     """
-    if budget.device is None or not can_profile(budget.device, threads):
-        return
-    known_ms = None
+    known_ms, path = None, workdir.user_path(devices.FOLDER / f"{devices.HOST}.json")
     if devices.HOST in devices.known():
-        table = devices.table(devices.HOST)
+        table, path = devices.table(devices.HOST), devices.find(devices.HOST)
         if table.timed(bundle.space, bundle.activation_bits, "random"):
             return  # too few of them are for `ProfiledLatency` to refuse
         known_ms = table.reference_ms
+    if bundle.space.bit_policy == bits.SIMULATED:
+        return  # the same
+    highest = profiled_latency.highest_confidence(profiling.NETWORKS)
+    if confidence > highest:
+        raise errors.UsageError(
+            f"--confidence={confidence:g}: a profile of {profiling.NETWORKS} networks tells up to "
+            f"{highest:g}; run profile_device with more --networks first"
+        )
     say(
         f"this machine was not profiled for {bundle.space.name}: that comes first and takes one to "
         "five minutes, once"
@@ -319,7 +353,6 @@ def profile_missing(
         known_ms=known_ms,
         say=say,
     )
-    path = workdir.user_path(devices.FOLDER / f"{devices.HOST}.json")
     devices.add_profile(path, found)
     say(f"profiled in {time.monotonic() - begin:.0f} s; {path}")
 

@@ -23,6 +23,7 @@ from tfgen.training.recipe import Recipe
 
 if TYPE_CHECKING:  # TensorFlow is imported where it is needed
     from tfgen.evidence.inherited import Inheritance
+    from tfgen.nets.keras_compat import tf
     from tfgen.nets.supernet import Supernet
     from tfgen.training.supernet_training import Progress, SupernetTraining
 
@@ -39,7 +40,7 @@ def train(
     dataset: Dataset,
     max_epochs: int | None,
     say: Say,
-    strategy: str = "one",
+    strategy: tf.distribute.Strategy | None = None,
 ) -> int:
     """Trains the epochs that are missing; each whole one is kept.
 
@@ -49,22 +50,24 @@ def train(
       dataset: what it is trained on.
       max_epochs: stop after so many, to go on another time; None for all.
       say: told how far it is.
-      strategy: of `distribution.STRATEGIES`; several processes have one work directory.
+      strategy: see `distribution`; its processes have one work directory. None for one device.
 
     Returns:
       How many epochs are missing still.
 
     Raises:
-      UsageError: the work directory holds the supernet of another config.
+      UsageError: the work directory holds the supernet of another config, or processes differ.
       TfgenError: the training diverged.
     """
     from tfgen.nets.keras_compat import tf
     from tfgen.training import distribution, supernet_training
 
-    chosen = distribution.strategy(strategy)
+    chosen = strategy or distribution.strategy(distribution.ONE)
     with chosen.scope():
         training = _begun(experiment, work, dataset)
-    distribution.check_equal(chosen, training.epoch, "epochs that are done")
+    config = json.dumps([experiment.supernet_json(), dataset.fingerprint], sort_keys=True)
+    distribution.check_equal(chosen, config, "config or data")
+    distribution.check_equal(chosen, str(training.epoch), "epochs that are done")
     assert experiment.supernet is not None  # `_begun` said so
     epochs, space = experiment.supernet.epochs, training.supernet.space
     if training.epoch:
@@ -113,6 +116,7 @@ def train(
                 data={dataset.name: dataset.fingerprint},
                 parents={},
             )
+    distribution.check_equal(chosen, str(training.epoch), "epochs that are done")
     return epochs - training.epoch
 
 

@@ -42,8 +42,11 @@ def main(argv: Sequence[str]) -> int:
         print(text, file=sys.stderr, flush=True)
 
     experiment.supernet_json()  # says so where there is none, before data are read
+    from tfgen.training import distribution  # TensorFlow: not for --help
+
+    strategy = distribution.strategy(_STRATEGY.value)  # before TensorFlow reads data
     dataset = datasets.load(experiment.dataset, _DATA_DIR.value)
-    missing = supernets.train(experiment, work, dataset, _MAX_EPOCHS.value, say, _STRATEGY.value)
+    missing = supernets.train(experiment, work, dataset, _MAX_EPOCHS.value, say, strategy)
     print(f"supernet in {work.supernet}; {missing} epochs are missing")
     return 0
 

@@ -195,7 +195,7 @@ def _searched(
     seed = seeds.derive(base, "nasbench201", number)
     space = catalog.get("nasbench201")
     supernet = CellSupernet(space, seed, channels=sizes.channels, cells=sizes.cells)
-    made_of = [seed, dataclasses.asdict(sizes.recipe), sizes.channels, sizes.cells, sizes.images]
+    made_of = [seed, sizes.recipe.to_json(), sizes.channels, sizes.cells, sizes.images]
     text = json.dumps([*made_of, dataset.fingerprint], sort_keys=True)
     own = work / f"seed_{number}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
     clock = _Clock(own / "seconds.json")

@@ -166,7 +166,7 @@ class Search:
       method: SGNAS, RANDOM or EVOLUTION.
       macs: of the network.
       evaluations: networks that were scored.
-      seconds: of their evaluations, and of the method's own arithmetic.
+      seconds: of their evaluations; SGNAS's own draws included.
       searched: accuracy on the search split, by which it was chosen.
       tested: accuracy on the test split; weights inherited.
     """

@@ -25,9 +25,9 @@ with chosen.scope():
     training = begun()
 index = chosen.cluster_resolver.task_id
 assert distribution.leads(chosen) == (index == 0)
-distribution.check_equal(chosen, 7, "nothing")
+distribution.check_equal(chosen, "the same", "nothing")
 try:
-    distribution.check_equal(chosen, 7 + index, "their index")
+    distribution.check_equal(chosen, str(index), "their index")
 except errors.UsageError as error:
     assert "differ in their index" in str(error), error
 else:
@@ -35,6 +35,64 @@ else:
 losses = [training.run_epoch() for _ in range({_EPOCHS})]
 np.savez(sys.argv[1], losses=losses, **training.state())
 """
+# Two devices of one process; keras_compat leaves them alone where TF_CONFIG is set.
+_MIRRORED = f"""
+import numpy as np
+from tfgen.nets.keras_compat import tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+two = [tf.config.LogicalDeviceConfiguration()] * 2
+tf.config.set_logical_device_configuration(cpu, two)
+from tests.training.supernet_training_test import SPACE, begun, dataset
+from tfgen.space.lowering import lower
+from tfgen.training import distribution, supernet_training
+chosen = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+assert chosen.num_replicas_in_sync == 2 and distribution.leads(chosen)
+with chosen.scope():
+    training = begun()
+losses = [training.run_epoch() for _ in range({_EPOCHS})]
+for name, variable in training.supernet.variables.items():
+    first, second = (value.numpy() for value in variable.values)
+    np.testing.assert_array_equal(first, second, err_msg=name)
+assert losses[-1] < 1.2 and losses[-1] < losses[0], losses
+largest = lower(SPACE, SPACE.architecture(supernet_training.ends(SPACE)[0]))
+test = dataset().test
+accuracy = supernet_training.accuracy(training.supernet, largest, test, test.x[:100])
+assert accuracy > 0.4, accuracy
+"""
+# The program with data that TensorFlow reads: its strategy comes first.
+_PROGRAM = """
+from unittest import mock
+from tfgen import supernets, train_supernet
+from tfgen.training import datasets
+
+def load(name, data_dir):
+    from tfgen.nets.keras_compat import tf
+    return tf.constant(1.0) + 1.0
+
+def train(experiment, work, dataset, max_epochs, say, strategy):
+    print("with", type(strategy).__name__)
+    return 0
+
+with mock.patch.object(datasets, "load", load), mock.patch.object(supernets, "train", train):
+    train_supernet.run()
+"""
+
+
+def environment(**others: str) -> dict[str, str]:
+    """Of a child process that imports what this one imports."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **others}
+
+
+def ran(code: str, *arguments: str, config: object) -> subprocess.CompletedProcess:
+    """A program that was run to its end, with this TF_CONFIG."""
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env=environment(TF_CONFIG=json.dumps(config)),
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
 
 
 def free_ports(count: int) -> list[int]:
@@ -52,18 +110,13 @@ class TwoWorkersTest(absltest.TestCase):
         cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(2)]}
         processes = []
         for index in range(2):
-            environment = {
-                **os.environ,
-                "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-                "TF_CONFIG": json.dumps(
-                    {"cluster": cluster, "task": {"type": "worker", "index": index}}
-                ),
-            }
+            task = {"type": "worker", "index": index}
+            own = environment(TF_CONFIG=json.dumps({"cluster": cluster, "task": task}))
             with (root / f"{index}.log").open("w") as log:
                 processes.append(
                     subprocess.Popen(
                         [sys.executable, "-c", _WORKER, str(root / f"{index}.npz")],
-                        env=environment,
+                        env=own,
                         stdout=log,
                         stderr=subprocess.STDOUT,
                     )
@@ -86,7 +139,25 @@ class StrategyTest(absltest.TestCase):
     def test_one_process_leads_and_agrees_with_itself(self):
         chosen = distribution.strategy(distribution.ONE)
         self.assertTrue(distribution.leads(chosen))
-        distribution.check_equal(chosen, 3, "anything")
+        distribution.check_equal(chosen, "3", "anything")
+
+    def test_two_devices_of_a_process_hold_equal_weights(self):
+        done = ran(_MIRRORED, config={})
+        self.assertEqual(done.returncode, 0, done.stderr[-2000:])
+
+    def test_the_program_finds_its_workers_before_it_reads_data(self):
+        (port,) = free_ports(1)
+        cluster = {"worker": [f"127.0.0.1:{port}"]}
+        path = pathlib.Path(__file__).parents[2] / "configs" / "cifar10.py"
+        done = ran(
+            _PROGRAM,
+            f"--config={path}",
+            f"--work_dir={self.create_tempdir().full_path}",
+            "--strategy=multi_worker",
+            config={"cluster": cluster, "task": {"type": "worker", "index": 0}},
+        )
+        self.assertEqual(done.returncode, 0, done.stderr[-2000:])
+        self.assertIn("with CollectiveAllReduceStrategy", done.stdout)
 
     def test_workers_need_to_be_named(self):
         self.assertNotIn("TF_CONFIG", os.environ)

@@ -161,10 +161,9 @@ class ProfiledLatency:
         if rank is not None:
             return float(np.sort(residuals)[rank])
         most = len(residuals)
-        highest = (1.0 - _CERTAINTY) ** (1.0 / most)
         raise errors.UsageError(
             f"device {self.device!r} has {most} networks of {self._kind}: they tell intervals up "
-            f"to a confidence of {math.floor(highest * 1000) / 1000:g}, {confidence:g} is asked; "
+            f"to a confidence of {highest_confidence(most):g}, {confidence:g} is asked; "
             "run profile_device again with more --networks, or lower --confidence"
         )
 
@@ -283,6 +282,11 @@ def _fit(timings: _Timings) -> _Model:
 
 def _residuals(measured_ms: Floats, ms: Floats, scale: Floats) -> Floats:
     return np.asarray(np.log(measured_ms / ms) / scale)
+
+
+def highest_confidence(networks: int) -> float:
+    """The most that so many networks tell, rounded down: the largest residual covers it."""
+    return math.floor(math.pow(1.0 - _CERTAINTY, 1.0 / networks) * 1000) / 1000
 
 
 def _rank(count: int, confidence: float) -> int | None:

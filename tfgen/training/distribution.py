@@ -9,6 +9,7 @@ on after the last whole epoch.
 
 from __future__ import annotations
 
+import hashlib
 import os
 
 from tfgen import errors
@@ -23,7 +24,7 @@ def strategy(name: str) -> tf.distribute.Strategy:
     MULTI_WORKER comes before anything else that TensorFlow does.
 
     Raises:
-      UsageError: TF_CONFIG is missing or not what TensorFlow reads.
+      UsageError: TF_CONFIG is missing or not what TensorFlow reads, or TensorFlow has begun.
     """
     if name == ONE:
         return tf.distribute.get_strategy()
@@ -36,18 +37,25 @@ def strategy(name: str) -> tf.distribute.Strategy:
         )
     try:
         return tf.distribute.MultiWorkerMirroredStrategy()
-    except (KeyError, TypeError, ValueError) as error:
-        raise errors.UsageError(f"TF_CONFIG: {error}") from error
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise errors.UsageError(f"strategy multi_worker: {error}") from error
 
 
 def leads(chosen: tf.distribute.Strategy) -> bool:
     """Whether this process writes what all of them have made."""
-    resolver = chosen.cluster_resolver
-    return resolver is None or not resolver.task_id
+    return bool(chosen.extended.should_checkpoint)
 
 
-def check_equal(chosen: tf.distribute.Strategy, number: int, what: str) -> None:
-    """Raises UsageError, in every process, where not all have the same number."""
+def check_equal(chosen: tf.distribute.Strategy, text: str, what: str) -> None:
+    """Waits for all processes; raises UsageError in each where not all have the same text.
+
+    Args:
+      chosen: of the processes.
+      text: of this one.
+      what: it is, for the error.
+    """
+    # Digits of a hash whose squares are exact, and so their means over a few thousand replicas.
+    number = int(hashlib.sha256(text.encode()).hexdigest()[:5], 16)
 
     def spread() -> tf.Tensor:
         own = tf.constant([number, number * number], tf.float64)
@@ -58,4 +66,6 @@ def check_equal(chosen: tf.distribute.Strategy, number: int, what: str) -> None:
         return
     mean, square = chosen.experimental_local_results(chosen.run(spread))[0].numpy()
     if square - mean * mean > 0.1 / chosen.num_replicas_in_sync:
-        raise errors.UsageError(f"the processes differ in {what}: give all the same work directory")
+        raise errors.UsageError(
+            f"the processes differ in {what}: give all the same config, data and work directory"
+        )

@@ -136,7 +136,6 @@ class SupernetRecipe:
       shift: pixels by which images are moved at most, in each direction.
       flip: whether half of the images are mirrored.
       largest_share: of the steps, those that train the largest network instead of a drawn one.
-      half_size_share: of the steps, the first ones, which see images of half the height and width.
     """
 
     epochs: int = 30
@@ -150,7 +149,6 @@ class SupernetRecipe:
     shift: int = 4
     flip: bool = True
     largest_share: float = 0.0
-    half_size_share: float = 0.0
 
     def __post_init__(self) -> None:
         if min(self.epochs, self.batch_size) < 1 or self.weight_decay < 0:
@@ -165,16 +163,14 @@ class SupernetRecipe:
             self.float_share,
             self.label_smoothing,
             self.largest_share,
-            self.half_size_share,
         )
         if not all(0 <= share < 1 for share in shares):
             raise ValueError(f"shares lie in 0..1, 1 excluded: {self}")
 
     def to_json(self) -> dict[str, Any]:
         data = dataclasses.asdict(self)
-        for name in ("largest_share", "half_size_share"):
-            if not data[name]:
-                del data[name]  # supernets are older than the field
+        if not self.largest_share:
+            del data["largest_share"]  # supernets are older than the field
         return data
 
 

@@ -7,7 +7,7 @@ an epoch each is drawn as often as every other, to within one. A unified block's
 kernels of its sub-blocks each have a deck of their own; kernels are sorted, so that skips come last
 and no network is drawn under two names (forced sampling, section 3.3.2). Beyond the paper, a share
 of the steps may train the largest network, which lends its weights to all others (Yu et al. 2020,
-BigNAS, section 3.1), and the first steps may see smaller images, at a quarter of the work.
+BigNAS, section 3.1); the decks are for the other steps.
 
 Bits are a decision like any other. After `float_share` of the steps each layer's weights are
 rounded to the bits of the network that is drawn, and activations over the batch's range; before
@@ -34,7 +34,7 @@ from tfgen.nets.supernet import KERNEL, Supernet
 from tfgen.space.layers import LayerSpec
 from tfgen.space.lowering import lower
 from tfgen.space.search_space import Choices, Chosen, Decision, SearchSpace
-from tfgen.training import augmentation, datasets, fitting
+from tfgen.training import augmentation, fitting
 from tfgen.training.datasets import Dataset, Split
 from tfgen.training.recipe import SupernetRecipe
 
@@ -75,16 +75,13 @@ class SupernetTraining:
         """Begins at epoch 0.
 
         Raises:
-          UsageError: the space's networks do not fit the data set, its images cannot be halved, or
-            a batch cannot be dealt out.
+          UsageError: the space's networks do not fit the data set, or a batch cannot be dealt out.
         """
         space = supernet.space
         first = space.architecture(np.zeros(len(space.decisions), np.int64))
         fitting.check(lower(space, first), dataset, f"space {space.name!r}")
         if dataset.task.name != "classification":
             raise errors.UsageError(f"a supernet classifies; {dataset.name!r} is a regression")
-        if recipe.half_size_share and any(side % 2 for side in dataset.train.x.shape[1:3]):
-            raise errors.UsageError(f"images of {dataset.name!r} cannot be halved")
         self._strategy = tf.distribute.get_strategy()
         if recipe.batch_size % self._strategy.num_replicas_in_sync:
             raise errors.UsageError(
@@ -118,15 +115,12 @@ class SupernetTraining:
         recipe, train = self._recipe, self._dataset.train
         random = seeds.stream(self._seed, "supernet", "epoch", self.epoch)
         order = random.permutation(len(train))
-        networks = fair_networks(self.supernet.space, self.steps, random)
-        networks[evenly(self.steps, recipe.largest_share)] = ends(self.supernet.space)[0]
+        networks = self._networks(random)
         total, since, begin = 0.0, tf.zeros([]), time.perf_counter()
         for step in range(self.steps):
             rows = order[step * recipe.batch_size : (step + 1) * recipe.batch_size]
             x = augmented(train.x[rows], recipe, random)
             done = self.epoch * self.steps + step
-            if done < recipe.half_size_share * recipe.epochs * self.steps:
-                x = datasets.block_means(x, 2)
             layers = lower(self.supernet.space, self.supernet.space.architecture(networks[step]))
             since += self._step(layers, x, train.y[rows], done)
             if (step + 1) % every == 0 or step + 1 == self.steps:
@@ -150,6 +144,14 @@ class SupernetTraining:
                 since, begin = tf.zeros([]), time.perf_counter()
         self.epoch += 1
         return total / self.steps
+
+    def _networks(self, random: np.random.Generator) -> Choices:
+        """Of an epoch's steps [steps, decisions]."""
+        space = self.supernet.space
+        largest = evenly(self.steps, self._recipe.largest_share)
+        networks = np.repeat(ends(space)[:1], self.steps, axis=0)
+        networks[~largest] = fair_networks(space, int((~largest).sum()), random)
+        return networks
 
     def _step(
         self, layers: Sequence[LayerSpec], x: np.ndarray, y: np.ndarray, done: int
@@ -205,7 +207,8 @@ class SupernetTraining:
         Raises:
           CorruptFileError: the state is of another supernet.
         """
-        if state.keys() != self.state().keys():
+        shapes = {name: value.shape for name, value in state.items()}
+        if shapes != {name: value.shape for name, value in self.state().items()}:
             raise errors.CorruptFileError(
                 f"the checkpoint is not of a supernet of {self.supernet.space.name!r}"
             )
