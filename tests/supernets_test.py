@@ -224,9 +224,7 @@ class InheritanceTest(absltest.TestCase):
         space = self.supernet.space
         layers = lower(space, catalog.point(space, {"convolutions": "fast"}))
         dataset = datasets.Dataset("noise", datasets.tasks.CLASSIFICATION, *[self.examples] * 3, {})
-        trained = trainer.inherit(
-            layers, self.supernet.weights(layers), self.examples.x, dataset, seed=1
-        )
+        trained = trainer.inherit(layers, self.supernet.weights(layers), self.examples.x, dataset)
         found = trainer.predict(trained.model, self.examples.x)
         statistics = self.supernet.statistics(layers, [self.examples.x], quantized=True)
         expected = self.supernet.outputs(

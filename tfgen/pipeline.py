@@ -514,7 +514,7 @@ def make_file(
             result = trainer.train(layers, dataset, tuning, seed, weights=own, progress=progress)
             told |= tuning.to_json()
         else:
-            result = trainer.inherit(layers, own, shared.examples.train.x, dataset, seed)
+            result = trainer.inherit(layers, own, shared.examples.train.x, dataset)
     if trained is not None:
         with workdir.writing_folder(trained) as fresh:
             trainer.save(result, fresh)

@@ -9,7 +9,7 @@ and a budget's best network is rarely one of a few thousand draws.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -337,6 +337,11 @@ class Selector:
         """One bounded search; raises InfeasibleBudgetError with the nearest budget of its draws."""
         stages = network_stages(cost_model, budget, self.max_distance)
         limits = budget_stages(budget)
+        # What stages and ranking read; a candidate's other costs are told at the end.
+        read = {*budget.limits, "storage_kb", self.ranking.by}
+
+        def pool_of(choices: Choices, conditions: Floats | None) -> Pool:
+            return self._pool(choices, conditions, predictor, cost_model, read)
 
         def passes(pool: Pool) -> npt.NDArray[np.bool_]:
             return np.asarray(np.logical_and.reduce([stage(pool) for stage in (*stages, *limits)]))
@@ -352,7 +357,7 @@ class Selector:
         seen: Pool | None = None
         for round_ in range(self.max_rounds):
             (drawn,) = proposer.propose([budget], self.draws, seeds.derive(seed, "round", round_))
-            seen = _merge(seen, self._pool(drawn.choices, drawn.conditions, predictor, cost_model))
+            seen = _merge(seen, pool_of(drawn.choices, drawn.conditions))
             if passes(seen).sum() >= self.count:
                 break
         assert seen is not None
@@ -362,12 +367,14 @@ class Selector:
             parents = seen.rows(best_first(seen)[: max(_PARENTS, self.count)])
             children = space.mutate(np.repeat(parents.choices, _CHILDREN, axis=0), random)
             none = None if seen.distance is None else np.full(len(children), np.nan)
-            seen = _merge(parents, self._pool(children, none, predictor, cost_model))
+            seen = _merge(parents, pool_of(children, none))
             looked_at += len(seen) - len(parents)
         if not passes(seen).any():
             raise _infeasible(seen, budget, looked_at, stages)
-        rows = best_first(seen)[: self.count]
-        return [_candidate(space, seen, row, budget, method, seed) for row in rows]
+        best = seen.rows(best_first(seen)[: self.count])
+        costs, upper = cost_model.bounds(best.choices, self.confidence)
+        best = dataclasses.replace(best, costs=costs, upper=upper)
+        return [_candidate(space, best, row, budget, method, seed) for row in range(len(best))]
 
     def _pool(
         self,
@@ -375,12 +382,13 @@ class Selector:
         conditions: Floats | None,
         predictor: Predictor,
         cost_model: CostModel,
+        read: Collection[str],
     ) -> Pool:
         prediction = predictor.predict(choices, self.confidence)
         distance = None
         if conditions is not None:
             distance = confidence_distance(prediction.performance, conditions)
-        costs, upper = cost_model.bounds(choices, self.confidence)
+        costs, upper = cost_model.bounds(choices, self.confidence, read)
         return Pool(
             choices,
             costs,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -83,28 +83,39 @@ class CostModel:
         """Every metric of canonical choices [architectures, decisions] -> [architectures]."""
         return self.bounds(choices, 0.5)[0]
 
-    def bounds(self, choices: Choices, confidence: float) -> tuple[Costs, Costs]:
+    def bounds(
+        self, choices: Choices, confidence: float, only: Collection[str] | None = None
+    ) -> tuple[Costs, Costs]:
         """Every metric of canonical choices, and the upper end of its one-sided interval.
 
         Args:
           choices: [architectures, decisions].
           confidence: of the upper ends of predicted metrics; counted ones are exact.
+          only: leaves other metrics out; some take longer to count than all others together.
 
         Returns:
           Expected values and upper ends, by metric [architectures].
         """
-        costs = self.counted(choices)
+        costs = self.counted(choices, only)
         upper = dict(costs)
-        if self.latency is not None:
+        if self.latency is not None and (only is None or LATENCY in only):
             interval = self.latency.predict(choices, confidence)
             costs[LATENCY], upper[LATENCY] = interval.ms, interval.high_ms
         return costs, upper
 
-    def counted(self, choices: Choices) -> Costs:
+    def counted(self, choices: Choices, only: Collection[str] | None = None) -> Costs:
         """Every metric that is counted, of canonical choices [architectures, decisions]."""
         slots = self._lower(choices)
-        costs = {metric: counter(slots) for metric, counter in self._counters.items()}
-        return costs | {metric: counter(choices) for metric, counter in self._tabulated.items()}
+        costs = {
+            metric: counter(slots)
+            for metric, counter in self._counters.items()
+            if only is None or metric in only
+        }
+        return costs | {
+            metric: counter(choices)
+            for metric, counter in self._tabulated.items()
+            if only is None or metric in only
+        }
 
     def _lower(self, choices: Choices) -> list[LayerSlots]:
         if not self.space.stages:

@@ -34,7 +34,9 @@ def convert(
     example = tf.TensorSpec([1, *twin.input_shape[1:]], tf.float32)
     forward = tf.function(lambda x: twin(x, training=False), [example])
     concrete = forward.get_concrete_function()
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], twin)
+    owner = tf.Module()  # of the variables alone: a Keras model would be saved, layer by layer
+    owner.variables_of_twin = list(twin.variables)
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], owner)
     return _named(converter.convert(), twin, layers, biases)
 
 

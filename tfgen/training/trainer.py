@@ -22,7 +22,6 @@ METRICS = "metrics.json"
 _STEPS_PER_CALL = 50
 _WATCHED_SHARE = 0.5  # of the steps, before activations are rounded
 _STATISTICS_BATCHES = 100
-_INHERITED_BATCH = 64
 _STEPS_PER_CHECK = 250
 _EVALUATED_AT_ONCE = 2048
 
@@ -101,7 +100,6 @@ def inherit(
     weights: Weights,
     images: np.ndarray,
     dataset: Dataset,
-    seed: int,
 ) -> Trained:
     """The network with weights that were trained elsewhere, rounded to its bits; no steps.
 
@@ -113,7 +111,6 @@ def inherit(
       weights: of each layer that has any.
       images: [images, ..].
       dataset: on whose validation split the metric is told.
-      seed: of the order of the images.
 
     Raises:
       UsageError: the layers do not fit the data set.
@@ -122,9 +119,11 @@ def inherit(
     start = time.monotonic()
     model = quantize_aware.build(layers, dataset.train.x.shape[1:])
     _assign(model, weights)
-    for activations in (False, True):  # ranges are watched before they round
-        quantize_aware.set_rounding(model, weights=True, activations=activations)
-        _watch(model, images, min(_INHERITED_BATCH, len(images)), seed)
+    quantize_aware.set_rounding(model, weights=True, activations=True)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.0  # statistics are those of all images at once, as ranges are
+    model(tf.constant(images), training=True)  # one batch: a trace would take longer
     model, folded = quantize_aware.fold(model, layers)
     quantize_aware.settle(model, folded)
     metric = dataset.task.score(dataset.validation.y, predict(model, dataset.validation.x))
@@ -306,6 +305,8 @@ def _steps(
 
 def predict(model: keras.Model, x: np.ndarray) -> np.ndarray:
     """The network's outputs, float32 [examples, units]."""
+    if len(x) <= _EVALUATED_AT_ONCE:  # a trace would take longer
+        return np.asarray(model(tf.constant(x), training=False))
     return _predicted(_forward(model), x)
 
 
