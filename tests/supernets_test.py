@@ -170,6 +170,11 @@ class PipelineTest(absltest.TestCase):
             rows = reproduce_supernet.bits(lab, 1, 3, folder, lambda text: None)
             self.assertEqual([row.bits for row in rows], [8, 4, 2])
             self.assertGreater(rows[0].file_kb, rows[2].file_kb)
+            _, rows = reproduce_supernet.tuned(lab, 2, 3, folder, lambda text: None)
+            for row in rows:  # so easy a problem is no worse after more training
+                self.assertGreaterEqual(row.tuned, row.inherited - 0.02)
+            _, kept = reproduce_supernet.tuned(lab, 2, 3, folder, lambda text: None)
+            self.assertEqual(kept, rows)
         written = {path.name for path in folder.iterdir()}
         self.assertContainsSubset(
             {"sgnas1.csv", "sgnas1.md", "sgnas7.md", "sgnas7a_macs.png", "sgnas7b.html"}, written

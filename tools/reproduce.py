@@ -9,6 +9,7 @@
     reproduce --table=sgnas3 --work_dir=ROOT --output_dir=DIR --tables_dir=TABLES    NAS-Bench-201
     reproduce --table=sgnas1 --work_dir=ROOT --output_dir=DIR --data_dir=TFDS    against searches
     reproduce --table=bits --work_dir=ROOT --output_dir=DIR --data_dir=TFDS      8, 4 and 2 bits
+    reproduce --table=tuned --work_dir=ROOT --output_dir=DIR --data_dir=TFDS     after fine-tuning
     reproduce --figure=sgnas6b --work_dir=ROOT --output_dir=DIR                  supernets' sizes
     reproduce --figure=sgnas7 --work_dir=ROOT --output_dir=DIR --data_dir=TFDS   targets and priors
 
@@ -37,8 +38,9 @@ from tools import (
 from tools.reproduce_setting import EXPERIMENTS, Setting, published, work_dir
 
 _TABLE = flags.DEFINE_enum(
-    "table", None, ["nagan3", "nagan4", "ablation", "sgnas1", "sgnas3", "bits"], "Which table."
-)
+    "table", None, ["nagan3", "nagan4", "ablation", "sgnas1", "sgnas3", "bits", "tuned"],
+    "Which table.",
+)  # fmt: skip
 _FIGURE = flags.DEFINE_enum(
     "figure", None, ["nagan4a", "nagan4b", "sgnas5", "sgnas6b", "sgnas7"], "Which figure."
 )
@@ -57,7 +59,9 @@ _RECORDS = flags.DEFINE_integer(
 _GENERATORS = flags.DEFINE_integer(
     "generators", None, "Seeds of encoder and generator. Default: 3; 2 for nagan4a.", lower_bound=1
 )
-_NETWORKS = flags.DEFINE_integer("networks", 20, "Networks a condition.", lower_bound=1)
+_NETWORKS = flags.DEFINE_integer(
+    "networks", 20, "Networks a condition; of tuned, in all.", lower_bound=1
+)
 _REPEATED = flags.DEFINE_integer("repeated", 5, "Of these, trained twice.", lower_bound=1)
 _FLOOR_NETWORKS = flags.DEFINE_integer("floor_networks", 10, "Records a condition.", lower_bound=1)
 _RECORD_COUNTS = flags.DEFINE_list(
@@ -121,7 +125,7 @@ def main(argv: Sequence[str]) -> None:
     if wanted == "sgnas6b":
         reproduce_supernet.figure_6b(folder, _say)
         return
-    if wanted in ("sgnas1", "sgnas7", "bits"):
+    if wanted in ("sgnas1", "sgnas7", "bits", "tuned"):
         _supernet(wanted, root, folder)
         return
     labels = _EXPERIMENTS.value or (list(EXPERIMENTS) if wanted == "nagan4" else ["Reg.A"])
@@ -183,8 +187,10 @@ def _supernet(wanted: str, root: pathlib.Path, folder: pathlib.Path) -> None:
             reproduce_supernet.figure_7(
                 lab, _PRIORS.value, _TARGETS, _SCORED, _DEVICE.value, _SEED.value, folder, _say
             )
-        else:
+        elif wanted == "bits":
             reproduce_supernet.bits(lab, _NETWORKS_AT_BITS, _SEED.value, folder, _say)
+        else:
+            reproduce_supernet.tuned(lab, _NETWORKS.value, _SEED.value, folder, _say)
 
 
 def _counts() -> list[int]:

@@ -1,4 +1,4 @@
-"""SGNAS on the CIFAR-10 supernet: table 1, figures 6b and 7, and what bits do.
+"""SGNAS on the CIFAR-10 supernet: table 1, figures 6b and 7, and what inherited scores tell.
 
 All is asked of networks that inherit their weights from ROOT/cifar10/supernet, scored on the 2,000
 images of the search split; scores lie in ROOT/cifar10/records.db and generators in
@@ -8,6 +8,7 @@ ROOT/cifar10/reproduce, so that a stopped run goes on.
   sgnas6b  parameters of supernets by the number of choices a layer, counted exactly
   sgnas7   what is generated for targets that training has not seen, from four random priors
   bits     the same networks at 8 bits, at 4 and at the fewest
+  tuned    random networks of mixed bits before and after fine-tuning
 """
 
 from __future__ import annotations
@@ -637,3 +638,94 @@ def at_bits(space: SearchSpace, choices: Choices, width: int) -> Choices:
             offered = [int(value) for value in decision.values]
             changed[:, column] = offered.index(min(b for b in offered if b >= width))
     return space.canonical(changed)
+
+
+# --- fine-tuning ----------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuned:
+    """A random network of mixed bits, before and after its fine-tuning.
+
+    Attributes:
+      fingerprint: of the network.
+      macs: of one inference.
+      file_kb: of its file.
+      inherited: accuracy on the search split with inherited weights.
+      tuned: after fine-tuning, on the whole validation split.
+    """
+
+    fingerprint: str
+    macs: float
+    file_kb: float
+    inherited: float
+    tuned: float
+
+
+TUNED = (
+    Column("network", lambda t: t.fingerprint),
+    Column("million MACs", lambda t: f"{t.macs / 1e6:.2f}"),
+    Column("file_kb", lambda t: f"{t.file_kb:.1f}"),
+    Column("inherited, %", lambda t: percent(t.inherited, 2)),
+    Column("fine-tuned, %", lambda t: percent(t.tuned, 2)),
+)
+
+
+def tuned(
+    lab: Lab, networks: int, seed: int, folder: pathlib.Path, say: Say = print
+) -> tuple[float, list[Tuned]]:
+    """Fine-tunes random networks of mixed bits; writes sgnas_tuned.csv and .md.
+
+    What was fine-tuned is kept in ROOT/cifar10/reproduce/tuned.json.
+
+    Returns:
+      Spearman's correlation of accuracy with inherited and with fine-tuned weights, and the rows.
+    """
+    from scipy import stats
+
+    choices = lab.space.sample(networks, seeds.stream(seed, "tuned"))
+    inherited = lab.scores(choices)
+    costs = lab.costs.costs(choices)
+    rows = []
+    for number, choice in enumerate(choices):
+        architecture = lab.space.architecture(choice)
+        rows.append(
+            Tuned(
+                architecture.fingerprint,
+                float(costs["macs"][number]),
+                float(costs["file_kb"][number]),
+                float(inherited[number]),
+                _fine_tuned(lab, architecture, seed),
+            )
+        )
+        say(f"{number + 1}/{networks}: {rows[-1].inherited:.4f} -> {rows[-1].tuned:.4f}")
+    correlation = float(
+        stats.spearmanr([row.inherited for row in rows], [row.tuned for row in rows]).statistic
+    )
+    reports.write_csv(folder / "sgnas_tuned.csv", rows)
+    reports.write_markdown(
+        folder / "sgnas_tuned.md",
+        f"Spearman's correlation of inherited and fine-tuned accuracy over {networks} random "
+        f"networks of mixed bits: {correlation:.3f}.",
+        reports.markdown(TUNED, rows),
+    )
+    say(f"Spearman's correlation {correlation:.3f}")
+    return correlation, rows
+
+
+def _fine_tuned(lab: Lab, architecture: Architecture, seed: int) -> float:
+    """Accuracy on the validation split after the config's fine-tuning."""
+    from tfgen.training import trainer
+
+    recipe = lab.experiment.fine_tuning
+    assert recipe is not None  # an experiment with a supernet has one
+    path = lab.folder / "tuned.json"
+    known = workdir.read_json(path) if path.is_file() else {}
+    key = f"{architecture.fingerprint}-{lab.evaluate.recipe}-{recipe.fingerprint}-{seed}"
+    if key not in known:
+        layers = lower(lab.space, architecture)
+        weights = lab.supernet.weights(layers)
+        result = trainer.train(layers, lab.dataset, recipe, seed, weights=weights)
+        known[key] = result.metric
+        workdir.write_json(path, known)
+    return float(known[key])

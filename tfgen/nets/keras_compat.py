@@ -39,9 +39,6 @@ def quiet() -> Iterator[None]:
 
 _level_is_set = "TF_CPP_MIN_LOG_LEVEL" in os.environ
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-# TensorFlow's default depends on the processor; without it convolutions take up to four times as
-# long where there is no AVX-512, and equal seeds would give other weights there.
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 # tfmot rewrites this on import; `tf.keras` touched before that would be Keras 3 for good.
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
 
