@@ -206,7 +206,8 @@ class TrainingTest(absltest.TestCase):
             (proposed,) = generator.propose([budget], 64, seed=1)
             found = told.cost_model.costs(proposed.choices)["latency_ms"]
             self.assertLess(np.quantile(found, 0.5), largest)
-            self.assertEqual(found.max() > 1.5, device == "another")
+            # A few draws are of high temperatures and lie anywhere.
+            self.assertEqual(np.quantile(found, 0.9) > 1.5, device == "another")
 
     def test_a_space_without_costs_by_shares_is_refused(self):
         told = Evidence(MLP, CostModel(MLP), surrogate=evidence(SPACE.name).surrogate)

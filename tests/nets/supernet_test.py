@@ -38,10 +38,15 @@ class SupernetTest(parameterized.TestCase):
     def test_statistics_of_a_batch_are_what_training_normalises_by(self):
         net = scattered("mnist_mobile")
         layers, x = network(net), images(net)
-        statistics = net.statistics(layers, [x], quantized=True)
-        fixed = net.outputs(layers, tf.constant(x), quantized=True, statistics=statistics)
-        own = net.outputs(layers, tf.constant(x), quantized=True)
-        np.testing.assert_allclose(fixed.numpy(), own.numpy(), atol=1e-4)
+        for quantized in (False, True):
+            statistics = net.statistics(layers, [x], quantized=quantized)
+            fixed = net.outputs(layers, tf.constant(x), quantized=quantized, statistics=statistics)
+            own = net.outputs(layers, tf.constant(x), quantized=quantized)
+            off = np.abs(fixed.numpy() - own.numpy())
+            if quantized:  # what lies at the edge of a step may go to either side of it
+                self.assertLess(off.mean(), 0.1 * np.ptp(own) / 255)
+            else:
+                self.assertLess(off.max(), 1e-4)
 
     def test_which_weights_a_network_takes(self):
         # Of mnist_mobile's first group the widest input is the stem's 16 channels, and a sub-block
