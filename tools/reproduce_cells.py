@@ -37,6 +37,7 @@ from tfgen.training import datasets
 from tfgen.training.recipe import SupernetRecipe
 from tools import charts, reports
 from tools.reports import Column, duration
+from tools.reproduce_setting import different
 
 TABLE = "nasbench201.csv.gz"
 TARGETS = tuple(20e6 * n for n in range(1, 11))  # MACs
@@ -217,7 +218,7 @@ def _searched(
     examples = datasets.Split(validation.x[: sizes.images], validation.y[: sizes.images])
     scores = _Scores(own / "scores.json", cell_training.scorer(supernet, examples))
 
-    random = _different(space.sample(4 * sizes.random, seeds.stream(seed, "random")))
+    random = different(space.sample(4 * sizes.random, seeds.stream(seed, "random")))
     random = random[: sizes.random]
     with clock.of("random"):
         random_scores = scores(random)
@@ -239,7 +240,7 @@ def _searched(
         answers.append(truth.answer(number, MOST, target, truth.most_macs(target)))
         with clock.of(f"answer to {target:g}"):
             (proposed,) = generator.propose([Budget({"macs": target})], _DRAWN, seed)
-            drawn = _different(proposed.choices)
+            drawn = different(proposed.choices)
             kept = drawn[costs.costs(drawn)["macs"] <= target][: sizes.candidates]
             if not len(kept):
                 raise errors.TfgenError(f"the generator drew no cell of at most {target:g} MACs")
@@ -250,11 +251,6 @@ def _searched(
         rows = truth.table.rows(kept[best : best + 1])
         answers.append(truth.answer(number, SGNAS, target, rows, found[best]))
     return tau, clock.seconds, answers
-
-
-def _different(choices: Choices) -> Choices:
-    """Each row once, in the order of its first."""
-    return choices[np.sort(np.unique(choices, axis=0, return_index=True)[1])]
 
 
 class _Scores:

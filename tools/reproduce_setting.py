@@ -1,4 +1,4 @@
-"""What every table and figure of the NAGAN paper is measured on: an experiment and its records.
+"""What tables and figures are measured on: configs; an experiment of NAGAN with its records.
 
 Fits and trainings that a measurement needs lie in WORK_DIR/reproduce, so a stopped run goes on.
 """
@@ -28,7 +28,7 @@ from tfgen.experiment import Experiment
 from tfgen.generators.base import Evaluate
 from tfgen.space import catalog
 from tfgen.space.architecture import Architecture
-from tfgen.space.search_space import SearchSpace
+from tfgen.space.search_space import Choices, SearchSpace
 from tfgen.training import datasets, population
 
 METHOD = "nagan"
@@ -67,6 +67,20 @@ def published(label: str) -> Published:
     if label not in EXPERIMENTS:
         raise errors.UsageError(f"unknown experiment {label!r}; known: {', '.join(EXPERIMENTS)}")
     return EXPERIMENTS[label]
+
+
+def configured(name: str) -> Experiment:
+    """What a file of configs/ describes; raises UsageError where there is none of that name."""
+    path = workdir.package_root() / "configs" / f"{name}.py"
+    if not path.is_file():
+        raise errors.UsageError(f"{path}: there is no such config")
+    config = runpy.run_path(str(path))["get_config"]()
+    return Experiment.from_config(config.to_dict())
+
+
+def different(choices: Choices) -> Choices:
+    """Each network once, in the order of its first [networks, decisions]."""
+    return choices[np.sort(np.unique(choices, axis=0, return_index=True)[1])]
 
 
 def work_dir(root: pathlib.Path, label: str) -> workdir.WorkDir:
@@ -170,11 +184,7 @@ class Setting:
         """
         self.label = label
         self._work = work_dir(root, label)
-        path = workdir.package_root() / "configs" / f"{published(label).config}.py"
-        if not path.is_file():
-            raise errors.UsageError(f"{path}: experiment {label} has no config")
-        config = runpy.run_path(str(path))["get_config"]()
-        experiment = Experiment.from_config(config.to_dict())
+        experiment = configured(published(label).config)
         if records is not None:
             experiment = dataclasses.replace(experiment, records=records)
         self.experiment = experiment

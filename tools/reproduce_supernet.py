@@ -18,7 +18,6 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-import runpy
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -30,7 +29,7 @@ from tfgen.cost import counting
 from tfgen.cost.budget import Budget
 from tfgen.cost.cost_model import LATENCY, CostModel
 from tfgen.deployment import devices
-from tfgen.evidence.record import RecordStore
+from tfgen.evidence.record import Record, RecordStore
 from tfgen.experiment import Experiment
 from tfgen.generators.base import Evidence
 from tfgen.generators.sgnas import COSTS, Sgnas, SgnasConfig, SgnasGenerator
@@ -41,6 +40,7 @@ from tfgen.space.search_space import Choices, Chosen, SearchSpace
 from tfgen.training import datasets
 from tools import charts, reports
 from tools.reports import Column, duration, percent
+from tools.reproduce_setting import configured, different
 
 if TYPE_CHECKING:  # TensorFlow is imported where it is needed
     from tfgen.evidence.inherited import Inheritance
@@ -88,11 +88,11 @@ class Lab:
 
     def scores(self, choices: Choices) -> np.ndarray:
         """Accuracy on the search split with inherited weights [networks]."""
-        return np.array([r.metric for r in self.evaluate(self._architectures(choices))])
+        return np.array([record.metric for record in self.records(choices)])
 
-    def seconds(self, choices: Choices) -> float:
-        """What scoring these networks took, when it was done."""
-        return sum(record.seconds for record in self.evaluate(self._architectures(choices)))
+    def records(self, choices: Choices) -> list[Record]:
+        """The record of each network: its score, and the seconds that it took when it was made."""
+        return self.evaluate(self._architectures(choices))
 
     def tested(self, choices: Choices) -> np.ndarray:
         """Accuracy on the whole test split with inherited weights [networks]."""
@@ -145,14 +145,7 @@ class Lab:
 
 def experiment() -> Experiment:
     """The config's."""
-    path = workdir.package_root() / "configs" / f"{CONFIG}.py"
-    config = runpy.run_path(str(path))["get_config"]()
-    return Experiment.from_config(config.to_dict())
-
-
-def _different(choices: Choices) -> Choices:
-    """Each row once, in the order of its first."""
-    return choices[np.sort(np.unique(choices, axis=0, return_index=True)[1])]
+    return configured(CONFIG)
 
 
 # --- table 1 --------------------------------------------------------------------------------------
@@ -225,7 +218,7 @@ def table_1(
         budget = Budget({"macs": float(limit)})
         since = time.perf_counter()
         (drawn,) = generator.propose([budget], _POOL, seed)
-        kept = _different(drawn.choices)
+        kept = different(drawn.choices)
         kept = kept[lab.costs.costs(kept)["macs"] <= limit][:candidates]
         own = time.perf_counter() - since
         if not len(kept):
@@ -255,14 +248,15 @@ def table_1(
 
 
 def _best(lab: Lab, limit: float, method: str, choices: Choices, own_seconds: float) -> Search:
-    scores = lab.scores(choices)
+    records = lab.records(choices)
+    scores = np.array([record.metric for record in records])
     best = choices[[int(scores.argmax())]]
     return Search(
         limit,
         method,
         float(lab.costs.costs(best)["macs"][0]),
         len(choices),
-        lab.seconds(choices) + own_seconds,
+        sum(record.seconds for record in records) + own_seconds,
         float(scores.max()),
         float(lab.tested(best)[0]),
     )
@@ -274,7 +268,7 @@ def _random(lab: Lab, limit: float, count: int, seed: int) -> Choices:
     kept: Choices = lab.space.sample(0, random)
     for _ in range(64):
         drawn = lab.space.sample(_DRAWN, random)
-        kept = _different(np.concatenate([kept, drawn[lab.costs.costs(drawn)["macs"] <= limit]]))
+        kept = different(np.concatenate([kept, drawn[lab.costs.costs(drawn)["macs"] <= limit]]))
         if len(kept) >= count:
             break
     return kept[:count]
