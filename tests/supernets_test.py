@@ -24,7 +24,7 @@ from tfgen.space import catalog
 from tfgen.space.lowering import lower
 from tfgen.training import datasets, supernet_training, trainer
 from tfgen.training.recipe import Recipe, SupernetRecipe
-from tools import reproduce_supernet
+from tools import reproduce_supernet, reproduce_variants
 
 EXPERIMENT = Experiment(
     name="quarters",
@@ -175,10 +175,35 @@ class PipelineTest(absltest.TestCase):
                 self.assertGreaterEqual(row.tuned, row.inherited - 0.02)
             _, kept = reproduce_supernet.tuned(lab, 2, 3, folder, lambda text: None)
             self.assertEqual(kept, rows)
+        self.check_a_variant(folder)
         written = {path.name for path in folder.iterdir()}
         self.assertContainsSubset(
-            {"sgnas1.csv", "sgnas1.md", "sgnas7.md", "sgnas7a_macs.png", "sgnas7b.html"}, written
+            {
+                "sgnas6a.csv",
+                "sgnas6a.png",
+                "sgnas1.csv",
+                "sgnas1.md",
+                "sgnas7.md",
+                "sgnas7a_macs.png",
+                "sgnas7b.html",
+            },
+            written,
         )
+
+    def check_a_variant(self, folder):
+        asked = (self.root / "variants", self.dataset, 3, 4, folder)
+        variant = reproduce_variants.VARIANTS[0]
+        self.assertFalse(variant.forced or variant.switchable)
+        said = []
+        (row,) = reproduce_variants.figure_6a(EXPERIMENT, *asked, said.append, variants=[variant])
+        self.assertTrue(any(text.startswith("epoch 1/1, step 10/10") for text in said))
+        self.assertBetween(row.mean, row.least, row.most)
+        said.clear()  # what is kept is neither trained nor scored again
+        with mock.patch.object(supernet_training, "accuracy", side_effect=AssertionError):
+            again = reproduce_variants.figure_6a(
+                EXPERIMENT, *asked, said.append, variants=[variant]
+            )
+        self.assertEqual(again, [row])
 
 
 class InheritanceTest(absltest.TestCase):

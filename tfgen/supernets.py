@@ -149,7 +149,8 @@ def _begun(experiment: Experiment, work: workdir.WorkDir, dataset: Dataset) -> S
     config = json.loads(json.dumps(experiment.supernet_json()))
     assert experiment.supernet is not None  # supernet_json said so
     space, seed = catalog.get(experiment.space), experiment.seed
-    supernet = Supernet(space, seeds.derive(seed, "supernet"))
+    switchable = experiment.supernet.switchable
+    supernet = Supernet(space, seeds.derive(seed, "supernet"), switchable)
     training = SupernetTraining(supernet, dataset, experiment.supernet, seed)
     workdir.recover(work.supernet)
     if (work.supernet / workdir.MANIFEST).is_file():

@@ -10,6 +10,8 @@
     reproduce --table=sgnas1 --work_dir=ROOT --output_dir=DIR --data_dir=TFDS    against searches
     reproduce --table=bits --work_dir=ROOT --output_dir=DIR --data_dir=TFDS      8, 4 and 2 bits
     reproduce --table=tuned --work_dir=ROOT --output_dir=DIR --data_dir=TFDS     after fine-tuning
+    reproduce --table=sgnas5 --work_dir=ROOT --output_dir=DIR                    a step's memory
+    reproduce --figure=sgnas6a --work_dir=ROOT --output_dir=DIR --data_dir=TFDS  ablations
     reproduce --figure=sgnas6b --work_dir=ROOT --output_dir=DIR                  supernets' sizes
     reproduce --figure=sgnas7 --work_dir=ROOT --output_dir=DIR --data_dir=TFDS   targets and priors
 
@@ -28,22 +30,25 @@ from collections.abc import Sequence
 from absl import flags
 
 from tfgen import errors, program, workdir
+from tfgen.training import datasets
 from tools import (
     charts,
     reproduce_cells,
     reproduce_distance,
     reproduce_search,
     reproduce_supernet,
+    reproduce_variants,
 )
 from tools.reproduce_setting import EXPERIMENTS, Setting, published, work_dir
 
 _TABLE = flags.DEFINE_enum(
-    "table", None, ["nagan3", "nagan4", "ablation", "sgnas1", "sgnas3", "bits", "tuned"],
+    "table", None, ["nagan3", "nagan4", "ablation", "sgnas1", "sgnas3", "sgnas5", "bits", "tuned"],
     "Which table.",
 )  # fmt: skip
 _FIGURE = flags.DEFINE_enum(
-    "figure", None, ["nagan4a", "nagan4b", "sgnas5", "sgnas6b", "sgnas7"], "Which figure."
-)
+    "figure", None, ["nagan4a", "nagan4b", "sgnas5", "sgnas6a", "sgnas6b", "sgnas7"],
+    "Which figure.",
+)  # fmt: skip
 _WORK_DIR = flags.DEFINE_string(
     "work_dir", None, "Where the configs' work directories are.", required=True
 )
@@ -98,6 +103,8 @@ _PROCESSES = flags.DEFINE_integer(
 )
 _TARGETS, _SCORED = 50, 10  # of sgnas7: targets of a cost, and answers whose accuracy is measured
 _NETWORKS_AT_BITS = 50
+_RANDOM_NETWORKS = 360  # of each supernet in sgnas6a: the paper's
+_BATCHES = (32, 128)  # of sgnas5: the paper's
 
 
 def main(argv: Sequence[str]) -> None:
@@ -109,7 +116,7 @@ def main(argv: Sequence[str]) -> None:
     charts.check()
     root = workdir.user_path(_WORK_DIR.value)
     folder = workdir.user_path(_OUTPUT_DIR.value)
-    if wanted in ("sgnas3", "sgnas5"):
+    if _TABLE.value == "sgnas3" or _FIGURE.value == "sgnas5":
         if _TABLES_DIR.value is None:
             raise errors.UsageError("give --tables_dir, the folder of nasbench201.csv.gz")
         reproduce_cells.table_3(
@@ -117,6 +124,22 @@ def main(argv: Sequence[str]) -> None:
             root / "nasbench201",
             _DATA_DIR.value,
             reproduce_cells.Sizes(),
+            _SEED.value,
+            folder,
+            _say,
+        )
+        return
+    if wanted == "sgnas5":
+        space = reproduce_supernet.experiment().space
+        reproduce_variants.table_5(space, _BATCHES, folder, _say)
+        return
+    if wanted == "sgnas6a":
+        experiment = reproduce_supernet.experiment()
+        reproduce_variants.figure_6a(
+            experiment,
+            root / reproduce_supernet.CONFIG / "reproduce" / "variants",
+            datasets.load(experiment.dataset, _DATA_DIR.value),
+            _RANDOM_NETWORKS,
             _SEED.value,
             folder,
             _say,

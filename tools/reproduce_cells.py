@@ -17,8 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
-import json
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,12 +30,11 @@ from tfgen.evidence.tabular import NasBench201
 from tfgen.generators.base import Evidence
 from tfgen.generators.sgnas import Sgnas, SgnasConfig
 from tfgen.space import catalog
-from tfgen.space.search_space import Choices
 from tfgen.training import datasets
 from tfgen.training.recipe import SupernetRecipe
 from tools import charts, reports
 from tools.reports import Column, duration
-from tools.reproduce_setting import different
+from tools.reproduce_setting import KeptScores, different, digest
 
 TABLE = "nasbench201.csv.gz"
 TARGETS = tuple(20e6 * n for n in range(1, 11))  # MACs
@@ -46,7 +43,6 @@ ACCURACIES = (VALID, "c10_test", "c100_valid", "c100_test", "in16_valid", "in16_
 SGNAS, ARG_MAX, RANDOM, MOST = "sgnas", "sgnas, arg max", "random", "most MACs"
 _DATASET = "cifar10_16x16"
 _DRAWN = 1_000  # of the generator, for a target
-_WRITTEN_AT_ONCE = 100  # scores
 _RECIPE = SupernetRecipe(epochs=24, batch_size=128, learning_rate=0.05)
 _GENERATOR = SgnasConfig(costs=("macs",), steps=1_500, images=64)
 Say = Callable[[str], None]
@@ -197,8 +193,7 @@ def _searched(
     space = catalog.get("nasbench201")
     supernet = CellSupernet(space, seed, channels=sizes.channels, cells=sizes.cells)
     made_of = [seed, sizes.recipe.to_json(), sizes.channels, sizes.cells, sizes.images]
-    text = json.dumps([*made_of, dataset.fingerprint], sort_keys=True)
-    own = work / f"seed_{number}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    own = work / f"seed_{number}-{digest([*made_of, dataset.fingerprint])}"
     clock = _Clock(own / "seconds.json")
     if (own / "supernet.npz").is_file():
         for name, value in workdir.read_arrays(own / "supernet.npz").items():
@@ -216,7 +211,7 @@ def _searched(
         workdir.write_arrays(own / "supernet.npz", arrays)
     validation = dataset.validation
     examples = datasets.Split(validation.x[: sizes.images], validation.y[: sizes.images])
-    scores = _Scores(own / "scores.json", cell_training.scorer(supernet, examples))
+    scores = KeptScores(own / "scores.json", cell_training.scorer(supernet, examples))
 
     random = different(space.sample(4 * sizes.random, seeds.stream(seed, "random")))
     random = random[: sizes.random]
@@ -251,27 +246,6 @@ def _searched(
         rows = truth.table.rows(kept[best : best + 1])
         answers.append(truth.answer(number, SGNAS, target, rows, found[best]))
     return tau, clock.seconds, answers
-
-
-class _Scores:
-    """Scores of cells by a supernet, kept in a file."""
-
-    def __init__(self, path: pathlib.Path, score: Callable[[np.ndarray], float]):
-        self._path = path
-        self._score = score
-        known = workdir.read_json(path) if path.is_file() else {}
-        self._known: dict[str, float] = dict(known)
-
-    def __call__(self, choices: Choices) -> np.ndarray:
-        """The score of each cell [cells]."""
-        keys = ["".join(map(str, row)) for row in choices.tolist()]
-        missing = [(key, row) for key, row in zip(keys, choices, strict=True)
-                   if key not in self._known]  # fmt: skip
-        for number, (key, row) in enumerate(missing, start=1):
-            self._known[key] = self._score(row)
-            if number % _WRITTEN_AT_ONCE == 0 or number == len(missing):
-                workdir.write_json(self._path, self._known)
-        return np.array([self._known[key] for key in keys])
 
 
 class _Clock:

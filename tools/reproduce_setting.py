@@ -13,7 +13,7 @@ import math
 import pathlib
 import runpy
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,7 @@ from tfgen.space.search_space import Choices, SearchSpace
 from tfgen.training import datasets, population
 
 METHOD = "nagan"
+_WRITTEN_AT_ONCE = 50  # scores
 _PORTION = 64  # trainings between two looks at the limit
 
 
@@ -78,6 +79,11 @@ def configured(name: str) -> Experiment:
     return Experiment.from_config(config.to_dict())
 
 
+def digest(made_of: Any) -> str:
+    """Twelve hex digits for what a result is made of, of plain values: they name its folder."""
+    return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:12]
+
+
 def different(choices: Choices) -> Choices:
     """Each network once, in the order of its first [networks, decisions]."""
     return choices[np.sort(np.unique(choices, axis=0, return_index=True)[1])]
@@ -92,6 +98,27 @@ def work_dir(root: pathlib.Path, label: str) -> workdir.WorkDir:
             f"--config=configs/{published(label).config}.py --work_dir={work.root}"
         )
     return work
+
+
+class KeptScores:
+    """Scores of networks that take long to tell, kept in a file."""
+
+    def __init__(self, path: pathlib.Path, score: Callable[[np.ndarray], float]):
+        self._path = path
+        self._score = score
+        known = workdir.read_json(path) if path.is_file() else {}
+        self._known: dict[str, float] = dict(known)
+
+    def __call__(self, choices: Choices) -> np.ndarray:
+        """The score of each network [networks]."""
+        keys = ["-".join(map(str, row)) for row in choices.tolist()]
+        missing = [(key, row) for key, row in zip(keys, choices, strict=True)
+                   if key not in self._known]  # fmt: skip
+        for number, (key, row) in enumerate(missing, start=1):
+            self._known[key] = self._score(row)
+            if number % _WRITTEN_AT_ONCE == 0 or number == len(missing):
+                workdir.write_json(self._path, self._known)
+        return np.array([self._known[key] for key in keys])
 
 
 class OutOfTime(Exception):
@@ -232,7 +259,7 @@ class Setting:
             raise errors.UsageError(f"config {experiment.name!r} has no method {METHOD!r}")
         records = self.planned(experiment)
         made_of = [experiment.to_json(), seed, [(*r.key, r.metric) for r in records]]
-        name = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:12]
+        name = digest(made_of)
         folder = self.folder / "fits" / name
         if not folder.is_dir():
             self._learn(experiment, records, seed, folder)

@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
-import json
 import pathlib
 import time
 from collections.abc import Callable, Sequence
@@ -40,7 +38,7 @@ from tfgen.space.search_space import Choices, Chosen, SearchSpace
 from tfgen.training import datasets
 from tools import charts, reports
 from tools.reports import Column, duration, percent
-from tools.reproduce_setting import configured, different
+from tools.reproduce_setting import configured, different, digest
 
 if TYPE_CHECKING:  # TensorFlow is imported where it is needed
     from tfgen.evidence.inherited import Inheritance
@@ -119,9 +117,7 @@ class Lab:
           device: that was profiled, where targets limit its latency.
         """
         made_of = [dataclasses.asdict(config), seed, device, self.evaluate.recipe]
-        text = json.dumps(made_of, sort_keys=True)
-        name = f"sgnas-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
-        folder = self.folder / name
+        folder = self.folder / f"sgnas-{digest(made_of)}"
         if not folder.is_dir():
             latency = None if device is None else devices.latency_model(device, self.space)
             evidence = Evidence(

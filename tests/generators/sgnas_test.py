@@ -13,7 +13,7 @@ from tfgen.cost.latency import Interval
 from tfgen.cost.metrics import PerformanceScale
 from tfgen.evidence import surrogate
 from tfgen.evidence.record import Record
-from tfgen.generators import sgnas, sgnas_training
+from tfgen.generators import sgnas
 from tfgen.generators.base import Evidence
 from tfgen.nets.keras_compat import tf
 from tfgen.space import catalog
@@ -97,14 +97,6 @@ class MapTest(absltest.TestCase):
         self.assertEqual(
             logits[space.decisions[number].values.index("35")], 0 + 5 + 11 + 15 + 19 + 23
         )
-
-    def test_targets_are_read_as_hats(self):
-        # The middle of e**0..e**2 is e: hat 16 of 33. The other cost is free: all zeros.
-        ranges = np.array([[0.0, 2.0], [0.0, 2.0]])
-        (read,) = sgnas.target_features(np.array([[np.e, 0.0]]), ranges)
-        expected = np.zeros(2 * 34)
-        expected[[16, 33]] = 1.0
-        np.testing.assert_allclose(read, expected, atol=1e-6)
 
     def test_numpy_and_tensorflow_convolve_alike(self):
         random = seeds.stream(2, "convolution")
@@ -220,19 +212,6 @@ class TrainingTest(absltest.TestCase):
         config = sgnas.SgnasConfig(costs=("latency_ms",), steps=1)
         with self.assertRaisesRegex(errors.UsageError, "latency_ms is no sum over layers"):
             sgnas.Sgnas().fit(evidence(SPACE.name), config, 1)
-
-    def test_targets_lie_in_the_range_and_some_limit_several_costs(self):
-        # 30 % of 2,000 targets: 600 +- 20; five deviations are passed once in two million seeds.
-        config = sgnas.SgnasConfig(batch_size=2_000)
-        points = np.exp(seeds.stream(1, "points").uniform(0, 2, (100, 4)))
-        ranges = np.array([[0.0, 2.0]] * 4)
-        targets = sgnas_training._targets(points, ranges, config, seeds.stream(2, "targets"))
-        limited = np.isfinite(targets).sum(axis=1)
-        self.assertGreaterEqual(limited.min(), 1)
-        # Of those that may limit several, one in eight limits its own cost alone.
-        self.assertBetween((limited > 1).sum(), 0.875 * 600 - 100, 0.875 * 600 + 100)
-        single = targets[limited == 1]
-        self.assertBetween(single[np.isfinite(single)].max(), np.e**1.9, np.e**2.4)
 
     def test_it_needs_a_supernet_or_an_encoder(self):
         with self.assertRaisesRegex(errors.UsageError, "'sgnas' needs supernet or surrogate"):

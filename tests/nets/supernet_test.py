@@ -75,6 +75,28 @@ class SupernetTest(parameterized.TestCase):
         np.testing.assert_array_equal(scale, shared("project", "scale")[1, :12])
         np.testing.assert_array_equal(shift, shared("project", "shift")[1, :12])
 
+    def test_a_network_may_take_other_sub_blocks(self):
+        # "35" of the third and the first sub-block is "35" of the first two, where those have what
+        # the third and the first had: 16 channels of the expanded tensor each.
+        net, moved = scattered("mnist_mobile"), scattered("mnist_mobile")
+        channels = np.r_[32:48, 0:16, 16:32, 48:64]
+        for name, variable in moved.variables.items():
+            if name == "block_1_1_project/kernel" or (
+                name.startswith("block_1_1_depthwise") and name.endswith("kernel")
+            ):
+                variable.assign(variable.numpy()[:, :, channels])
+            elif name.startswith(("block_1_1_depthwise", "block_1_1_expand")):
+                variable.assign(variable.numpy()[..., channels])
+        layers, x = network(net, sub_blocks_1_1="35"), tf.constant(images(net))
+        for quantized in (False, True):
+            found = net.outputs(layers, x, quantized=quantized, taken={"block_1_1": (2, 0, 1, 3)})
+            expected = moved.outputs(layers, x, quantized=quantized)
+            np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+            first = net.outputs(layers, x, quantized=quantized)
+            self.assertGreater(np.abs(found - first).max(), 0.01)
+            again = net.outputs(layers, x, quantized=quantized, taken={"block_1_1": (0, 1, 2, 3)})
+            np.testing.assert_array_equal(again, first)
+
     def test_a_gradient_reaches_the_networks_own_weights_alone(self):
         net = scattered("mnist_mobile")
         layers = network(net, sub_blocks_1_1="3", depth_1=1)

@@ -84,8 +84,8 @@ class TrainingTest(absltest.TestCase):
         training = SupernetTraining(Supernet(SPACE, seed=1), dataset(), recipe, seed=5)
         drawn = []
 
-        def step(layers, x, y, done):
-            del x, y
+        def step(layers, x, y, done, taken):
+            del x, y, taken
             drawn.append((done, layers))
             return 0.0
 
@@ -106,8 +106,28 @@ class TrainingTest(absltest.TestCase):
         self.assertEqual(supernet_training.evenly(10, 0.3).sum(), 3)
         self.assertFalse(supernet_training.evenly(5, 0.0).any())
 
+    def test_networks_that_are_not_forced_take_any_sub_blocks(self):
+        drawn = []
+        for forced in (True, False):
+            recipe = dataclasses.replace(RECIPE, forced=forced)
+            training = SupernetTraining(Supernet(SPACE, seed=1), dataset(), recipe, seed=5)
+            with mock.patch.object(training, "_step", return_value=0.0) as step:
+                training.run_epoch()
+            drawn.append([call.args[4] for call in step.call_args_list])
+        self.assertEqual(drawn[0], [None] * 12)
+        # Two blocks of two sub-blocks: each step one of four ways to take them.
+        blocks = {"block_1_1", "block_1_2"}
+        self.assertTrue(all(set(taken) == blocks for taken in drawn[1]))
+        ways = {tuple(tuple(order) for order in taken.values()) for taken in drawn[1]}
+        self.assertLessEqual(ways, {(a, b) for a in ((0, 1), (1, 0)) for b in ((0, 1), (1, 0))})
+        # All 12 alike has odds of 4 ** -11.
+        self.assertGreater(len(ways), 1)
+        training.run_epoch()  # such networks train
+
     def test_recipes_without_them_are_written_as_before(self):
-        self.assertNotIn("largest_share", RECIPE.to_json())
+        written = RECIPE.to_json()
+        for name in ("largest_share", "forced", "switchable"):
+            self.assertNotIn(name, written)
         self.assertIn("largest_share", dataclasses.replace(RECIPE, largest_share=0.1).to_json())
 
     def test_a_checkpoint_of_another_supernet_is_refused(self):

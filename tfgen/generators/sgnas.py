@@ -10,9 +10,8 @@ Where the paper is silent or we depart from it:
   * A row of the map is what one sub-block of a unified block does (3, 5, 7 or skip: the paper's),
     or any other decision of the space. A block's value is as likely as its sub-blocks together;
     only sorted ones exist (forced sampling, section 3.3.2).
-  * The target is a vector: for each cost whether it is limited, and its limit on a logarithmic
-    scale, read as overlapping hats. With one number G bends its map evenly, and decisions change
-    at the same targets.
+  * The target is a vector, read as overlapping hats (`Targets`). With one number G bends its map
+    evenly, and decisions change at the same targets.
   * Convolutions share their weights over the map; each place of it has a bias of its own.
   * An answer over the budget lowers its target by the overshoot, at most five times. Further draws
     are samples of softmax(alpha), also at higher temperatures, for targets from the budget
@@ -32,11 +31,12 @@ from tfgen import errors, seeds
 from tfgen.cost.budget import Budget
 from tfgen.cost.cost_model import LATENCY, CostModel, Costs
 from tfgen.generators.base import Evidence, Proposals
+from tfgen.generators.targets import Targets
 from tfgen.space.search_space import Choices, Chosen, SearchSpace
 
 # What a target may limit, in this order; latency on one device, which was profiled before the fit.
 COSTS = ("macs", "params", "storage_kb", "energy_uj", LATENCY)
-HATS = 33  # over the range of a cost
+KNOTS = 33  # over the range of a cost
 CONVOLUTIONS = 4
 _LADDER = (1.0, 0.97, 0.94, 0.9, 0.85, 0.8)  # shares of the budget that draws are made for
 _TEMPERATURES = (1.0, 2.0, 4.0)  # of draws: a trained map is sure of nearly all decisions
@@ -158,26 +158,6 @@ def _sub_block_reading(values: Sequence[str], operations: Sequence[str], columns
 # --- G --------------------------------------------------------------------------------------------
 
 
-def target_features(targets: np.ndarray, ranges: np.ndarray) -> np.ndarray:
-    """What G reads of targets: hats over each cost's range, and whether it is limited at all.
-
-    Args:
-      targets: limits; 0 for a cost that is free [batch, costs].
-      ranges: logarithms of the least and the largest limit of each cost [costs, 2].
-
-    Returns:
-      float32 [batch, costs * (HATS + 1)].
-    """
-    limited = targets > 0
-    low, high = ranges.T
-    spread = np.where(high > low, high - low, 1.0)  # none where a cost is not read
-    place = (np.log(np.where(limited, targets, 1.0)) - low) / spread
-    place = np.clip(place, 0.0, 1.0)[..., None] * (HATS - 1)
-    hats = np.maximum(1.0 - np.abs(place - np.arange(HATS)), 0.0)
-    read = np.concatenate([hats, np.ones_like(place)], axis=-1) * limited[..., None]
-    return np.asarray(read.reshape(len(targets), -1), np.float32)
-
-
 def convolved(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     """A 3x3 convolution of stride 1, padded with zeros [batch, rows, columns, channels]."""
     rows, columns = x.shape[1:3]
@@ -203,7 +183,7 @@ def generate(
       xp: NumPy or TensorFlow.
       state: G's kernels and biases.
       prior: B, the map of one architecture [rows, columns].
-      features: of the targets, see `target_features`.
+      features: of the targets, see `Targets.features`.
       convolve: `convolved`, of arrays of xp.
     """
     expanded = xp.reshape(xp.matmul(features, state["expansion"]), (-1, *prior.shape))
@@ -225,14 +205,11 @@ class SgnasGenerator:
         self._state = dict(state)
         self._costs = CostModel(space)
         shape = (self._map.rows, self._map.columns)
-        if state["prior"].shape != shape or state["ranges"].shape != (len(COSTS), 2):
+        self._targets = Targets.restored(COSTS, KNOTS, state)
+        if state["prior"].shape != shape:
             raise ValueError(
-                f"the generator is of another space or version: its map must be {shape}, its "
-                f"ranges those of {', '.join(COSTS)}"
+                f"the generator is of another space or version: its map must be {shape}"
             )
-        self._ranges = state["ranges"]
-        self._read = [m for m, (low, high) in zip(COSTS, self._ranges, strict=True) if high > low]
-        self._device = state["device"].tobytes().decode()
 
     def propose(self, budgets: Sequence[Budget], count: int, seed: int) -> list[Proposals]:
         return [Proposals(self._propose(budget, count, seed)) for budget in budgets]
@@ -247,19 +224,11 @@ class SgnasGenerator:
         return self._space.canonical(np.stack(choices, axis=1))
 
     def _propose(self, budget: Budget, count: int, seed: int) -> Choices:
-        read = [m for m in self._read if m != LATENCY or budget.device == self._device]
-        asked = np.array([budget.limits.get(m, 0.0) if m in read else 0.0 for m in COSTS])
-        ladder = self._sweep() if not asked.any() else np.multiply.outer(_LADDER, asked)
+        asked = self._targets.asked(budget)
+        ladder = np.multiply.outer(_LADDER, asked) if asked.any() else self._targets.sweep(_SWEEP)
         first = self._kept(ladder[0], budget)
         drawn = self._drawn(ladder, max(count - 1, 0), seed)
         return np.concatenate([first, drawn])[:count]
-
-    def _sweep(self) -> np.ndarray:
-        """Targets for the first cost alone, from the largest down [targets, costs]."""
-        targets = np.zeros((_SWEEP, len(COSTS)))
-        column = COSTS.index(self._read[0])
-        targets[:, column] = np.exp(np.linspace(*self._ranges[column, ::-1], _SWEEP))
-        return targets
 
     def _kept(self, target: np.ndarray, budget: Budget) -> Choices:
         """The answer to a target that is lowered until its costs keep the budget [1, decisions]."""
@@ -274,7 +243,7 @@ class SgnasGenerator:
 
     def _over(self, costs: Costs, budget: Budget) -> float:
         """The largest share of a limit that G reads; a latency is selection's to tell."""
-        known = set(self._read) & set(costs)
+        known = set(self._targets.limited) & set(costs)
         shares = [costs[m][0] / limit for m, limit in budget.limits.items() if m in known]
         return float(max(shares, default=0.0))
 
@@ -298,7 +267,7 @@ class SgnasGenerator:
         return self._space.canonical(drawn)
 
     def _logits(self, targets: np.ndarray) -> list[np.ndarray]:
-        features = target_features(targets, self._ranges)
+        features = self._targets.features(targets)
         alpha = generate(np, self._state, self._state["prior"], features)
         return self._map.logits(np, alpha)
 

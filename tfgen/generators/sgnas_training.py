@@ -31,25 +31,23 @@ from typing import Any
 import numpy as np
 
 from tfgen import errors, seeds
-from tfgen.cost.cost_model import LATENCY
 from tfgen.cost.expected_cost import ExpectedCost
 from tfgen.evidence.surrogate import moments
 from tfgen.generators.base import Evidence
 from tfgen.generators.sgnas import (
     CONVOLUTIONS,
     COSTS,
-    HATS,
+    KNOTS,
     ParameterMap,
     SgnasConfig,
     generate,
-    target_features,
 )
+from tfgen.generators.targets import Targets
 from tfgen.nets.cell_supernet import CellSupernet
 from tfgen.nets.keras_compat import keras, tf
 from tfgen.nets.soft_network import SoftNetwork
 
 _SAMPLED = 4096  # networks, whose costs several limits at once are near
-_END = 1e-3  # of these, how many are beyond each end of a latency's range
 _CLIPPED_NORM = 1.0  # of a step's gradient: early maps are far off
 _EXPLORED = 16  # random networks that tell the range of L_val
 # L_val of shares of choices, each [targets, values]; a scalar.
@@ -71,24 +69,14 @@ def train(evidence: Evidence, config: SgnasConfig, seed: int) -> dict[str, np.nd
     space, places = evidence.space, ParameterMap(evidence.space)
     latency = evidence.cost_model.latency
     bits = evidence.cost_model.activation_bits
-    means = [ExpectedCost(space, metric, bits, latency) for metric in config.costs]
+    means = [(COSTS.index(m), ExpectedCost(space, m, bits, latency)) for m in config.costs]
     random = seeds.stream(seed, "sgnas", "training")
     sampled = space.sample(_SAMPLED, seeds.stream(seed, "sgnas", "costs"))
     costs = evidence.cost_model.costs(sampled)
-    columns = [COSTS.index(metric) for metric in config.costs]
-    ranges = np.zeros((len(COSTS), 2))
-    for metric, column in zip(config.costs, columns, strict=True):
-        if metric == LATENCY:  # of which no extremes are known
-            ends = np.quantile(costs[metric], [_END, 1.0 - _END])
-        else:
-            model = evidence.cost_model
-            ends = np.array([model.minimum(metric), model.maximum(metric)])
-        ranges[column] = np.log(ends)
-    # By network, its cost of each that may be limited [networks, costs].
-    points = np.stack([costs[metric] for metric in config.costs], axis=1)
+    targets = Targets.of(evidence.cost_model, COSTS, config.costs, costs, KNOTS)
 
     prior = places.one_hot(space.sample(1, seeds.stream(seed, "sgnas", "prior"))[0])
-    initial = _initial(places, config, seed)
+    initial = _initial(places, targets, config, seed)
     state = {name: tf.Variable(value) for name, value in initial.items()}
     variables = list(state.values())
     schedule = keras.optimizers.schedules.CosineDecay(
@@ -98,22 +86,22 @@ def train(evidence: Evidence, config: SgnasConfig, seed: int) -> dict[str, np.nd
     optimizer.build(variables)
     quality = _quality(evidence, config, seed)
 
-    def constraint_loss(logits, targets):  # type: ignore[no-untyped-def]
-        """L_C; targets [batch, costs of the config], infinity where a cost is free."""
+    def constraint_loss(logits, limits):  # type: ignore[no-untyped-def]
+        """L_C; limits [batch, costs], infinity where a cost is free."""
         chosen = [tf.one_hot(tf.argmax(x, axis=1), x.shape[1]) for x in logits]
         with tf.GradientTape(persistent=True) as tape:
             tape.watch(chosen)
-            own = [mean(tf, chosen) for mean in means]  # each [batch]
+            own = [mean(tf, chosen) for _, mean in means]  # each [batch]
         slopes = [tape.gradient(cost, chosen) for cost in own]  # [costs][decisions]
         total = 0.0
         for decision, scores in enumerate(logits):
             ratios = []
-            for cost, slope, limit in zip(own, slopes, tf.unstack(targets, axis=1), strict=True):
+            for (column, _), cost, slope in zip(means, own, slopes, strict=True):
                 changed = cost[:, None] + tf.zeros_like(scores)
                 if slope[decision] is not None:  # not every cost knows every decision
                     at = tf.reduce_sum(slope[decision] * chosen[decision], axis=1, keepdims=True)
                     changed = changed + slope[decision] - at
-                ratios.append(changed / limit[:, None])
+                ratios.append(changed / limits[:, column, None])
             off = tf.reduce_max(tf.stack(ratios), axis=0) - 1.0  # [batch, values]
             rho = tf.abs(off) * tf.where(off > 0.0, config.overshoot_weight, 1.0)
             shares = tf.nn.softmax(scores, axis=1)
@@ -122,7 +110,7 @@ def train(evidence: Evidence, config: SgnasConfig, seed: int) -> dict[str, np.nd
 
     # Compiled, a step is three times as fast, but convolutions of images ten times as slow.
     @tf.function(jit_compile=evidence.supernet is None)
-    def step(features, targets, gumbel, temperature):  # type: ignore[no-untyped-def]
+    def step(features, limits, gumbel, temperature):  # type: ignore[no-untyped-def]
         with tf.GradientTape() as tape:
             alpha = generate(tf, state, prior, features, _convolved)
             logits = places.logits(tf, alpha)
@@ -130,7 +118,7 @@ def train(evidence: Evidence, config: SgnasConfig, seed: int) -> dict[str, np.nd
             shares = [
                 tf.nn.softmax((x + g) / temperature) for x, g in zip(logits, noise, strict=True)
             ]
-            loss = quality(shares) + config.constraint_weight * constraint_loss(logits, targets)
+            loss = quality(shares) + config.constraint_weight * constraint_loss(logits, limits)
         gradients, _ = tf.clip_by_global_norm(tape.gradient(loss, variables), _CLIPPED_NORM)
         optimizer.apply_gradients(zip(gradients, variables, strict=True))
         return loss
@@ -141,32 +129,30 @@ def train(evidence: Evidence, config: SgnasConfig, seed: int) -> dict[str, np.nd
         temperature = config.start_temperature * (
             (config.end_temperature / config.start_temperature) ** progress
         )
-        wanted = _targets(points, ranges[columns], config, random)  # [batch, costs of the config]
-        targets = np.zeros((config.batch_size, len(COSTS)))
-        targets[:, columns] = np.where(np.isfinite(wanted), wanted, 0.0)
+        wanted = targets.draw(config.batch_size, costs, config.several_share, random)
         gumbel = random.gumbel(size=(config.batch_size, values))
         step(
-            tf.constant(target_features(targets, ranges)),
-            tf.constant(wanted, tf.float32),
+            tf.constant(targets.features(wanted)),
+            tf.constant(np.where(wanted > 0, wanted, np.inf), tf.float32),
             tf.constant(gumbel, tf.float32),
             tf.constant(temperature, tf.float32),
         )
     arrays = {name: variable.numpy() for name, variable in state.items()}
-    device = latency.device if latency is not None and LATENCY in config.costs else ""
-    named = np.frombuffer(device.encode(), np.uint8)
-    return {**arrays, "prior": prior, "ranges": ranges, "device": named}
+    return {**arrays, "prior": prior, **targets.state()}
 
 
 def _convolved(x: Any, kernel: Any) -> Any:
     return tf.nn.conv2d(x, kernel, 1, "SAME")
 
 
-def _initial(places: ParameterMap, config: SgnasConfig, seed: int) -> dict[str, np.ndarray]:
+def _initial(
+    places: ParameterMap, targets: Targets, config: SgnasConfig, seed: int
+) -> dict[str, np.ndarray]:
     random = seeds.stream(seed, "sgnas", "weights")
     size, channels = places.rows * places.columns, config.channels
     widths = [2, *[channels] * (CONVOLUTIONS - 1), 1]
     state = {
-        "expansion": random.normal(0.0, 0.3, (len(COSTS) * (HATS + 1), size)),
+        "expansion": random.normal(0.0, 0.3, (targets.features_count, size)),
         "place": random.normal(0.0, 0.3, (places.rows, places.columns, channels)),
     }
     for layer, (inputs, outputs) in enumerate(itertools.pairwise(widths)):
@@ -174,32 +160,6 @@ def _initial(places: ParameterMap, config: SgnasConfig, seed: int) -> dict[str, 
         scale = 0.05 if outputs == 1 else np.sqrt(2.0 / (9 * inputs))
         state[f"kernel_{layer}"] = random.normal(0.0, scale, (3, 3, inputs, outputs))
     return {name: value.astype(np.float32) for name, value in state.items()}
-
-
-def _targets(
-    points: np.ndarray, ranges: np.ndarray, config: SgnasConfig, random: np.random.Generator
-) -> np.ndarray:
-    """Targets of a step; infinity for a cost that is free [batch, costs].
-
-    One cost: half evenly and half evenly by logarithm over its range. Several: those of a random
-    network, some tighter and some looser than it.
-    """
-    batch, costs = config.batch_size, len(ranges)
-    share = random.random((2, batch))
-    one = random.integers(costs, size=batch)
-    low, high = np.exp(ranges[one].T)
-    evenly, by_ratio = low + share[0] * (high - low), low * (high / low) ** share[0]
-    targets = np.full((batch, costs), np.inf)
-    targets[np.arange(batch), one] = np.where(share[1] < 0.5, evenly, by_ratio)
-    if costs > 1:
-        several = random.random(batch) < config.several_share
-        network = points[random.integers(len(points), size=batch)]
-        looser = np.exp(random.uniform(-0.1, 0.4, (batch, costs)))
-        limited = random.random((batch, costs)) < 0.5
-        limited[np.arange(batch), one] = True
-        vector = np.where(limited, network * looser, np.inf)
-        targets = np.where(several[:, None], vector, targets)
-    return targets
 
 
 # --- L_val ----------------------------------------------------------------------------------------

@@ -34,6 +34,8 @@ from tfgen.space.search_space import Choices, Chosen, SearchSpace
 KERNEL, BIAS, SCALE, SHIFT = "kernel", "bias", "scale", "shift"
 # By layer, mean and variance of what its normalisation reads, each [channels].
 Statistics = Mapping[str, tuple[np.ndarray, np.ndarray]]
+# By unified block, the supernet's sub-blocks in the order in which a network takes them.
+Taken = Mapping[str, Sequence[int]]
 
 # Layers of a unified block: whether they read and whether they write the expanded tensor.
 _PARTS = {
@@ -110,6 +112,11 @@ class Supernet:
                     name = f"{slot.name}/{part}"
                     self.variables[name] = tf.Variable(value, name=name)
 
+    @property
+    def sub_blocks(self) -> dict[str, int]:
+        """By unified block, how many it has."""
+        return {part.stage: part.rates for part in self._parts.values()}
+
     def assign(self, values: Mapping[str, np.ndarray]) -> None:
         """Takes over the variables of a supernet that was trained; others may be among them.
 
@@ -132,6 +139,7 @@ class Supernet:
         quantized: bool,
         statistics: Statistics | None = None,
         seen: dict[str, tuple[tf.Tensor, tf.Tensor]] | None = None,
+        taken: Taken | None = None,
     ) -> tf.Tensor:
         """What one network of the space makes of a batch.
 
@@ -142,8 +150,9 @@ class Supernet:
             range of this batch.
           statistics: of the normalisations; None for those of this batch.
           seen: takes the statistics of this batch, where it is given.
+          taken: which sub-blocks; None for the first ones (forced sampling, section 3.3.2).
         """
-        channels, rates = self._channels(layers), self._rates(layers)
+        channels, rates = self._channels(layers, taken), self._rates(layers)
         for group in self._groups(layers):
             run = self._function(group, quantized, statistics is not None)
             weighted = [layer for layer in group if layer.weighted]
@@ -159,14 +168,20 @@ class Supernet:
         return x
 
     def statistics(
-        self, layers: Sequence[LayerSpec], batches: Iterable[np.ndarray], *, quantized: bool
+        self,
+        layers: Sequence[LayerSpec],
+        batches: Iterable[np.ndarray],
+        *,
+        quantized: bool,
+        taken: Taken | None = None,
     ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """A network's statistics, as means over batches of equal size."""
         totals: dict[str, np.ndarray] = {}
         count = 0
         for batch in batches:
             seen: dict[str, tuple[tf.Tensor, tf.Tensor]] = {}
-            self.outputs(layers, tf.constant(batch), quantized=quantized, seen=seen)
+            x = tf.constant(batch)
+            self.outputs(layers, x, quantized=quantized, seen=seen, taken=taken)
             for name, moments in seen.items():
                 both = np.stack([moment.numpy() for moment in moments]).astype(np.float64)
                 totals[name] = totals.get(name, 0.0) + both
@@ -233,7 +248,9 @@ class Supernet:
             values[BIAS] = np.zeros(outputs)
         return {name: value.astype(np.float32) for name, value in values.items()}
 
-    def _channels(self, layers: Sequence[LayerSpec]) -> dict[str, np.ndarray]:
+    def _channels(
+        self, layers: Sequence[LayerSpec], taken: Taken | None = None
+    ) -> dict[str, np.ndarray]:
         """By tensor of one network, which of the supernet's channels it has."""
         channels = {INPUT: np.arange(self.space.input_shape[-1])}
         for layer in layers:
@@ -246,7 +263,8 @@ class Supernet:
             elif layer.op not in ("dense", "conv"):
                 written = read[0]
             elif part is not None and layer.name == f"{part.stage}_expand":
-                sub_blocks = np.arange(layer.out_channels // layer.in_channels)
+                order = (taken or {}).get(part.stage, range(part.rates))
+                sub_blocks = np.array(order[: layer.out_channels // layer.in_channels])
                 written = (sub_blocks[:, None] * part.width + read[0]).ravel()
             elif part is not None and part.expanded_out:  # a gate for what was squeezed
                 written = channels[f"{part.stage}_squeeze"]

@@ -136,6 +136,9 @@ class SupernetRecipe:
       shift: pixels by which images are moved at most, in each direction.
       flip: whether half of the images are mirrored.
       largest_share: of the steps, those that train the largest network instead of a drawn one.
+      forced: whether skips are a block's last sub-blocks and kernels are sorted (section 3.3.2);
+        else a network takes any sub-blocks in any order, as the paper's ablation does.
+      switchable: whether each expansion rate has its own scales and shifts (section 3.3.1).
     """
 
     epochs: int = 30
@@ -149,6 +152,8 @@ class SupernetRecipe:
     shift: int = 4
     flip: bool = True
     largest_share: float = 0.0
+    forced: bool = True
+    switchable: bool = True
 
     def __post_init__(self) -> None:
         if min(self.epochs, self.batch_size) < 1 or self.weight_decay < 0:
@@ -169,8 +174,9 @@ class SupernetRecipe:
 
     def to_json(self) -> dict[str, Any]:
         data = dataclasses.asdict(self)
-        if not self.largest_share:
-            del data["largest_share"]  # supernets are older than the field
+        for name, default in (("largest_share", 0.0), ("forced", True), ("switchable", True)):
+            if data[name] == default:
+                del data[name]  # supernets are older than the field
         return data
 
 

@@ -30,7 +30,7 @@ import numpy as np
 
 from tfgen import errors, seeds
 from tfgen.nets.keras_compat import tf
-from tfgen.nets.supernet import KERNEL, Supernet
+from tfgen.nets.supernet import KERNEL, Supernet, Taken
 from tfgen.space.layers import LayerSpec
 from tfgen.space.lowering import lower
 from tfgen.space.search_space import Choices, Chosen, Decision, SearchSpace
@@ -122,7 +122,8 @@ class SupernetTraining:
             x = augmented(train.x[rows], recipe, random)
             done = self.epoch * self.steps + step
             layers = lower(self.supernet.space, self.supernet.space.architecture(networks[step]))
-            since += self._step(layers, x, train.y[rows], done)
+            taken = None if recipe.forced else any_sub_blocks(self.supernet, random)
+            since += self._step(layers, x, train.y[rows], done, taken)
             if (step + 1) % every == 0 or step + 1 == self.steps:
                 count = step % every + 1
                 lost = float(since)
@@ -154,7 +155,12 @@ class SupernetTraining:
         return networks
 
     def _step(
-        self, layers: Sequence[LayerSpec], x: np.ndarray, y: np.ndarray, done: int
+        self,
+        layers: Sequence[LayerSpec],
+        x: np.ndarray,
+        y: np.ndarray,
+        done: int,
+        taken: Taken | None,
     ) -> tf.Tensor:
         """Trains one network on one batch; returns the loss."""
         recipe, steps = self._recipe, self._recipe.epochs * self.steps
@@ -169,7 +175,9 @@ class SupernetTraining:
             replicas = context.num_replicas_in_sync
             part = slice(int(context.replica_id_in_sync_group), None, replicas)
             with tf.GradientTape() as tape:
-                logits = self.supernet.outputs(layers, tf.constant(x[part]), quantized=quantized)
+                logits = self.supernet.outputs(
+                    layers, tf.constant(x[part]), quantized=quantized, taken=taken
+                )
                 loss = _cross_entropy(logits, y[part], recipe.label_smoothing)
             gradients = {
                 name: tf.convert_to_tensor(found)
@@ -273,6 +281,13 @@ def _kernels(decision: Decision, count: int, random: np.random.Generator) -> np.
     return np.array([menu.index(value) for value in drawn])
 
 
+def any_sub_blocks(supernet: Supernet, random: np.random.Generator) -> Taken:
+    """Sub-blocks in any order, as a network takes them that is not forced to the first ones."""
+    return {
+        block: random.permutation(count).tolist() for block, count in supernet.sub_blocks.items()
+    }
+
+
 def evenly(count: int, share: float) -> np.ndarray:
     """Which of so many steps are a share of them, evenly spread, bool [count]."""
     passed = np.floor(np.arange(count + 1) * share + 1e-9)
@@ -304,6 +319,7 @@ def accuracy(
     calibration: np.ndarray,
     *,
     quantized: bool = True,
+    taken: Taken | None = None,
 ) -> float:
     """Share of examples that a network of the supernet classifies rightly, with inherited weights.
 
@@ -313,11 +329,14 @@ def accuracy(
       examples: which.
       calibration: images on which its statistics are estimated [images, h, w, channels].
       quantized: whether weights and activations are rounded to their bits.
+      taken: which sub-blocks of its unified blocks; None for the first ones.
     """
-    statistics = supernet.statistics(layers, [calibration], quantized=quantized)
+    statistics = supernet.statistics(layers, [calibration], quantized=quantized, taken=taken)
     right = 0
     for begin in range(0, len(examples), _EVALUATED_AT_ONCE):
         x = tf.constant(examples.x[begin : begin + _EVALUATED_AT_ONCE])
-        logits = supernet.outputs(layers, x, quantized=quantized, statistics=statistics)
+        logits = supernet.outputs(
+            layers, x, quantized=quantized, statistics=statistics, taken=taken
+        )
         right += int((logits.numpy().argmax(1) == examples.y[begin : begin + len(x)]).sum())
     return right / len(examples)

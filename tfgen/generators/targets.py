@@ -1,0 +1,160 @@
+"""Targets: the limits on costs that a generator is asked for, and what its networks read of them.
+
+A target is a vector with a limit for each cost, 0 for one that is free. Networks read each limit as
+its place on a logarithmic scale between the least and the largest of training, as overlapping hats,
+and whether there is one at all. A linear layer on such hats is an embedding of each knot and the
+linear interpolation between two of them: what NAG has for its K budgets (its section 3.2).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from tfgen.cost.budget import Budget
+from tfgen.cost.cost_model import LATENCY, CostModel, Costs
+
+_END = 1e-3  # of sampled networks, how many are beyond each end of a latency's range
+_TIGHTER, _LOOSER = -0.1, 0.4  # logarithms of what targets allow a network that they are drawn by
+_RANGES, _DEVICE = "ranges", "device"  # in a generator's state
+Floats = npt.NDArray[np.float64]
+
+
+@dataclasses.dataclass(frozen=True)
+class Targets:
+    """The targets of one generator.
+
+    Attributes:
+      costs: metrics, in the order of a target's limits.
+      ranges: logarithms of the least and the largest limit of each; equal for a cost that targets
+        never limit [costs, 2].
+      knots: hats over a range.
+      device: whose latency is limited; empty for none.
+    """
+
+    costs: tuple[str, ...]
+    ranges: Floats
+    knots: int
+    device: str = ""
+
+    def __post_init__(self) -> None:
+        if self.ranges.shape != (len(self.costs), 2) or self.knots < 2:
+            raise ValueError(f"targets of {self.costs} need as many ranges and two knots")
+
+    @classmethod
+    def of(
+        cls,
+        cost_model: CostModel,
+        costs: tuple[str, ...],
+        limited: Sequence[str],
+        sampled: Costs,
+        knots: int,
+    ) -> Targets:
+        """The targets between the extremes of a space.
+
+        Args:
+          cost_model: of the space; a latency's extremes are not known, so those of its sampled
+            networks stand for them.
+          costs: that targets tell.
+          limited: of these, which they may limit.
+          sampled: costs of random networks, by metric [networks].
+          knots: hats over a range.
+        """
+        ranges = np.zeros((len(costs), 2))
+        for metric in limited:
+            if metric == LATENCY:
+                ends = np.quantile(sampled[metric], [_END, 1.0 - _END])
+            else:
+                ends = np.array([cost_model.minimum(metric), cost_model.maximum(metric)])
+            ranges[costs.index(metric)] = np.log(ends)
+        latency = cost_model.latency
+        device = latency.device if latency is not None and LATENCY in limited else ""
+        return cls(costs, ranges, knots, device)
+
+    @classmethod
+    def restored(
+        cls, costs: tuple[str, ...], knots: int, state: Mapping[str, npt.NDArray[np.generic]]
+    ) -> Targets:
+        """Those of a generator's state; raises ValueError where it is of another version."""
+        ranges = np.asarray(state[_RANGES], np.float64)
+        return cls(costs, ranges, knots, state[_DEVICE].tobytes().decode())
+
+    def state(self) -> dict[str, npt.NDArray[np.generic]]:
+        """What `restored` needs, as arrays of a generator's state."""
+        return {_RANGES: self.ranges, _DEVICE: np.frombuffer(self.device.encode(), np.uint8)}
+
+    @property
+    def limited(self) -> tuple[str, ...]:
+        """The metrics that targets may limit."""
+        return tuple(
+            m for m, (low, high) in zip(self.costs, self.ranges, strict=True) if high > low
+        )
+
+    @property
+    def features_count(self) -> int:
+        """Length of a target's features."""
+        return len(self.costs) * (self.knots + 1)
+
+    def asked(self, budget: Budget) -> Floats:
+        """A budget's target: the limits that a generator reads [costs]."""
+        read = [m for m in self.limited if m != LATENCY or budget.device == self.device]
+        return np.array([budget.limits.get(m, 0.0) if m in read else 0.0 for m in self.costs])
+
+    def sweep(self, count: int) -> Floats:
+        """Targets for the first cost alone, from its largest limit down [count, costs].
+
+        For budgets that limit nothing that a generator reads.
+        """
+        targets = np.zeros((count, len(self.costs)))
+        column = self.costs.index(self.limited[0])
+        targets[:, column] = np.exp(np.linspace(*self.ranges[column, ::-1], count))
+        return targets
+
+    def features(self, targets: Floats) -> npt.NDArray[np.float32]:
+        """What networks read of targets [batch, costs] -> [batch, costs * (knots + 1)]."""
+        limited = targets > 0
+        low, high = self.ranges.T
+        spread = np.where(high > low, high - low, 1.0)  # none where a cost is not read
+        place = (np.log(np.where(limited, targets, 1.0)) - low) / spread
+        place = np.clip(place, 0.0, 1.0)[..., None] * (self.knots - 1)
+        hats = np.maximum(1.0 - np.abs(place - np.arange(self.knots)), 0.0)
+        read = np.concatenate([hats, np.ones_like(place)], axis=-1) * limited[..., None]
+        return np.asarray(read.reshape(len(targets), -1), np.float32)
+
+    def draw(
+        self, count: int, sampled: Costs, several_share: float, random: np.random.Generator
+    ) -> Floats:
+        """Targets to train with [count, costs].
+
+        One cost: half evenly and half evenly by logarithm over its range. Several: those of a
+        random network, some tighter and some looser than it.
+
+        Args:
+          count: how many.
+          sampled: costs of random networks, by metric [networks].
+          several_share: how many limit more than one cost.
+          random: the source.
+        """
+        columns = [self.costs.index(metric) for metric in self.limited]
+        points = np.stack([sampled[metric] for metric in self.limited], axis=1)
+        ranges = self.ranges[columns]
+        share = random.random((2, count))
+        one = random.integers(len(ranges), size=count)
+        low, high = np.exp(ranges[one].T)
+        evenly, by_ratio = low + share[0] * (high - low), low * (high / low) ** share[0]
+        drawn = np.zeros((count, len(ranges)))
+        drawn[np.arange(count), one] = np.where(share[1] < 0.5, evenly, by_ratio)
+        if len(ranges) > 1:
+            several = random.random(count) < several_share
+            network = points[random.integers(len(points), size=count)]
+            looser = np.exp(random.uniform(_TIGHTER, _LOOSER, (count, len(ranges))))
+            limited = random.random((count, len(ranges))) < 0.5
+            limited[np.arange(count), one] = True
+            vector = np.where(limited, network * looser, 0.0)
+            drawn = np.where(several[:, None], vector, drawn)
+        targets = np.zeros((count, len(self.costs)))
+        targets[:, columns] = drawn
+        return targets
