@@ -15,6 +15,9 @@
     reproduce --figure=sgnas6b --work_dir=ROOT --output_dir=DIR                  supernets' sizes
     reproduce --figure=sgnas7 --work_dir=ROOT --output_dir=DIR --data_dir=TFDS   targets and priors
 
+    reproduce --table=nag_devices --work_dir=ROOT --output_dir=DIR --tables_dir=TABLES
+    reproduce --table=nag2|nag5 --work_dir=ROOT --output_dir=DIR --tables_dir=TABLES
+
 Table sgnas3 writes the paper's figure 5 too. ROOT holds a work directory for each config:
 ROOT/quartic_mlp/records.db and so on, as `collect` makes them. Trainings and fits lie in
 ROOT/CONFIG/reproduce: a stopped run goes on. CSV, Markdown, PNG and interactive HTML go to DIR.
@@ -35,6 +38,7 @@ from tools import (
     charts,
     reproduce_cells,
     reproduce_distance,
+    reproduce_nag,
     reproduce_search,
     reproduce_supernet,
     reproduce_variants,
@@ -42,7 +46,11 @@ from tools import (
 from tools.reproduce_setting import EXPERIMENTS, Setting, published, work_dir
 
 _TABLE = flags.DEFINE_enum(
-    "table", None, ["nagan3", "nagan4", "ablation", "sgnas1", "sgnas3", "sgnas5", "bits", "tuned"],
+    "table", None, [
+        "nagan3", "nagan4", "ablation",
+        "sgnas1", "sgnas3", "sgnas5", "bits", "tuned",
+        "nag_devices", "nag2", "nag5",
+    ],
     "Which table.",
 )  # fmt: skip
 _FIGURE = flags.DEFINE_enum(
@@ -54,7 +62,7 @@ _WORK_DIR = flags.DEFINE_string(
 )
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Where results go.", required=True)
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "TFDS directory, for data that does not ship.")
-_TABLES_DIR = flags.DEFINE_string("tables_dir", None, "Where nasbench201.csv.gz is, for sgnas3.")
+_TABLES_DIR = flags.DEFINE_string("tables_dir", None, "Where NAS-Bench-201's tables are.")
 _EXPERIMENTS = flags.DEFINE_list(
     "experiments", None, f"Of {', '.join(EXPERIMENTS)}. Default: all for nagan4, else Reg.A."
 )
@@ -96,7 +104,9 @@ _CANDIDATES = flags.DEFINE_integer(
 )  # fmt: skip
 _BUDGETS = flags.DEFINE_integer("budgets", 5, "Limits in sgnas1.", lower_bound=1)
 _PRIORS = flags.DEFINE_integer("priors", 4, "Generators in sgnas7.", lower_bound=1)
-_DEVICE = flags.DEFINE_string("device", None, "Whose latency sgnas7 asks for, beside MACs.")
+_DEVICE = flags.DEFINE_string(
+    "device", None, "Whose latency sgnas7 asks for, beside MACs, and nag2 and nag5; there pixel3."
+)
 _SEED = flags.DEFINE_integer("seed", 1, "Of draws, trainings and searches.")
 _PROCESSES = flags.DEFINE_integer(
     "processes", os.cpu_count() or 1, "Trainings at a time.", lower_bound=1
@@ -116,11 +126,12 @@ def main(argv: Sequence[str]) -> None:
     charts.check()
     root = workdir.user_path(_WORK_DIR.value)
     folder = workdir.user_path(_OUTPUT_DIR.value)
+    if wanted.startswith("nag_") or wanted in ("nag2", "nag5"):
+        _nag(wanted, root, folder)
+        return
     if _TABLE.value == "sgnas3" or _FIGURE.value == "sgnas5":
-        if _TABLES_DIR.value is None:
-            raise errors.UsageError("give --tables_dir, the folder of nasbench201.csv.gz")
         reproduce_cells.table_3(
-            workdir.user_path(_TABLES_DIR.value),
+            _tables(),
             root / "nasbench201",
             _DATA_DIR.value,
             reproduce_cells.Sizes(),
@@ -190,6 +201,36 @@ def main(argv: Sequence[str]) -> None:
                 _FURTHER_SEEDS.value,
             )
             reproduce_search.table_3(setting, limits, _SEED.value, folder, _say)
+
+
+def _tables() -> pathlib.Path:
+    if _TABLES_DIR.value is None:
+        raise errors.UsageError("give --tables_dir, the folder of nasbench201.csv.gz")
+    return workdir.user_path(_TABLES_DIR.value)
+
+
+def _nag(wanted: str, root: pathlib.Path, folder: pathlib.Path) -> None:
+    """What is asked of cells of NAS-Bench-201."""
+    sizes = reproduce_nag.Sizes()
+    work = root / "nasbench201_nag"
+    if wanted == "nag_devices":
+        reproduce_nag.nag_devices(_tables(), work, sizes, _SEED.value, folder, _say)
+        return
+    compared = {
+        "nag2": reproduce_nag.rewards_compared,
+        "nag5": reproduce_nag.budgets_compared,
+    }[wanted]
+    reproduce_nag.nag_variants(
+        wanted,
+        compared(sizes.config),
+        _tables(),
+        work,
+        sizes,
+        _DEVICE.value or "pixel3",
+        _SEED.value,
+        folder,
+        _say,
+    )
 
 
 def _supernet(wanted: str, root: pathlib.Path, folder: pathlib.Path) -> None:

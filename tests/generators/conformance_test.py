@@ -1,5 +1,6 @@
 """What every method must do, and what NAGAN must do beside; the encoder that teaches it."""
 
+import dataclasses
 import functools
 import io
 
@@ -13,7 +14,7 @@ from tfgen.cost.cost_model import CostModel
 from tfgen.cost.metrics import PerformanceScale
 from tfgen.evidence import posterior, surrogate
 from tfgen.evidence.record import Record
-from tfgen.generators import nagan, sgnas
+from tfgen.generators import nag, nagan, sgnas
 from tfgen.generators.base import Evidence
 from tfgen.space import catalog
 
@@ -23,7 +24,24 @@ NOISE = 0.02
 TAUGHT = nagan.NaganConfig(
     units=16, teaching_chains=1000, teaching_kept=5, teaching_steps=600, teaching_rate=1e-2
 )
-CONFIGS = {"nagan": TAUGHT, "sgnas": sgnas.SgnasConfig(costs=("macs", "storage_kb"), steps=200)}
+RANKED = nag.NagConfig(
+    costs=("macs", "storage_kb"),
+    budgets=5,
+    embedding=16,
+    units=16,
+    steps=400,
+    samples=16,
+    learning_rate=1e-2,
+    evaluator_members=2,
+    evaluator_units=32,
+    evaluator_steps=300,
+    evaluator_records=32,
+)
+CONFIGS = {
+    "nag": RANKED,
+    "nagan": TAUGHT,
+    "sgnas": sgnas.SgnasConfig(costs=("macs", "storage_kb"), steps=200),
+}
 ENCODER = surrogate.SurrogateConfig(members=2, units=32, steps=1500, batch_size=64)
 BUDGETS = [Budget.parse("storage_kb=0.02"), Budget.parse("r2=0.3"), Budget.parse("r2=0.3,macs=9")]
 
@@ -116,6 +134,7 @@ class ConformanceTest(parameterized.TestCase):
         method = generators.get(name)
         few = {"units": 8, "teaching_chains": 100, "teaching_kept": 1, "teaching_steps": 20}
         small = {
+            "nag": dataclasses.replace(RANKED, steps=20, evaluator_steps=20),
             "nagan": nagan.NaganConfig(**few, steps=20),
             "sgnas": sgnas.SgnasConfig(costs=("macs",), steps=20, batch_size=8),
         }
@@ -126,7 +145,7 @@ class ConformanceTest(parameterized.TestCase):
             np.testing.assert_array_equal(value, states[1][key], key)
 
     def test_an_unknown_method_names_the_known(self):
-        with self.assertRaisesRegex(errors.UsageError, "unknown method 'ngan'; known: nagan, ran"):
+        with self.assertRaisesRegex(errors.UsageError, "unknown method 'ngan'; known: nag, nagan"):
             generators.get("ngan")
 
 

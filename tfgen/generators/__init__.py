@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from tfgen import errors
-from tfgen.generators import baselines, bayesian, evolution, nagan, nsga2, sgnas, tpe
+from tfgen.generators import baselines, bayesian, evolution, nag, nagan, nsga2, sgnas, tpe
 from tfgen.generators.base import Method, Searcher
 
 METHODS: dict[str, Method] = {
+    "nag": nag.Nag(),
     "nagan": nagan.Nagan(),
     "random": baselines.Random(),
     "sgnas": sgnas.Sgnas(),

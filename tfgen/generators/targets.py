@@ -113,13 +113,19 @@ class Targets:
         targets[:, column] = np.exp(np.linspace(*self.ranges[column, ::-1], count))
         return targets
 
+    def places(self, values: Floats) -> Floats:
+        """Where values lie in the ranges, by logarithm: 0 and 1 are the ends [batch, costs].
+
+        Values of 0 are taken for 1; what lies beyond the range is below 0 or above 1.
+        """
+        low, high = self.ranges.T
+        spread = np.where(high > low, high - low, 1.0)  # none where a cost is not read
+        return np.asarray((np.log(np.where(values > 0, values, 1.0)) - low) / spread)
+
     def features(self, targets: Floats) -> npt.NDArray[np.float32]:
         """What networks read of targets [batch, costs] -> [batch, costs * (knots + 1)]."""
         limited = targets > 0
-        low, high = self.ranges.T
-        spread = np.where(high > low, high - low, 1.0)  # none where a cost is not read
-        place = (np.log(np.where(limited, targets, 1.0)) - low) / spread
-        place = np.clip(place, 0.0, 1.0)[..., None] * (self.knots - 1)
+        place = np.clip(self.places(targets), 0.0, 1.0)[..., None] * (self.knots - 1)
         hats = np.maximum(1.0 - np.abs(place - np.arange(self.knots)), 0.0)
         read = np.concatenate([hats, np.ones_like(place)], axis=-1) * limited[..., None]
         return np.asarray(read.reshape(len(targets), -1), np.float32)

@@ -57,7 +57,7 @@ def nasbench201_readings(choices: Choices) -> Floats:
     readings = [
         _features(choices, present, np.ones(len(choices), np.bool_)),
         _features(choices, present & used[:, _TO], connected),
-        _features(choices, live_edges(choices), connected),
+        live_features(choices),
     ]
     first = first_of_graph(choices)
     return np.stack([*readings, readings[0][first], readings[1][first]])
@@ -68,6 +68,11 @@ def live_edges(choices: Choices) -> Bools:
     present: Bools = choices != _NONE
     live: Bools = present & _used(present)[:, _TO] & _reached(present)[:, _FROM]
     return live
+
+
+def live_features(choices: Choices) -> Floats:
+    """What FEATURES names, of the edges on a path from input to output [architectures, 8]."""
+    return _features(choices, live_edges(choices), _used(choices != _NONE)[:, 0])
 
 
 def first_of_graph(choices: Choices) -> npt.NDArray[np.int64]:

@@ -1,0 +1,315 @@
+"""NAG: a recurrent policy that writes networks for any budget, taught by Pareto dominance.
+
+Guo, Chen, Zheng, Chen, Zhao, Chen, Huang, Tan, "Pareto-Frontier-aware Neural Architecture
+Generation for Diverse Budgets", 2021.
+
+The policy pi(alpha | B) is an LSTM: it reads the embedding of the budget and the value that it has
+just chosen, and writes one decision after the other (section 3.1). A budget between two of the K
+that have embeddings is a linear interpolation of theirs (section 3.2). An evaluator R(beta | B)
+tells which of two networks is the better answer (section 3.3, `nag_evaluator`); the policy is
+trained by REINFORCE (`nag_training`). Draws are samples of the policy; selection looks for those
+within the budget, draws again where there are none, and takes the best predicted (section 3.5).
+
+Where the paper is silent or we depart from it:
+  * Budgets are vectors: a limit on each of several costs, or none (`Targets`). The paper has one
+    cost, by whose range the K budgets divide evenly; ours divide it evenly by logarithm.
+  * A policy may be one for many devices: it then reads, beside the budget, what some reference
+    networks take on the device (`Platform`), so that a new device needs no training.
+  * A budget that limits no cost that the policy reads is drawn for budgets over the whole range of
+    its first cost.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tfgen import errors, seeds
+from tfgen.cost.budget import Budget
+from tfgen.cost.cost_model import LATENCY, CostModel
+from tfgen.generators.base import Evidence, Proposals
+from tfgen.generators.nag_evaluator import Evaluator
+from tfgen.generators.platform import Platform
+from tfgen.generators.targets import Targets
+from tfgen.space.encoding import Encoding
+from tfgen.space.search_space import Choices, SearchSpace
+
+PARETO, LEARNED, CHEAPEST = "pareto", "learned", "cheapest"
+MULTI_OBJECTIVE, ABSOLUTE = "multi_objective", "absolute"
+REWARDS = (PARETO, LEARNED, CHEAPEST, MULTI_OBJECTIVE, ABSOLUTE)
+_SWEEP = 16  # budgets for a budget that limits nothing the policy reads
+_DEVICE_REFERENCES = 10  # networks that tell one device from another
+_COSTS, _FEATURES, _REFERENCES = "costs", "platform", "references"  # in the state
+Floats = npt.NDArray[np.float64]
+
+
+@dataclasses.dataclass(frozen=True)
+class NagConfig:
+    """How NAG is trained.
+
+    Attributes:
+      costs: metrics of the cost model that budgets may limit.
+      budgets: K, embeddings over the range of each cost.
+      embedding: length of a budget's embedding.
+      units: of the LSTM.
+      reward: by which the policy is taught (table 2): "pareto", the dominance of eq. 6 over the
+        other samples of the same budget, by the evaluator among those within it and by the known
+        costs elsewhere; "learned", the evaluator's R alone, as in the paper; "cheapest", dominance
+        without the accuracy constraint; "multi_objective" (MnasNet) and "absolute" (TuNAS).
+      steps: of the policy's training.
+      step_budgets: budgets in such a step.
+      samples: N, networks that are written for each of them.
+      learning_rate: Adam's, of the policy.
+      start_entropy: lambda of eq. 3 at first: all of the space is tried.
+      end_entropy: lambda at the end.
+      several_share: of the budgets in training, how many limit more than one cost.
+      evaluator_members: networks in the evaluator's ensemble.
+      evaluator_units: of each of its layers.
+      evaluator_steps: of its training.
+      evaluator_records: records in such a step, each compared with all others.
+      evaluator_rate: Adam's learning rate in them.
+      weight_decay: of the evaluator, decoupled, per step and learning rate.
+      held_out_share: of the records, on which its ranking is tested.
+    """
+
+    costs: tuple[str, ...] = ("macs", "params", "storage_kb", "energy_uj")
+    budgets: int = 10
+    embedding: int = 64
+    units: int = 64
+    reward: str = PARETO
+    steps: int = 2_000
+    step_budgets: int = 10
+    samples: int = 32
+    learning_rate: float = 3e-3
+    start_entropy: float = 1.0
+    end_entropy: float = 0.05
+    several_share: float = 0.3
+    evaluator_members: int = 4
+    evaluator_units: int = 128
+    evaluator_steps: int = 1_000
+    evaluator_records: int = 64
+    evaluator_rate: float = 2e-3
+    weight_decay: float = 0.02
+    held_out_share: float = 0.1
+
+    def __post_init__(self) -> None:
+        sizes = (self.embedding, self.units, self.steps, self.step_budgets, self.evaluator_members)
+        if min(*sizes, self.evaluator_units, self.evaluator_steps) < 1 or not self.costs:
+            raise ValueError(f"NAG needs positive sizes and a cost: {self}")
+        if min(self.budgets, self.samples, self.evaluator_records) < 2:
+            raise ValueError(f"NAG compares two and more budgets, samples and records: {self}")
+        if self.reward not in REWARDS:
+            raise ValueError(f"NAG's reward is one of {', '.join(REWARDS)}, got {self.reward!r}")
+        rates = (self.learning_rate, self.evaluator_rate, self.start_entropy, self.end_entropy)
+        if min(rates) <= 0:
+            raise ValueError(f"NAG needs positive rates and weights: {self}")
+        if not (0 <= self.several_share <= 1 and 0 < self.held_out_share < 1):
+            raise ValueError(f"shares lie in 0..1: {self}")
+
+
+# --- the policy -----------------------------------------------------------------------------------
+
+# Chooses a decision's value by its shares [networks, choices] -> [networks].
+Choose = Callable[[int, Any], Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """What the policy did at one decision.
+
+    Attributes:
+      choice: of each network [networks].
+      shares: how likely each choice was [networks, choices].
+      active: 1 where the decision is one of the network's, else 0 [networks].
+    """
+
+    choice: Any
+    shares: Any
+    active: Any
+
+
+def write(
+    xp: Any, encoding: Encoding, state: Mapping[str, Any], conditions: Any, choose: Choose
+) -> list[Written]:
+    """The policy: writes networks, one decision after the other.
+
+    Args:
+      xp: NumPy or TensorFlow's NumPy.
+      encoding: of the space.
+      state: the policy's kernels and biases.
+      conditions: of budgets, see `Platform.conditions` [networks, inputs].
+      choose: how a value is chosen by the shares.
+    """
+    embedded = xp.matmul(conditions, state["budget"])  # [networks, embedding]
+    from_budget = xp.matmul(embedded, state["budget_kernel"]) + state["bias"]
+    hidden = cell = xp.zeros_like(from_budget[:, : state["recurrent_kernel"].shape[0]])
+    rows: list[Any] = []
+    activities: list[Any] = []
+    written = []
+    for decision in range(len(encoding.long)):
+        read = from_budget + state["place"][decision]
+        if rows:
+            read = read + xp.matmul(rows[-1], state["value"][decision - 1])
+        gates = read + xp.matmul(hidden, state["recurrent_kernel"])  # [networks, 4 units]
+        enter, keep, leave, new = xp.split(gates, 4, axis=1)
+        cell = _sigmoid(xp, keep) * cell + _sigmoid(xp, enter) * xp.tanh(new)
+        hidden = _sigmoid(xp, leave) * xp.tanh(cell)
+        scores = xp.matmul(hidden, state["head"][decision]) + state["head_bias"][decision]
+        scores = scores + encoding.absent[decision]
+        weights = xp.exp(scores - xp.max(scores, axis=1, keepdims=True))
+        weights = weights / xp.sum(weights, axis=1, keepdims=True)
+        shares = xp.matmul(weights, encoding.spread[decision])
+        choice = choose(decision, shares)
+        active = encoding.activity(xp, decision, rows, activities) * xp.ones_like(shares[:, 0])
+        row = xp.take(xp.asarray(encoding.rows[decision]), choice, axis=0)
+        rows.append(row * active[:, None])
+        activities.append(active)
+        written.append(Written(choice, shares, active))
+    return written
+
+
+def drawn_by(xp: Any, uniform: Any) -> Choose:
+    """Chooses each value as often as its share says.
+
+    Args:
+      xp: NumPy or TensorFlow's NumPy.
+      uniform: numbers in 0..1 [networks, decisions].
+    """
+
+    def choose(decision: int, shares: Any) -> Any:
+        cumulated = xp.cumsum(shares, axis=1)
+        # Never past the last choice that exists: its cumulated share is the total.
+        passed = cumulated < uniform[:, decision, None] * cumulated[:, -1:]
+        return xp.sum(xp.astype(passed, xp.int64), axis=1)
+
+    return choose
+
+
+def _sigmoid(xp: Any, x: Any) -> Any:
+    return xp.tanh(x * 0.5) * 0.5 + 0.5
+
+
+class NagGenerator:
+    """The policy as NumPy arrays, on one device.
+
+    Attributes:
+      platform: the device.
+    """
+
+    def __init__(self, space: SearchSpace, state: Mapping[str, np.ndarray]):
+        self._space = space
+        self._encoding = Encoding(space)
+        self._state = dict(state)
+        costs = tuple(state[_COSTS].tobytes().decode().split())
+        knots = int(state["knots"])
+        targets = Targets.restored(costs, knots, state)
+        self.platform = Platform(CostModel(space), targets, state[_FEATURES], {})
+        inputs = self.platform.targets.features_count + len(state[_FEATURES])
+        if (len(state["head"]), len(state["budget"])) != (len(space.decisions), inputs):
+            raise ValueError(
+                f"the generator is of another space or version: it must write "
+                f"{len(space.decisions)} decisions and read {inputs} numbers of a budget"
+            )
+
+    @property
+    def evaluator(self) -> Evaluator:
+        """R, that taught the policy."""
+        return Evaluator.restored(self._encoding, self._state)
+
+    def on(self, cost_model: CostModel) -> NagGenerator:
+        """The same policy on another device; nothing is trained.
+
+        Args:
+          cost_model: with the device's latency, of which a few reference networks and the range
+            are read.
+
+        Raises:
+          UsageError: the policy is one of a single device.
+        """
+        if _REFERENCES not in self._state:
+            raise errors.UsageError("this generator was trained for one device")
+        references = self._state[_REFERENCES]
+        targets = self.platform.targets
+        platform = Platform.of(cost_model, targets.costs, targets.knots, references)
+        changed = {_FEATURES: platform.features, **platform.targets.state()}
+        generator = NagGenerator(self._space, {**self._state, **changed})
+        generator.platform = platform
+        return generator
+
+    def propose(self, budgets: Sequence[Budget], count: int, seed: int) -> list[Proposals]:
+        return [Proposals(self._propose(budget, count, seed)) for budget in budgets]
+
+    def _propose(self, budget: Budget, count: int, seed: int) -> Choices:
+        targets = self.platform.targets
+        asked = targets.asked(budget)
+        if asked.any():
+            return self.draw(np.repeat(asked[None], count, axis=0), seed)
+        sweep = targets.sweep(_SWEEP)
+        return self.draw(sweep[np.arange(count) % _SWEEP], seed)
+
+    def draw(self, targets: Floats, seed: int) -> Choices:
+        """A sample of the policy for each target [draws, costs] -> canonical [draws, decisions]."""
+        rows = np.arange(len(targets), dtype=np.uint32)
+        decisions = len(self._space.decisions)
+        words = seeds.counter_words(np, seeds.derive(seed, "nag", "draw"), rows, decisions)
+        uniform = (words.astype(np.float64) + 0.5) / 2.0**32
+        conditions = self.platform.conditions(targets)
+        found = write(np, self._encoding, self._state, conditions, drawn_by(np, uniform))
+        return self._space.canonical(np.stack([w.choice for w in found], axis=1))
+
+    def state(self) -> Mapping[str, np.ndarray]:
+        return dict(self._state)
+
+
+class Nag:
+    """The method: needs records; costs are the cost model's."""
+
+    name = "nag"
+    needs = frozenset({"records"})
+    config = NagConfig
+
+    def fit(self, evidence: Evidence, config: NagConfig, seed: int) -> NagGenerator:
+        return self._fit(evidence, [evidence.cost_model], None, config, seed)
+
+    def fit_devices(
+        self, evidence: Evidence, devices: Sequence[CostModel], config: NagConfig, seed: int
+    ) -> NagGenerator:
+        """One policy for several devices; see `NagGenerator.on`.
+
+        Args:
+          evidence: records; its cost model is not read.
+          devices: each with its latency.
+          config: how; its costs have a latency.
+          seed: of everything.
+        """
+        if LATENCY not in config.costs:
+            raise errors.UsageError(f"a policy of several devices needs {LATENCY} in its costs")
+        random = seeds.stream(seed, "nag", "references")
+        references = evidence.space.sample(_DEVICE_REFERENCES, random)
+        return self._fit(evidence, devices, references, config, seed)
+
+    def _fit(
+        self,
+        evidence: Evidence,
+        devices: Sequence[CostModel],
+        references: Choices | None,
+        config: NagConfig,
+        seed: int,
+    ) -> NagGenerator:
+        evidence.check(self.name, self.needs)
+        platforms = [Platform.of(own, config.costs, config.budgets, references) for own in devices]
+        from tfgen.generators import nag_training  # TensorFlow: only fits need it
+
+        state = nag_training.train(platforms, evidence, config, seed)
+        if references is not None:
+            state[_REFERENCES] = references
+        generator = NagGenerator(evidence.space, state)
+        generator.platform = platforms[0]  # with its latency, which a state has not
+        return generator
+
+    def restore(self, space: SearchSpace, state: Mapping[str, np.ndarray]) -> NagGenerator:
+        return NagGenerator(space, state)

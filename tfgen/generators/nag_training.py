@@ -1,0 +1,322 @@
+"""How NAG's policy is trained, with TensorFlow (algorithm 1).
+
+First the evaluator learns from records (`nag_evaluator`). Then, at each step, budgets are drawn
+from their range, the policy writes N networks for each, and follows the policy gradient (eq. 4):
+
+  mean over budgets and networks of grad log pi(alpha | B) A(alpha | B) + lambda grad H(pi(. | B))
+
+H is the entropy of each decision, given those before it, summed along what was written.
+
+Departures:
+  * The advantage A of a network is the mean of its dominance (eq. 6) over the N - 1 others that
+    were written for its budget, the evaluator standing for accuracy. What networks cost is known,
+    so it need not be learned. There is no other baseline: what one network of a pair gains the
+    other loses. `reward="learned"` is the paper's R, less the mean of the N and divided by their
+    deviation, as are the rewards that table 2 compares.
+  * Budgets of a step are any of the range, not only the K that have embeddings: so what lies
+    between two of them is trained too.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+
+from tfgen import errors, seeds
+from tfgen.generators.base import Evidence
+from tfgen.generators.nag import CHEAPEST, LEARNED, MULTI_OBJECTIVE, PARETO, NagConfig, write
+from tfgen.generators.nag_evaluator import (
+    LAYERS,
+    Evaluator,
+    ExpectedAccuracies,
+    network_features,
+    rewards,
+)
+from tfgen.generators.platform import Floats, Platform, dominance, overshoot
+from tfgen.nets.keras_compat import keras, tf
+from tfgen.space.encoding import Encoding
+from tfgen.space.search_space import Choices
+
+_TESTED_BUDGETS = 50  # of each platform, for the ranking accuracy
+_CLIPPED_NORM = 1.0
+_LEAST_SHARE = 1e-9
+_EXPONENT = 0.07  # of MnasNet's soft constraint, and TuNAS's weight of the absolute one
+
+
+def train(
+    platforms: Sequence[Platform], evidence: Evidence, config: NagConfig, seed: int
+) -> dict[str, np.ndarray]:
+    """Trains evaluator and policy; returns their state, for the first platform.
+
+    Args:
+      platforms: where networks may run, with features of equal length; a step is about one of them.
+      evidence: records; its costs are not read.
+      config: how.
+      seed: of weights, batches, budgets and samples.
+
+    Raises:
+      UsageError: there are too few records.
+    """
+    space, encoding = evidence.space, Encoding(evidence.space)
+    if evidence.records is None or len(evidence.records) < config.evaluator_records:
+        raise errors.UsageError(f"method 'nag' needs {config.evaluator_records} records and more")
+    choices = space.choices([record.architecture for record in evidence.records])
+    accuracies = np.array([record.metric for record in evidence.records])
+    evaluator = fit_evaluator(platforms, choices, accuracies, encoding, config, seed)
+    expected = [
+        ExpectedAccuracies(evaluator, platform, choices, accuracies) for platform in platforms
+    ]
+    first = platforms[0]
+    inputs = first.targets.features_count + len(first.features)
+    policy = _Policy(encoding, inputs, config, seed)
+    random = seeds.stream(seed, "nag", "policy")
+    for step in range(config.steps):
+        number = random.integers(len(platforms))
+        platform = platforms[number]
+        budgets = platform.draw(config.step_budgets, config.several_share, random)
+        targets = np.repeat(budgets, config.samples, axis=0)  # [networks, costs]
+        conditions = platform.conditions(targets)
+        uniform = random.random((len(targets), len(space.decisions)), np.float32)
+        written = policy.sample(conditions, uniform)
+        networks = space.canonical(written)
+        costs = platform.costs(networks)
+        if config.reward == LEARNED:
+            quality = evaluator.rewards(platform, networks, costs, budgets).mean(axis=0)
+        else:
+            quality = expected[number].of(networks, costs)[0].reshape(len(budgets), -1)
+        over = overshoot(costs, targets).reshape(quality.shape)
+        gained = advantages(config.reward, quality, over)
+        entropy_weight = config.start_entropy * (
+            (config.end_entropy / config.start_entropy) ** (step / config.steps)
+        )
+        policy.follow(conditions, written, gained.ravel(), entropy_weight)
+    return {
+        **policy.arrays(),
+        **evaluator.state(),
+        **first.targets.state(),
+        "knots": np.array(first.targets.knots),
+        "costs": np.frombuffer(" ".join(first.targets.costs).encode(), np.uint8),
+        "platform": first.features,
+    }
+
+
+# --- the evaluator --------------------------------------------------------------------------------
+
+
+def fit_evaluator(
+    platforms: Sequence[Platform],
+    choices: Choices,
+    accuracies: Floats,
+    encoding: Encoding,
+    config: NagConfig,
+    seed: int,
+) -> Evaluator:
+    """Fits the evaluator to records.
+
+    Args:
+      platforms: where they may run; a step is about one of them.
+      choices: of the records [records, decisions].
+      accuracies: of the records [records].
+      encoding: of the space.
+      config: how.
+      seed: of weights, batches and held-out records.
+    """
+    order = seeds.stream(seed, "nag", "held out").permutation(len(choices))
+    held_out = order[: max(2, int(config.held_out_share * len(order)))]
+    fitted = order[len(held_out) :]
+    costs = [platform.costs(choices) for platform in platforms]
+    features = [
+        network_features(encoding, platform, choices, own)
+        for platform, own in zip(platforms, costs, strict=True)
+    ]
+    inputs = platforms[0].conditions(np.zeros((1, len(config.costs)))).shape[1]
+    initial = _initial_evaluator(features[0].shape[1], inputs, config, seed)
+    weights = {name: tf.Variable(value) for name, value in initial.items()}
+    variables = list(weights.values())
+    schedule = keras.optimizers.schedules.CosineDecay(config.evaluator_rate, config.evaluator_steps)
+    optimizer = keras.optimizers.Adam(schedule)
+    optimizer.build(variables)
+
+    @tf.function(jit_compile=True)
+    def step(networks, conditions, better):  # type: ignore[no-untyped-def]
+        """networks [records, ..], conditions [budgets, ..], better [budgets, records, records]."""
+        with tf.GradientTape() as tape:
+            found = rewards(tf, weights, networks[None], conditions)
+            difference = found[..., :, None] - found[..., None, :]
+            hinge = tf.nn.relu(1.0 - better * difference) * tf.abs(better)
+            # The last budget is none, by which the policy is taught: it has half of the weight.
+            share = tf.concat([tf.ones(better.shape[0] - 1), [config.step_budgets]], axis=0)
+            pairs = tf.reduce_sum(tf.abs(better), axis=(1, 2))
+            mean = tf.reduce_sum(hinge, axis=(2, 3)) / tf.maximum(pairs, 1.0)  # [members, budgets]
+            loss = tf.reduce_sum(mean * share) / (2.0 * config.step_budgets)
+        optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+        decay = 1.0 - config.weight_decay * tf.cast(optimizer.learning_rate, tf.float32)
+        for name, variable in weights.items():
+            if not name.startswith("bias"):
+                variable.assign(variable * decay)
+
+    random = seeds.stream(seed, "nag", "evaluator")
+    size = min(config.evaluator_records, len(fitted))
+    for _ in range(config.evaluator_steps):
+        number = random.integers(len(platforms))
+        platform = platforms[number]
+        rows = random.choice(fitted, size, replace=False)
+        targets = np.concatenate(
+            [platform.draw(config.step_budgets, config.several_share, random), platform.unlimited]
+        )
+        better = _better(accuracies[rows], costs[number][rows], targets)
+        step(
+            tf.constant(features[number][rows]),
+            tf.constant(platform.conditions(targets)),
+            tf.constant(better, tf.float32),
+        )
+    taught = {name: variable.numpy() for name, variable in weights.items()}
+    right, pairs = 0, 0
+    for platform, own, read in zip(platforms, costs, features, strict=True):
+        targets = platform.draw(_TESTED_BUDGETS, config.several_share, random)
+        better = _better(accuracies[held_out], own[held_out], targets)
+        found = rewards(np, taught, read[None, held_out], platform.conditions(targets))
+        found = found.mean(axis=0)  # [budgets, records]
+        ranked = np.sign(found[..., :, None] - found[..., None, :])
+        right += int(((ranked == better) & (better != 0)).sum())
+        pairs += int((better != 0).sum())
+    return Evaluator(encoding, taught, right / max(pairs, 1))
+
+
+def _better(accuracies: Floats, costs: Floats, targets: Floats) -> Floats:
+    """d of eq. 6 for each budget and pair [budgets, records, records]."""
+    over = overshoot(costs[None], targets[:, None])  # [budgets, records]
+    return dominance(np.broadcast_to(accuracies, over.shape), over)
+
+
+def _initial_evaluator(
+    features: int, inputs: int, config: NagConfig, seed: int
+) -> dict[str, np.ndarray]:
+    random = seeds.stream(seed, "nag", "evaluator weights")
+    members, units = config.evaluator_members, config.evaluator_units
+
+    def drawn(fan_in: int, outputs: int, gain: float) -> np.ndarray:
+        shape = (members, fan_in, outputs)
+        return random.normal(0.0, np.sqrt(gain / fan_in), shape).astype(np.float32)
+
+    state = {
+        "network": drawn(features, units, 1.0),
+        "budget": drawn(inputs, config.embedding, 1.0),
+    }
+    sizes = [units + config.embedding, *[units] * (LAYERS - 1), 1]
+    for layer, (fan_in, outputs) in enumerate(itertools.pairwise(sizes)):
+        state[f"kernel_{layer}"] = drawn(fan_in, outputs, 2.0)
+        state[f"bias_{layer}"] = np.zeros((members, 1, outputs), np.float32)
+    return state
+
+
+# --- the policy -----------------------------------------------------------------------------------
+
+
+def advantages(reward: str, quality: Floats, over: Floats) -> Floats:
+    """How much better each network is than the others of its budget [budgets, samples].
+
+    Args:
+      reward: one of REWARDS.
+      quality: accuracy for the rewards of MnasNet and TuNAS, else the evaluator's R
+        [budgets, samples].
+      over: the largest share of a limit [budgets, samples].
+    """
+    if reward in (PARETO, CHEAPEST):
+        better = dominance(quality, over, by_quality=reward == PARETO)
+        return np.asarray(better.sum(axis=-1) / (quality.shape[-1] - 1))
+    if reward == LEARNED:
+        told = quality
+    elif reward == MULTI_OBJECTIVE:  # Tan et al. 2019, eq. 2, with its soft exponents
+        told = quality * np.maximum(over, _LEAST_SHARE) ** -_EXPONENT
+    else:  # Bender et al. 2020, section 3.4
+        told = quality - _EXPONENT * np.abs(over - 1.0)
+    centred = told - told.mean(axis=-1, keepdims=True)
+    return np.asarray(centred / (told.std(axis=-1, keepdims=True) + _LEAST_SHARE))
+
+
+class _Policy:
+    """The policy's variables, and the two things that training does with them."""
+
+    def __init__(self, encoding: Encoding, inputs: int, config: NagConfig, seed: int):
+        initial = _initial(encoding, inputs, config, seed)
+        self._variables = {name: tf.Variable(value) for name, value in initial.items()}
+        variables = list(self._variables.values())
+        schedule = keras.optimizers.schedules.CosineDecay(
+            config.learning_rate, config.steps, alpha=0.05
+        )
+        optimizer = keras.optimizers.Adam(schedule)
+        optimizer.build(variables)
+        xp = tf.experimental.numpy
+
+        @tf.function(jit_compile=True)
+        def sample(conditions, uniform):  # type: ignore[no-untyped-def]
+            def choose(decision, shares):  # type: ignore[no-untyped-def]
+                cumulated = tf.cumsum(shares, axis=1)
+                passed = cumulated < uniform[:, decision, None] * cumulated[:, -1:]
+                return tf.reduce_sum(tf.cast(passed, tf.int32), axis=1)
+
+            found = write(xp, encoding, self._variables, conditions, choose)
+            return tf.stack([w.choice for w in found], axis=1)
+
+        @tf.function(jit_compile=True)
+        def follow(conditions, choices, gained, entropy_weight):  # type: ignore[no-untyped-def]
+            with tf.GradientTape() as tape:
+                found = write(xp, encoding, self._variables, conditions, lambda d, _: choices[:, d])
+                likelihood, entropy = 0.0, 0.0
+                for w in found:
+                    own = tf.gather(w.shares, w.choice, batch_dims=1)
+                    likelihood += w.active * tf.math.log(own + _LEAST_SHARE)
+                    logs = tf.math.log(w.shares + _LEAST_SHARE)
+                    entropy -= w.active * tf.reduce_sum(w.shares * logs, axis=1)
+                loss = -tf.reduce_mean(gained * likelihood + entropy_weight * entropy)
+            gradients, _ = tf.clip_by_global_norm(tape.gradient(loss, variables), _CLIPPED_NORM)
+            optimizer.apply_gradients(zip(gradients, variables, strict=True))
+
+        self._sample, self._follow = sample, follow
+
+    def sample(self, conditions: np.ndarray, uniform: np.ndarray) -> Choices:
+        """A network for each condition, not yet canonical [networks, decisions]."""
+        found = self._sample(tf.constant(conditions), tf.constant(uniform))
+        return np.asarray(found.numpy(), np.int64)
+
+    def follow(
+        self, conditions: np.ndarray, choices: Choices, gained: Floats, entropy_weight: float
+    ) -> None:
+        """A step along the policy gradient, of what `sample` wrote [networks]."""
+        self._follow(
+            tf.constant(conditions),
+            tf.constant(choices, tf.int32),
+            tf.constant(gained, tf.float32),
+            tf.constant(entropy_weight, tf.float32),
+        )
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The variables as they are."""
+        return {name: variable.numpy() for name, variable in self._variables.items()}
+
+
+def _initial(
+    encoding: Encoding, inputs: int, config: NagConfig, seed: int
+) -> dict[str, np.ndarray]:
+    random = seeds.stream(seed, "nag", "policy weights")
+    decisions, units = len(encoding.long), config.units
+
+    def drawn(shape: tuple[int, ...], deviation: float) -> np.ndarray:
+        return random.normal(0.0, deviation, shape).astype(np.float32)
+
+    bias = np.zeros(4 * units, np.float32)
+    bias[units : 2 * units] = 1.0  # cells keep what they hold at first (Jozefowicz et al. 2015)
+    return {
+        "budget": drawn((inputs, config.embedding), 0.3),
+        "budget_kernel": drawn((config.embedding, 4 * units), config.embedding**-0.5),
+        "bias": bias,
+        "place": drawn((decisions, 4 * units), 0.3),
+        "value": drawn((decisions - 1, encoding.knots, 4 * units), 0.3),
+        "recurrent_kernel": drawn((units, 4 * units), units**-0.5),
+        # Every knot is as likely at first.
+        "head": np.zeros((decisions, units, encoding.knots), np.float32),
+        "head_bias": np.zeros((decisions, encoding.knots), np.float32),
+    }

@@ -1,0 +1,139 @@
+"""Where networks run: what they cost there, and which is the better answer to a budget.
+
+The rule is NAG's Pareto dominance (Guo et al. 2021, section 3.4, eq. 6).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from tfgen import errors, seeds
+from tfgen.cost.cost_model import LATENCY, CostModel, Costs
+from tfgen.generators.targets import Targets
+from tfgen.space.search_space import Choices
+
+_SAMPLED = 4096  # networks, whose costs are those of random ones
+Floats = npt.NDArray[np.float64]
+
+
+@dataclasses.dataclass(frozen=True)
+class Platform:
+    """Where networks run: what they cost there, and what the policy reads of it.
+
+    Attributes:
+      cost_model: with its latency, where budgets limit one.
+      targets: the budgets of its range.
+      features: how reference networks compare on the device [references]; none for a policy of one
+        device.
+      sampled: costs of random networks, by metric [networks].
+    """
+
+    cost_model: CostModel
+    targets: Targets
+    features: Floats
+    sampled: Costs
+
+    @classmethod
+    def of(
+        cls,
+        cost_model: CostModel,
+        costs: Sequence[str],
+        knots: int,
+        references: Choices | None = None,
+    ) -> Platform:
+        """Where a cost model's networks run.
+
+        Args:
+          cost_model: with its latency, where budgets limit one.
+          costs: that budgets may limit.
+          knots: see `Targets`.
+          references: networks whose latencies tell a device to a policy of many; None for a policy
+            of one [networks, decisions].
+
+        Raises:
+          UsageError: a cost is not known.
+        """
+        unknown = sorted(set(costs) - set(cost_model.metrics))
+        if unknown:
+            raise errors.UsageError(
+                f"{unknown[0]} is not known of networks of {cost_model.space.name!r}; costs may be "
+                f"{', '.join(cost_model.metrics)}"
+            )
+        random = cost_model.space.sample(_SAMPLED, seeds.stream(0, "platform"))
+        sampled, _ = cost_model.bounds(random, 0.5, costs)
+        targets = Targets.of(cost_model, tuple(costs), costs, sampled, knots)
+        features = np.zeros(0)
+        if references is not None:
+            features = device_features(cost_model.costs(references)[LATENCY])
+        return cls(cost_model, targets, features, sampled)
+
+    def draw(self, count: int, several_share: float, random: np.random.Generator) -> Floats:
+        """Targets to train with [count, costs]; see `Targets.draw`."""
+        return self.targets.draw(count, self.sampled, several_share, random)
+
+    @property
+    def unlimited(self) -> Floats:
+        """The target that limits nothing [1, costs]."""
+        return np.zeros((1, len(self.targets.costs)))
+
+    def conditions(self, targets: Floats) -> npt.NDArray[np.float32]:
+        """What the policy and the evaluator read of targets [batch, costs] -> [batch, inputs]."""
+        own = np.repeat(self.features[None], len(targets), axis=0)
+        return np.concatenate([self.targets.features(targets), own], axis=1).astype(np.float32)
+
+    def costs(self, choices: Choices) -> Floats:
+        """Of networks, the costs that targets may limit, 0 for others [networks, costs]."""
+        limited = self.targets.limited
+        found, _ = self.cost_model.bounds(choices, 0.5, limited)
+        none = np.zeros(len(choices))
+        return np.stack([found[m] if m in limited else none for m in self.targets.costs], axis=1)
+
+
+def overshoot(costs: Floats, targets: Floats) -> Floats:
+    """The largest share of a limit that a network costs; above 1 it is over.
+
+    Args:
+      costs: [..., costs].
+      targets: 0 where a cost is free [..., costs].
+    """
+    shares = np.divide(costs, targets, out=np.zeros(np.broadcast(costs, targets).shape),
+                       where=targets > 0)  # fmt: skip
+    return np.asarray(shares.max(axis=-1))
+
+
+def dominance(quality: Floats, over: Floats, by_quality: bool = True) -> Floats:
+    """Which of two networks is the better answer to a budget (eq. 6) [..., networks, networks].
+
+    1 where the first dominates the second, -1 where the second does, 0 where they are equal: eq. 6
+    gives 1 both ways there.
+
+    Args:
+      quality: accuracy, or what ranks as it does [..., networks].
+      over: see `overshoot`; with several limits the largest stands for the cost [..., networks].
+      by_quality: whether networks within the budget are compared by quality, as eq. 6 does; else
+        the cheaper one is better everywhere (the ablation of table 2).
+    """
+    by_cost = np.sign(over[..., None, :] - over[..., :, None])
+    if not by_quality:
+        return by_cost
+    within = over <= 1.0
+    both = within[..., None, :] & within[..., :, None]
+    return np.where(both, np.sign(quality[..., :, None] - quality[..., None, :]), by_cost)
+
+
+def device_features(reference_ms: Floats) -> Floats:
+    """What a policy of many devices reads of one: how reference networks compare on it.
+
+    Args:
+      reference_ms: latencies of the references, above 0 [references].
+
+    Returns:
+      Their logarithms, without what all have in common: a device that is twice as fast at
+      everything is the same device to a policy whose budgets are places in its range [references].
+    """
+    logs = np.log(reference_ms)
+    return np.asarray(logs - logs.mean())

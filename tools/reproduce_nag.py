@@ -1,0 +1,658 @@
+"""NAG on NAS-Bench-201: one policy for many devices, from a few hundred revealed cells.
+
+  nag_devices  answers to unseen budgets on every device whose latencies are known for all cells
+  nag2         the rewards of table 2, by what is generated
+  nag5         the number K of budgets that have embeddings (table 5)
+
+Cells are revealed in rounds, some at random and then those that the policy and its evaluator would
+answer to budgets on the devices for training; all devices share them. Nothing else of the table of
+accuracies is read before answers are judged. Every fourth device is kept out of rounds and
+training: the policy knows it by what ten reference cells take on it. Answers are selected from the
+policy's draws, by what the evaluator expects; a cell that was revealed is expected to be what it
+is. `regret` is what an answer lacks to the best cell within the budget, in points of c10_valid.
+
+What was revealed and fitted lies in WORK_DIR/nasbench201_nag, under a name made of all that decides
+it, so that a stopped run goes on with the round that it was at.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import pathlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from tfgen import errors, seeds, workdir
+from tfgen.cost.budget import Budget
+from tfgen.cost.cost_model import LATENCY, CostModel
+from tfgen.deployment import devices
+from tfgen.evidence.record import Record
+from tfgen.evidence.tabular import NasBench201
+from tfgen.generators.base import Evidence
+from tfgen.generators.nag import REWARDS, Nag, NagConfig, NagGenerator
+from tfgen.generators.nag_evaluator import ExpectedAccuracies
+from tfgen.selection import Selector
+from tfgen.space import catalog
+from tfgen.space.search_space import Choices
+from tools import reports
+from tools.reports import Column, duration, percent
+from tools.reproduce_setting import digest
+
+TABLE = "nasbench201.csv.gz"
+VALID = "c10_valid"
+NAG, REVEALED, RANDOM = "nag", "best revealed", "best of 1,000 random"
+_KEPT_OUT = 4  # every so many devices is for tests alone
+_QUANTILES = (0.05, 0.95)  # of a device's latencies, between which budgets lie
+_RAW = 1_000  # samples of the policy, of which the share within the budget is told
+_RANDOM = 1_000
+_OPTIMISM = 0.5  # deviations of the evaluator's members: for what is revealed next,
+_CAUTION = 2.0  # and for answers: the best of many expectations is an overrated one
+_ROUND_CONFIG = NagConfig(costs=(LATENCY,), steps=500, evaluator_steps=800, evaluator_records=48)
+_CONFIG = NagConfig(costs=(LATENCY,), steps=3_000, evaluator_steps=1_500, evaluator_records=48)
+Say = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """How much is revealed, trained and asked.
+
+    Attributes:
+      seeds: of everything.
+      first: cells that are revealed at random.
+      rounds: after that.
+      revealed: cells in all.
+      round_budgets: of each device in a round.
+      budgets: of each device, for answers.
+      round_config: how policies of rounds are trained.
+      config: how the last one is.
+      draws: of the policy, for an answer.
+    """
+
+    seeds: int = 3
+    first: int = 60
+    rounds: int = 6
+    revealed: int = 300
+    round_budgets: int = 10
+    budgets: int = 20
+    round_config: NagConfig = _ROUND_CONFIG
+    config: NagConfig = _CONFIG
+    draws: int = 512
+
+    def to_json(self) -> list[object]:
+        """What decides what is revealed and fitted."""
+        data = dataclasses.asdict(self)
+        return [data[n] for n in ("first", "rounds", "revealed", "round_budgets", "round_config",
+                                  "config", "draws")]  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """A method's answer to one budget on one device.
+
+    Attributes:
+      seed: number of the seed.
+      method: NAG, REVEALED or RANDOM.
+      device: by name.
+      trained: whether the policy was trained for it.
+      limit_ms: the budget.
+      latency_ms: of the answer.
+      best_ms: of the best cell within the budget.
+      accuracy: of the answer, per cent.
+      regret: points below the best cell within the budget.
+      within: of raw samples of the policy, the share within the budget; NaN for other methods.
+    """
+
+    seed: int
+    method: str
+    device: str
+    trained: bool
+    limit_ms: float
+    latency_ms: float
+    best_ms: float
+    accuracy: float
+    regret: float
+    within: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """Answers of one method on devices of one kind.
+
+    Attributes:
+      method: of Answer.
+      devices: which.
+      answers: how many.
+      over: answers above their budget.
+      regret: mean over answers, points.
+      low: least mean of a seed.
+      high: largest mean of a seed.
+      worst: largest mean of a device.
+      used: mean share of the budget that answers use.
+      best_used: the same of the best cells.
+      within: mean share of raw samples within the budget.
+      least_within: the least of a budget.
+    """
+
+    method: str
+    devices: str
+    answers: int
+    over: int
+    regret: float
+    low: float
+    high: float
+    worst: float
+    used: float
+    best_used: float
+    within: float
+    least_within: float
+
+
+SUMMARY = (
+    Column("method", lambda s: s.method),
+    Column("devices", lambda s: s.devices),
+    Column("answers", lambda s: f"{s.answers:,}"),
+    Column("over budget", lambda s: f"{s.over}"),
+    Column("mean regret, points", lambda s: f"{s.regret:.3f}"),
+    Column("seeds", lambda s: f"{s.low:.3f}–{s.high:.3f}"),
+    Column("worst device", lambda s: f"{s.worst:.3f}"),
+    Column("budget used, %", lambda s: percent(s.used)),
+    Column("by the best cell, %", lambda s: percent(s.best_used)),
+    Column("raw samples within, %", lambda s: "-" if np.isnan(s.within) else percent(s.within)),
+    Column("least", lambda s: "-" if np.isnan(s.least_within) else percent(s.least_within)),
+)
+
+
+class Bench:
+    """The cells, the devices, and the table that tells accuracies: to records, cell by cell.
+
+    Attributes:
+      space: NAS-Bench-201.
+      models: by device, what cells cost there.
+      trained: devices that policies are trained for.
+    """
+
+    def __init__(self, tables: pathlib.Path):
+        self.space = catalog.get("nasbench201")
+        self._table = NasBench201(tables / TABLE, (VALID,))
+        self._accuracies = self._table.accuracies[VALID]
+        self.models: dict[str, CostModel] = {}
+        for name in devices.known_on(self.space, tables):
+            latency = devices.latency_model(name, self.space, tables_dir=tables)
+            told = latency.predict(self._table.choices, 0.9)
+            if np.array_equal(told.ms, told.high_ms):  # all were measured, none is fitted
+                self.models[name] = CostModel(self.space, latency=latency)
+        self.trained = [name for n, name in enumerate(self.models) if n % _KEPT_OUT]
+        if not self.trained:
+            raise errors.UsageError(f"{tables}: no device's latencies are known for all cells")
+        self._latencies = {
+            name: model.costs(self._table.choices)[LATENCY] for name, model in self.models.items()
+        }
+
+    def reveal(self, choices: Choices) -> list[Record]:
+        """Records of cells; metrics are shares."""
+        found = self._accuracies[self._table.rows(choices)] / 100
+        return [
+            Record(self.space.architecture(row), VALID, "table", 0, float(metric), 0.0)
+            for row, metric in zip(choices, found, strict=True)
+        ]
+
+    def limits(self, device: str, quantiles: np.ndarray) -> np.ndarray:
+        """Budgets at these quantiles of a device's latencies, ms."""
+        return np.quantile(self._latencies[device], quantiles)
+
+    def answer(
+        self, seed: int, method: str, device: str, limit_ms: float, cell: Choices, within: float
+    ) -> Answer:
+        """The answer that a cell [1, decisions] is."""
+        ms, within_limit = self._latencies[device], self._latencies[device] <= limit_ms
+        (row,) = self._table.rows(cell)
+        best = int(np.argmax(np.where(within_limit, self._accuracies, -1.0)))
+        accuracy = float(self._accuracies[row])
+        return Answer(
+            seed,
+            method,
+            device,
+            device in self.trained,
+            limit_ms,
+            float(ms[row]),
+            float(ms[best]),
+            accuracy,
+            float(self._accuracies[best]) - accuracy,
+            within,
+        )
+
+    def best_of(self, device: str, limit_ms: float, choices: Choices) -> Choices | None:
+        """The best of some cells within a budget [1, decisions]; None where none is."""
+        rows = self._table.rows(choices)
+        rows = rows[self._latencies[device][rows] <= limit_ms]
+        if not len(rows):
+            return None
+        return self._table.choices[[rows[np.argmax(self._accuracies[rows])]]]
+
+
+class _Prediction(NamedTuple):
+    """What selection reads of a predictor, each [networks]."""
+
+    performance: np.ndarray
+    metric: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+class Expected:
+    """The evaluator as selection's predictor; what was revealed is what it is."""
+
+    def __init__(self, generator: NagGenerator, records: Sequence[Record], deviations: float):
+        """Reads the evaluator.
+
+        Args:
+          generator: on the device.
+          records: that were revealed.
+          deviations: of its members that are added to the mean where nothing was revealed.
+        """
+        self._platform = generator.platform
+        space = generator.platform.cost_model.space
+        choices = space.choices([record.architecture for record in records])
+        accuracies = np.array([record.metric for record in records])
+        self._expected = ExpectedAccuracies(
+            generator.evaluator, generator.platform, choices, accuracies
+        )
+        self._deviations = deviations
+        self._known = {tuple(row): m for row, m in zip(choices.tolist(), accuracies, strict=True)}
+
+    def predict(self, choices: Choices, confidence: float) -> _Prediction:
+        """Expected accuracies; the interval is one number."""
+        del confidence
+        mean, deviation = self._expected.of(choices, self._platform.costs(choices))
+        told = mean + self._deviations * deviation
+        for row, cell in enumerate(choices.tolist()):
+            told[row] = self._known.get(tuple(cell), told[row])
+        return _Prediction(told, told, told, told)
+
+    def is_known(self, cell: Sequence[int]) -> bool:
+        """Whether a cell was revealed."""
+        return tuple(cell) in self._known
+
+
+def revealed_in_rounds(
+    bench: Bench, sizes: Sizes, seed: int, path: pathlib.Path, say: Say
+) -> list[Record]:
+    """The cells that the method chooses to have revealed, round by round.
+
+    Args:
+      bench: the table.
+      sizes: how many, and how policies of rounds are trained.
+      seed: of everything.
+      path: JSON file that keeps what was chosen.
+      say: told how far it is.
+    """
+    known = workdir.read_json(path) if path.is_file() else []
+    if not known:
+        random = bench.space.sample(4 * sizes.first, seeds.stream(seed, "first"))
+        known = np.unique(random, axis=0)[: sizes.first].tolist()
+        workdir.write_json(path, known)
+    a_round = -(-(sizes.revealed - sizes.first) // max(sizes.rounds, 1))
+    while len(known) < sizes.revealed:
+        own = seeds.derive(seed, "round", len(known))
+        records = bench.reveal(np.array(known))
+        generator = fitted(bench, records, sizes.round_config, own)
+        gains = _gains(bench, generator, records, sizes, own)
+        wanted = min(a_round, sizes.revealed - len(known))
+        best = sorted(gains, key=lambda cell: -gains[cell])[:wanted]
+        if not best:
+            raise errors.TfgenError("the policy writes nothing that was not revealed")
+        known += [list(cell) for cell in best]
+        workdir.write_json(path, known)
+        say(f"{len(known)} cells revealed")
+    return bench.reveal(np.array(known))
+
+
+def fitted(bench: Bench, records: Sequence[Record], config: NagConfig, seed: int) -> NagGenerator:
+    """One policy for the devices of training."""
+    evidence = Evidence(bench.space, CostModel(bench.space), records)
+    models = [bench.models[name] for name in bench.trained]
+    return Nag().fit_devices(evidence, models, config, seed)
+
+
+def _gains(
+    bench: Bench, generator: NagGenerator, records: Sequence[Record], sizes: Sizes, seed: int
+) -> dict[tuple[int, ...], float]:
+    """Of cells that are not known, what they may add to the answers to budgets, all together."""
+    selector = Selector(count=4, draws=sizes.draws, refinements=8)
+    random = seeds.stream(seed, "gains")
+    known = bench.space.choices([record.architecture for record in records])
+    accuracies = np.array([record.metric for record in records])
+    gains: dict[tuple[int, ...], float] = {}
+    for device in bench.trained:
+        own, model = generator.on(bench.models[device]), bench.models[device]
+        expected = Expected(own, records, _OPTIMISM)
+        known_ms = model.costs(known)[LATENCY]
+        for limit in bench.limits(device, random.uniform(*_QUANTILES, sizes.round_budgets)):
+            budget = Budget({LATENCY: float(limit)}, None, device)
+            best = accuracies[known_ms <= limit].max(initial=0.0)
+            with contextlib.suppress(errors.InfeasibleBudgetError):
+                found = selector.select(bench.space, own, expected, model, budget, "nag", seed)
+                for candidate in found:
+                    cell = tuple(candidate.architecture.choices)
+                    if not expected.is_known(cell):
+                        # A little for what gains nothing here, so that a round is always full.
+                        gain = max(candidate.metric - best, 1e-6)
+                        gains[cell] = gains.get(cell, 0.0) + gain
+    return gains
+
+
+def nag_devices(
+    tables: pathlib.Path,
+    work: pathlib.Path,
+    sizes: Sizes,
+    seed: int,
+    folder: pathlib.Path,
+    say: Say = print,
+) -> list[Summary]:
+    """Reveals, trains and answers, seed by seed; writes nag_devices.csv and .md after each.
+
+    Args:
+      tables: the folder of public tables.
+      work: where fits lie.
+      sizes: how much.
+      seed: of everything.
+      folder: for the results.
+      say: told how far it is.
+
+    Raises:
+      UsageError: a table is missing.
+    """
+    bench = Bench(tables)
+    answers: list[Answer] = []
+    seconds: list[float] = []
+    rankings: list[float] = []
+    summaries: list[Summary] = []
+    for number in range(sizes.seeds):
+        own, kept = _place(bench, work, sizes, seed, number)
+        since = time.perf_counter()
+        records = revealed_in_rounds(bench, sizes, own, kept / "revealed.json", say)
+        if (kept / "generator.npz").is_file():
+            state = workdir.read_arrays(kept / "generator.npz")
+            generator = Nag().restore(bench.space, state)
+        else:
+            generator = fitted(bench, records, sizes.config, own)
+            workdir.write_arrays(kept / "generator.npz", generator.state())
+        say(f"seed {number}: ready in {duration(time.perf_counter() - since)}")
+        rankings.append(generator.evaluator.ranking_accuracy)
+        found, spent = _answers(bench, generator, records, sizes, own, number)
+        answers += found
+        seconds.append(spent)
+        summaries = summarise(answers)
+        reports.write_csv(folder / "nag_devices.csv", answers)
+        reports.write_markdown(
+            folder / "nag_devices.md",
+            f"{len(bench.models)} devices, {len(bench.trained)} of them for training; "
+            f"{sizes.revealed} cells revealed, {sizes.first} of them at random; {number + 1} "
+            f"seeds; {sizes.budgets} budgets a device.",
+            f"An answer takes {1000 * np.mean(seconds):.0f} ms: {sizes.draws} draws, selection and "
+            "refinement. The evaluator ranks "
+            + ", ".join(percent(r) for r in rankings)
+            + " % of pairs of held-out records rightly.",
+            reports.markdown(SUMMARY, summaries),
+        )
+    say((folder / "nag_devices.md").read_text())
+    return summaries
+
+
+def _place(
+    bench: Bench, work: pathlib.Path, sizes: Sizes, seed: int, number: int
+) -> tuple[int, pathlib.Path]:
+    """One seed's own seed, and where its cells and fits lie."""
+    own = seeds.derive(seed, "nag", number)
+    return own, work / f"seed_{number}-{digest([own, sizes.to_json(), bench.trained])}"
+
+
+def _answers(
+    bench: Bench,
+    generator: NagGenerator,
+    records: Sequence[Record],
+    sizes: Sizes,
+    seed: int,
+    number: int,
+) -> tuple[list[Answer], float]:
+    """Every method's answers on every device, and the seconds that one of NAG's takes."""
+    selector = Selector(count=1, draws=sizes.draws, refinements=5)
+    known = bench.space.choices([record.architecture for record in records])
+    random = bench.space.sample(_RANDOM, seeds.stream(seed, "random"))
+    quantiles = np.linspace(*_QUANTILES, sizes.budgets)
+    answers: list[Answer] = []
+    spent = 0.0
+    for device, model in bench.models.items():
+        own = generator.on(model)
+        expected = Expected(own, records, -_CAUTION)
+        for limit in map(float, bench.limits(device, quantiles)):
+            budget = Budget({LATENCY: limit}, None, device)
+            since = time.perf_counter()
+            (found,) = selector.select(bench.space, own, expected, model, budget, "nag", seed)
+            spent += time.perf_counter() - since
+            (raw,) = own.propose([budget], _RAW, seed)
+            within = float((model.costs(raw.choices)[LATENCY] <= limit).mean())
+            cell = bench.space.choices([found.architecture])
+            answers.append(bench.answer(number, NAG, device, limit, cell, within))
+            for method, cells in ((REVEALED, known), (RANDOM, random)):
+                best = bench.best_of(device, limit, cells)
+                if best is not None:
+                    answers.append(bench.answer(number, method, device, limit, best, np.nan))
+    return answers, spent / (len(bench.models) * sizes.budgets)
+
+
+def summarise(answers: Sequence[Answer]) -> list[Summary]:
+    """A summary for each method, of devices for training and of those kept out."""
+    summaries = []
+    for method in dict.fromkeys(answer.method for answer in answers):
+        for trained, name in ((True, "trained for"), (False, "kept out")):
+            own = [a for a in answers if (a.method, a.trained) == (method, trained)]
+            if own:
+                summaries.append(_summary(method, name, own))
+    return summaries
+
+
+def _summary(method: str, name: str, own: Sequence[Answer]) -> Summary:
+    by_seed = _means(own, lambda a: a.seed)
+    by_device = _means(own, lambda a: a.device)
+    return Summary(
+        method,
+        name,
+        len(own),
+        sum(a.latency_ms > a.limit_ms for a in own),
+        float(np.mean([a.regret for a in own])),
+        min(by_seed.values()),
+        max(by_seed.values()),
+        max(by_device.values()),
+        float(np.mean([a.latency_ms / a.limit_ms for a in own])),
+        float(np.mean([a.best_ms / a.limit_ms for a in own])),
+        float(np.mean([a.within for a in own])),
+        float(np.min([a.within for a in own])),
+    )
+
+
+def _means(answers: Sequence[Answer], key: Callable[[Answer], object]) -> Mapping[object, float]:
+    """Mean regret by key."""
+    return {
+        value: float(np.mean([a.regret for a in answers if key(a) == value]))
+        for value in {key(answer) for answer in answers}
+    }
+
+
+# --- tables 2 and 5 -------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+    """What a policy writes for one budget, without refinement.
+
+    Attributes:
+      variant: how the policy was trained.
+      seed: number of the seed.
+      limit_ms: the budget.
+      latency_ms: mean of the samples.
+      within: share of the samples within the budget.
+      accuracy: of the answer, the sample within the budget that the evaluator expects most of, per
+        cent; NaN where none is within.
+      regret: points below the best cell within the budget; NaN where no sample is.
+    """
+
+    variant: str
+    seed: int
+    limit_ms: float
+    latency_ms: float
+    within: float
+    accuracy: float
+    regret: float
+
+
+@dataclasses.dataclass(frozen=True)
+class VariantSummary:
+    """One variant over budgets and seeds.
+
+    Attributes:
+      variant: of Drawn.
+      accuracy: mean of the answers, per cent.
+      regret: their mean, points.
+      low: least mean of a seed.
+      high: largest mean of a seed.
+      used: mean share of the budget that samples take.
+      within: mean share of samples within the budget.
+      unanswered: budgets for which no sample is within.
+    """
+
+    variant: str
+    accuracy: float
+    regret: float
+    low: float
+    high: float
+    used: float
+    within: float
+    unanswered: int
+
+
+VARIANTS = (
+    Column("policy", lambda s: s.variant),
+    Column("mean accuracy, %", lambda s: f"{s.accuracy:.2f}"),
+    Column("mean regret, points", lambda s: f"{s.regret:.3f}"),
+    Column("seeds", lambda s: f"{s.low:.3f}–{s.high:.3f}"),
+    Column("samples' share of the budget, %", lambda s: percent(s.used)),
+    Column("samples within, %", lambda s: percent(s.within)),
+    Column("budgets without an answer", lambda s: f"{s.unanswered}"),
+)
+
+
+def rewards_compared(config: NagConfig) -> dict[str, NagConfig]:
+    """Table 2: a policy for each reward."""
+    return {reward: dataclasses.replace(config, reward=reward) for reward in REWARDS}
+
+
+def budgets_compared(config: NagConfig) -> dict[str, NagConfig]:
+    """Table 5: a policy for each K."""
+    return {f"K = {k}": dataclasses.replace(config, budgets=k) for k in (2, 5, 10, 30)}
+
+
+def nag_variants(
+    name: str,
+    variants: Mapping[str, NagConfig],
+    tables: pathlib.Path,
+    work: pathlib.Path,
+    sizes: Sizes,
+    device: str,
+    seed: int,
+    folder: pathlib.Path,
+    say: Say = print,
+) -> list[VariantSummary]:
+    """Trains policies of one device on the same revealed cells; writes NAME.csv and NAME.md.
+
+    Args:
+      name: of the table.
+      variants: by name, how policies are trained.
+      tables: the folder of public tables.
+      work: where revealed cells lie.
+      sizes: how many cells, budgets and seeds.
+      device: whose latency budgets limit.
+      seed: of everything.
+      folder: for the results.
+      say: told how far it is.
+
+    Raises:
+      UsageError: a table is missing, or the device is not one of them.
+    """
+    bench = Bench(tables)
+    if device not in bench.models:
+        raise errors.UsageError(f"device {device!r} is none of {', '.join(bench.models)}")
+    drawn: list[Drawn] = []
+    summaries: list[VariantSummary] = []
+    for number in range(sizes.seeds):
+        own, kept = _place(bench, work, sizes, seed, number)
+        records = revealed_in_rounds(bench, sizes, own, kept / "revealed.json", say)
+        evidence = Evidence(bench.space, bench.models[device], records)
+        for variant, config in variants.items():
+            generator = Nag().fit(evidence, config, own)
+            drawn += _drawn(bench, generator, records, sizes, device, variant, number, own)
+            say(f"seed {number}: {variant}")
+        summaries = _variant_summaries(drawn)
+        reports.write_csv(folder / f"{name}.csv", drawn)
+        reports.write_markdown(
+            folder / f"{name}.md",
+            f"Policies of one device, {device}, taught by the same {sizes.revealed} cells; "
+            f"{number + 1} seeds, {sizes.budgets} budgets, {_RAW:,} samples each, no refinement.",
+            reports.markdown(VARIANTS, summaries),
+        )
+    say((folder / f"{name}.md").read_text())
+    return summaries
+
+
+def _drawn(
+    bench: Bench,
+    generator: NagGenerator,
+    records: Sequence[Record],
+    sizes: Sizes,
+    device: str,
+    variant: str,
+    number: int,
+    seed: int,
+) -> list[Drawn]:
+    """What a policy writes for each budget."""
+    expected = Expected(generator, records, -_CAUTION)
+    found = []
+    for limit in map(float, bench.limits(device, np.linspace(*_QUANTILES, sizes.budgets))):
+        (raw,) = generator.propose([Budget({LATENCY: limit}, None, device)], _RAW, seed)
+        ms = bench.models[device].costs(raw.choices)[LATENCY]
+        accuracy = regret = np.nan
+        if (ms <= limit).any():
+            cells = raw.choices[ms <= limit]
+            best = cells[[int(np.argmax(expected.predict(cells, 0.5).metric))]]
+            answer = bench.answer(number, NAG, device, limit, best, np.nan)
+            accuracy, regret = answer.accuracy, answer.regret
+        within = float((ms <= limit).mean())
+        found.append(Drawn(variant, number, limit, float(ms.mean()), within, accuracy, regret))
+    return found
+
+
+def _variant_summaries(drawn: Sequence[Drawn]) -> list[VariantSummary]:
+    summaries = []
+    for variant in dict.fromkeys(d.variant for d in drawn):
+        own = [d for d in drawn if d.variant == variant]
+        by_seed = [
+            float(np.nanmean([d.regret for d in own if d.seed == number]))
+            for number in {d.seed for d in own}
+        ]
+        summaries.append(
+            VariantSummary(
+                variant,
+                float(np.nanmean([d.accuracy for d in own])),
+                float(np.nanmean([d.regret for d in own])),
+                min(by_seed),
+                max(by_seed),
+                float(np.mean([d.latency_ms / d.limit_ms for d in own])),
+                float(np.mean([d.within for d in own])),
+                sum(np.isnan(d.regret) for d in own),
+            )
+        )
+    return summaries
