@@ -220,7 +220,7 @@ def advantages(reward: str, quality: Floats, over: Floats) -> Floats:
 
     Args:
       reward: one of REWARDS.
-      quality: accuracy for the rewards of MnasNet and TuNAS, else the evaluator's R
+      quality: the expected accuracy; the evaluator's R where that is the reward
         [budgets, samples].
       over: the largest share of a limit [budgets, samples].
     """
