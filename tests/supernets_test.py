@@ -25,6 +25,7 @@ from tfgen.space.lowering import lower
 from tfgen.training import datasets, supernet_training, trainer
 from tfgen.training.recipe import Recipe, SupernetRecipe
 from tools import reproduce_supernet, reproduce_variants
+from tools.single_path import SinglePath
 
 EXPERIMENT = Experiment(
     name="quarters",
@@ -195,9 +196,13 @@ class PipelineTest(absltest.TestCase):
         variant = reproduce_variants.VARIANTS[0]
         self.assertFalse(variant.forced or variant.switchable)
         said = []
-        (row,) = reproduce_variants.figure_6a(EXPERIMENT, *asked, said.append, variants=[variant])
+        drawn = supernet_training.any_sub_blocks
+        with mock.patch.object(supernet_training, "any_sub_blocks", side_effect=drawn) as taken:
+            (row,) = reproduce_variants.figure_6a(
+                EXPERIMENT, *asked, said.append, variants=[variant]
+            )
+        self.assertEqual(taken.call_count, 10 + 3)  # steps, and networks that are scored
         self.assertTrue(any(text.startswith("epoch 1/1, step 10/10") for text in said))
-        self.assertBetween(row.mean, row.least, row.most)
         said.clear()  # what is kept is neither trained nor scored again
         with mock.patch.object(supernet_training, "accuracy", side_effect=AssertionError):
             again = reproduce_variants.figure_6a(
@@ -242,6 +247,27 @@ class InheritanceTest(absltest.TestCase):
             self.supernet, layers, self.examples, self.examples.x[:64]
         )
         self.assertEqual(records[0].metric, expected)
+
+    def test_weights_without_switchable_normalisation_are_inherited_too(self):
+        net = Supernet(catalog.get("mnist_mobile"), seed=1, switchable=False)
+        variables = {name: variable.numpy() for name, variable in net.variables.items()}
+        shared = bundles.SharedWeights(variables, None, None)
+        layers = lower(net.space, catalog.point(net.space, {}))
+        found = supernets.inherited(net.space, shared, layers)
+        for layer, own in net.weights(layers).items():
+            for name, values in own.items():
+                np.testing.assert_array_equal(found[layer][name], values)
+
+    def test_steps_of_both_kinds_of_supernet_are_measured(self):
+        for kind, choices in (
+            (reproduce_variants.SINGLE_PATH, 6),
+            (reproduce_variants.UNIFIED, 14),
+        ):
+            step = reproduce_variants.step(kind, "mnist_mobile", 2)
+            self.assertEqual((step.choices, step.batch_size), (choices, 2))
+            self.assertGreater(step.seconds, 0.0)
+        with self.assertRaisesRegex(errors.UsageError, "'block_1_1' does not expand"):
+            SinglePath(catalog.sgnas_imagenet(), 1)
 
     def test_other_weights_make_other_records(self):
         before = self.evaluator().recipe

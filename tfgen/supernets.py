@@ -211,8 +211,9 @@ def inherited(
     Raises:
       CorruptFileError: the weights are of another space.
     """
-    from tfgen.nets.supernet import Supernet
+    from tfgen.nets.supernet import SCALE, Supernet
 
-    supernet = Supernet(space, seed=0)
+    scales = [own.variables[n] for n in own.variables if n.endswith(f"/{SCALE}")]
+    supernet = Supernet(space, seed=0, switchable=any(len(scale) > 1 for scale in scales))
     supernet.assign(own.variables)
     return supernet.weights(layers)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tfgen import seeds
+from tfgen import errors, seeds
 from tfgen.nets import blocks
 from tfgen.nets.keras_compat import tf
 from tfgen.space.layers import LayerSpec
@@ -49,7 +49,10 @@ class SinglePath:
     """
 
     def __init__(self, space: SearchSpace, seed: int):
-        """Takes spaces as `catalog.mobile` makes them."""
+        """Takes spaces as `catalog.mobile` makes them; raises UsageError for others.
+
+        Nor may a block be one that cannot expand: it would have no choices here.
+        """
         largest = space.architecture(supernet_training.ends(space)[0])
         layers = {layer.name: layer for layer in lower(space, largest)}
         self._random = seeds.stream(seed, "single path")
@@ -58,7 +61,9 @@ class SinglePath:
             expand = layers.get(f"{stage.name}_expand")
             if stage.block != "unified":
                 self._plan.append(layers[stage.name])
-            elif expand is not None:
+            elif expand is None:
+                raise errors.UsageError(f"{space.name!r}: {stage.name!r} does not expand")
+            else:
                 rate = expand.out_channels // expand.in_channels
                 project = layers[f"{stage.name}_project"]
                 stride = int(stage.options["stride"])

@@ -94,6 +94,7 @@ class EvaluatorTest(absltest.TestCase):
         # Records have noise of 0.02 where steps of the truth are 0.1, so nearly all pairs could be
         # told; by chance it would be a half.
         self.assertGreater(fitted("nag").evaluator.ranking_accuracy, 0.8)
+        self.assertGreater(fitted("nag").evaluator.accuracy_ranking, 0.8)
 
     def test_budgets_side_by_side_are_ranked_as_each_by_itself(self):
         generator = fitted("nag")
@@ -120,7 +121,7 @@ class EvaluatorTest(absltest.TestCase):
 
     def test_too_few_records_are_refused(self):
         few = dataclasses.replace(evidence(), records=evidence().records[:10])
-        with self.assertRaisesRegex(errors.UsageError, "needs 32 records and more"):
+        with self.assertRaisesRegex(errors.UsageError, "8 records .* 32 are compared"):
             nag.Nag().fit(few, RANKED, 1)
 
     def test_a_cost_that_is_not_known_is_named(self):
@@ -153,7 +154,7 @@ class PolicyTest(parameterized.TestCase):
         targets = np.repeat([[30.0, 0.0]], 20_000, axis=0)
         conditions = fitted("nag").platform.conditions(targets)
         uniform = seeds.stream(5, "uniform").random((20_000, len(SPACE.decisions)))
-        first, *_ = nag.write(np, encoding, state, conditions, nag.drawn_by(np, uniform))
+        first, *_ = nag.write(np, encoding, state, conditions, nag.drawn_by(uniform))
         for choice, share in enumerate(first.shares[0]):
             self.assertAlmostEqual((first.choice == choice).mean(), share, delta=0.018)
         np.testing.assert_allclose(first.shares.sum(axis=1), 1.0, atol=1e-5)
@@ -193,6 +194,8 @@ class PolicyTest(parameterized.TestCase):
         for wrong in (
             {"reward": "money"},
             {"costs": ()},
+            {"costs": "macs"},
+            {"costs": ("latency",)},
             {"budgets": 1},
             {"samples": 1},
             {"end_entropy": 0.0},
@@ -236,6 +239,8 @@ class DevicesTest(absltest.TestCase):
     def test_a_policy_of_one_device_says_so(self):
         with self.assertRaisesRegex(errors.UsageError, "was trained for one device"):
             fitted("nag").on(CostModel(SPACE, latency=Device(1.0)))
+        with self.assertRaisesRegex(errors.UsageError, "needs at least one"):
+            nag.Nag().fit_devices(evidence(), [], RANKED, 1)
         with self.assertRaisesRegex(errors.UsageError, "needs latency_ms in its costs"):
             nag.Nag().fit_devices(evidence(), [CostModel(SPACE)], RANKED, 1)
 
@@ -278,7 +283,6 @@ class ReproductionTest(absltest.TestCase):
             self.assertEqual([(s.method, s.answers) for s in found[:2]], [("nag", 6), ("nag", 3)])
             for summary in found:
                 self.assertEqual(summary.over, 0)
-                self.assertLessEqual(summary.used, 1.0)
             # Half a point is a 1x1 convolution.
             self.assertLess(found[0].regret, 0.6)
             (kept,) = work.glob("seed_0-*")
@@ -287,6 +291,11 @@ class ReproductionTest(absltest.TestCase):
             with mock.patch.object(nag_training, "train", side_effect=AssertionError):
                 again = reproduce_nag.nag_devices(folder, work, sizes, 1, out, lambda text: None)
             self.assertEqual(repr(again), repr(found))  # some are not a number
+            # The first ones are random: each op is on the first edge, but for 5 * 0.8 ** 60.
+            only = dataclasses.replace(sizes, first=60, rounds=0)
+            path = folder / "first.json"
+            first = reproduce_nag.revealed_in_rounds(bench, only, 1, path, lambda text: None)
+            self.assertEqual({record.architecture.choices[0] for record in first}, set(range(5)))
             # A fit reads records alone.
             records = bench.reveal(bench.space.sample(40, seeds.stream(1, "cells")))
             bench._accuracies = bench._table = None

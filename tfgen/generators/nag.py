@@ -15,6 +15,8 @@ Where the paper is silent or we depart from it:
     cost, by whose range the K budgets divide evenly; ours divide it evenly by logarithm.
   * A policy may be one for many devices: it then reads, beside the budget, what some reference
     networks take on the device (`Platform`), so that a new device needs no training.
+  * The policy aims at expected costs. Selection compares the upper end of a predicted latency, so
+    that of draws for a latency budget it leaves out those just below.
   * A budget that limits no cost that the policy reads is drawn for budgets over the whole range of
     its first cost.
 """
@@ -29,7 +31,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tfgen import errors, seeds
-from tfgen.cost.budget import Budget
+from tfgen.cost.budget import COST_METRICS, Budget
 from tfgen.cost.cost_model import LATENCY, CostModel
 from tfgen.generators.base import Evidence, Proposals
 from tfgen.generators.nag_evaluator import Evaluator
@@ -102,6 +104,8 @@ class NagConfig:
             raise ValueError(f"NAG needs positive sizes and a cost: {self}")
         if min(self.budgets, self.samples, self.evaluator_records) < 2:
             raise ValueError(f"NAG compares two and more budgets, samples and records: {self}")
+        if isinstance(self.costs, str) or not set(self.costs) <= set(COST_METRICS):
+            raise ValueError(f"NAG's costs are of {', '.join(COST_METRICS)}, got {self.costs}")
         if self.reward not in REWARDS:
             raise ValueError(f"NAG's reward is one of {', '.join(REWARDS)}, got {self.reward!r}")
         rates = (self.learning_rate, self.evaluator_rate, self.start_entropy, self.end_entropy)
@@ -172,19 +176,17 @@ def write(
     return written
 
 
-def drawn_by(xp: Any, uniform: Any) -> Choose:
-    """Chooses each value as often as its share says.
+def drawn_by(uniform: Floats) -> Choose:
+    """Chooses each value as often as its share says, with NumPy.
 
     Args:
-      xp: NumPy or TensorFlow's NumPy.
       uniform: numbers in 0..1 [networks, decisions].
     """
 
     def choose(decision: int, shares: Any) -> Any:
-        cumulated = xp.cumsum(shares, axis=1)
+        cumulated = np.cumsum(shares, axis=1)
         # Never past the last choice that exists: its cumulated share is the total.
-        passed = cumulated < uniform[:, decision, None] * cumulated[:, -1:]
-        return xp.sum(xp.astype(passed, xp.int64), axis=1)
+        return (cumulated < uniform[:, decision, None] * cumulated[:, -1:]).sum(axis=1)
 
     return choose
 
@@ -197,17 +199,22 @@ class NagGenerator:
     """The policy as NumPy arrays, on one device.
 
     Attributes:
-      platform: the device.
+      platform: the device; of a restored generator without its latency and its random networks.
     """
 
-    def __init__(self, space: SearchSpace, state: Mapping[str, np.ndarray]):
+    def __init__(
+        self,
+        space: SearchSpace,
+        state: Mapping[str, np.ndarray],
+        platform: Platform | None = None,
+    ):
         self._space = space
         self._encoding = Encoding(space)
         self._state = dict(state)
         costs = tuple(state[_COSTS].tobytes().decode().split())
         knots = int(state["knots"])
         targets = Targets.restored(costs, knots, state)
-        self.platform = Platform(CostModel(space), targets, state[_FEATURES], {})
+        self.platform = platform or Platform(CostModel(space), targets, state[_FEATURES], {})
         inputs = self.platform.targets.features_count + len(state[_FEATURES])
         if (len(state["head"]), len(state["budget"])) != (len(space.decisions), inputs):
             raise ValueError(
@@ -228,17 +235,15 @@ class NagGenerator:
             are read.
 
         Raises:
-          UsageError: the policy is one of a single device.
+          UsageError: the policy is one of another single device.
         """
-        if _REFERENCES not in self._state:
-            raise errors.UsageError("this generator was trained for one device")
-        references = self._state[_REFERENCES]
-        targets = self.platform.targets
+        targets, references = self.platform.targets, self._state.get(_REFERENCES)
+        device = None if cost_model.latency is None else cost_model.latency.device
+        if references is None and device != targets.device:
+            raise errors.UsageError(f"this generator was trained for one device, {targets.device}")
         platform = Platform.of(cost_model, targets.costs, targets.knots, references)
         changed = {_FEATURES: platform.features, **platform.targets.state()}
-        generator = NagGenerator(self._space, {**self._state, **changed})
-        generator.platform = platform
-        return generator
+        return NagGenerator(self._space, {**self._state, **changed}, platform)
 
     def propose(self, budgets: Sequence[Budget], count: int, seed: int) -> list[Proposals]:
         return [Proposals(self._propose(budget, count, seed)) for budget in budgets]
@@ -258,7 +263,7 @@ class NagGenerator:
         words = seeds.counter_words(np, seeds.derive(seed, "nag", "draw"), rows, decisions)
         uniform = (words.astype(np.float64) + 0.5) / 2.0**32
         conditions = self.platform.conditions(targets)
-        found = write(np, self._encoding, self._state, conditions, drawn_by(np, uniform))
+        found = write(np, self._encoding, self._state, conditions, drawn_by(uniform))
         return self._space.canonical(np.stack([w.choice for w in found], axis=1))
 
     def state(self) -> Mapping[str, np.ndarray]:
@@ -286,6 +291,8 @@ class Nag:
           config: how; its costs have a latency.
           seed: of everything.
         """
+        if not devices:
+            raise errors.UsageError("a policy of several devices needs at least one")
         if LATENCY not in config.costs:
             raise errors.UsageError(f"a policy of several devices needs {LATENCY} in its costs")
         random = seeds.stream(seed, "nag", "references")
@@ -307,9 +314,7 @@ class Nag:
         state = nag_training.train(platforms, evidence, config, seed)
         if references is not None:
             state[_REFERENCES] = references
-        generator = NagGenerator(evidence.space, state)
-        generator.platform = platforms[0]  # with its latency, which a state has not
-        return generator
+        return NagGenerator(evidence.space, state, platforms[0])
 
     def restore(self, space: SearchSpace, state: Mapping[str, np.ndarray]) -> NagGenerator:
         return NagGenerator(space, state)

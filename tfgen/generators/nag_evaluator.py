@@ -39,17 +39,20 @@ class Evaluator:
     Attributes:
       encoding: of the space.
       weights: by name, those of all members.
-      ranking_accuracy: share of pairs of held-out records that are ranked as eq. 6 does.
+      ranking_accuracy: share of pairs of held-out records that are ranked as eq. 6 does, for
+        budgets of training's range.
+      accuracy_ranking: the same where nothing is limited: by accuracy alone.
     """
 
     encoding: Encoding
     weights: Mapping[str, np.ndarray]
     ranking_accuracy: float
+    accuracy_ranking: float
 
     def state(self) -> dict[str, np.ndarray]:
         """Its part of a generator's state."""
         return {
-            "ranking_accuracy": np.array(self.ranking_accuracy),
+            "ranking": np.array([self.ranking_accuracy, self.accuracy_ranking]),
             **{_PREFIX + name: value for name, value in self.weights.items()},
         }
 
@@ -61,7 +64,7 @@ class Evaluator:
             for name, value in state.items()
             if name.startswith(_PREFIX)
         }
-        return cls(encoding, own, float(state["ranking_accuracy"]))
+        return cls(encoding, own, *map(float, state["ranking"]))
 
     def rewards(
         self, platform: Platform, choices: Choices, costs: Floats, targets: Floats
@@ -128,8 +131,9 @@ class ExpectedAccuracies:
     """What accuracy the evaluator expects.
 
     R ranks. Where nothing is limited it ranks by accuracy alone; a network that ranks as a record
-    does is expected to have that record's accuracy. Beyond the best record and the worst one
-    accuracy goes on by rank alone, so that none are taken for equal.
+    does is expected to have that record's accuracy, or 0 if that is less (R2 may be far below).
+    Beyond the best record and the worst one accuracy goes on by rank alone, so that none are taken
+    for equal.
     """
 
     def __init__(
@@ -146,7 +150,7 @@ class ExpectedAccuracies:
         self._evaluator = evaluator
         self._platform = platform
         self._ranked = np.sort(self._rank(choices, platform.costs(choices)), axis=1)
-        self._accuracies = np.sort(accuracies)
+        self._accuracies = np.sort(np.maximum(accuracies, 0.0))
 
     def of(self, choices: Choices, costs: Floats) -> tuple[Floats, Floats]:
         """Mean and standard deviation over the evaluator's members, each [networks].

@@ -20,7 +20,7 @@ Departures:
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -60,8 +60,7 @@ def train(
       UsageError: there are too few records.
     """
     space, encoding = evidence.space, Encoding(evidence.space)
-    if evidence.records is None or len(evidence.records) < config.evaluator_records:
-        raise errors.UsageError(f"method 'nag' needs {config.evaluator_records} records and more")
+    assert evidence.records is not None
     choices = space.choices([record.architecture for record in evidence.records])
     accuracies = np.array([record.metric for record in evidence.records])
     evaluator = fit_evaluator(platforms, choices, accuracies, encoding, config, seed)
@@ -122,10 +121,18 @@ def fit_evaluator(
       encoding: of the space.
       config: how.
       seed: of weights, batches and held-out records.
+
+    Raises:
+      UsageError: there are too few records.
     """
     order = seeds.stream(seed, "nag", "held out").permutation(len(choices))
     held_out = order[: max(2, int(config.held_out_share * len(order)))]
     fitted = order[len(held_out) :]
+    if len(fitted) < config.evaluator_records:
+        raise errors.UsageError(
+            f"method 'nag' has {len(fitted)} records to learn from beside {len(held_out)} to test "
+            f"it, and {config.evaluator_records} are compared in a step"
+        )
     costs = [platform.costs(choices) for platform in platforms]
     features = [
         network_features(encoding, platform, choices, own)
@@ -158,11 +165,10 @@ def fit_evaluator(
                 variable.assign(variable * decay)
 
     random = seeds.stream(seed, "nag", "evaluator")
-    size = min(config.evaluator_records, len(fitted))
     for _ in range(config.evaluator_steps):
         number = random.integers(len(platforms))
         platform = platforms[number]
-        rows = random.choice(fitted, size, replace=False)
+        rows = random.choice(fitted, config.evaluator_records, replace=False)
         targets = np.concatenate(
             [platform.draw(config.step_budgets, config.several_share, random), platform.unlimited]
         )
@@ -173,16 +179,32 @@ def fit_evaluator(
             tf.constant(better, tf.float32),
         )
     taught = {name: variable.numpy() for name, variable in weights.items()}
-    right, pairs = 0, 0
-    for platform, own, read in zip(platforms, costs, features, strict=True):
-        targets = platform.draw(_TESTED_BUDGETS, config.several_share, random)
-        better = _better(accuracies[held_out], own[held_out], targets)
-        found = rewards(np, taught, read[None, held_out], platform.conditions(targets))
-        found = found.mean(axis=0)  # [budgets, records]
-        ranked = np.sign(found[..., :, None] - found[..., None, :])
-        right += int(((ranked == better) & (better != 0)).sum())
-        pairs += int((better != 0).sum())
-    return Evaluator(encoding, taught, right / max(pairs, 1))
+    rankings = [
+        _ranked(taught, platform, targets, read[held_out], accuracies[held_out], own[held_out])
+        for platform, own, read in zip(platforms, costs, features, strict=True)
+        for targets in (
+            platform.draw(_TESTED_BUDGETS, config.several_share, random),
+            platform.unlimited,
+        )
+    ]
+    return Evaluator(
+        encoding, taught, float(np.mean(rankings[::2])), float(np.mean(rankings[1::2]))
+    )
+
+
+def _ranked(
+    weights: Mapping[str, np.ndarray],
+    platform: Platform,
+    targets: Floats,
+    networks: np.ndarray,
+    accuracies: Floats,
+    costs: Floats,
+) -> float:
+    """Share of pairs of networks that R ranks as eq. 6 does; 1 where there is none."""
+    better = _better(accuracies, costs, targets)
+    found = rewards(np, weights, networks[None], platform.conditions(targets)).mean(axis=0)
+    right = np.sign(found[..., :, None] - found[..., None, :]) == better
+    return float(right[better != 0].mean()) if better.any() else 1.0
 
 
 def _better(accuracies: Floats, costs: Floats, targets: Floats) -> Floats:

@@ -55,7 +55,7 @@ class Platform:
             of one [networks, decisions].
 
         Raises:
-          UsageError: a cost is not known.
+          UsageError: a cost is not known, or none differs between networks.
         """
         unknown = sorted(set(costs) - set(cost_model.metrics))
         if unknown:
@@ -66,6 +66,10 @@ class Platform:
         random = cost_model.space.sample(_SAMPLED, seeds.stream(0, "platform"))
         sampled, _ = cost_model.bounds(random, 0.5, costs)
         targets = Targets.of(cost_model, tuple(costs), costs, sampled, knots)
+        if not targets.limited:
+            raise errors.UsageError(
+                f"{', '.join(costs)}: the same for all networks of {cost_model.space.name!r}"
+            )
         features = np.zeros(0)
         if references is not None:
             features = device_features(cost_model.costs(references)[LATENCY])

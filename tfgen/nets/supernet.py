@@ -34,7 +34,8 @@ from tfgen.space.search_space import Choices, Chosen, SearchSpace
 KERNEL, BIAS, SCALE, SHIFT = "kernel", "bias", "scale", "shift"
 # By layer, mean and variance of what its normalisation reads, each [channels].
 Statistics = Mapping[str, tuple[np.ndarray, np.ndarray]]
-# By unified block, the supernet's sub-blocks in the order in which a network takes them.
+# By unified block, the supernet's sub-blocks in the order in which a network takes them. A block of
+# a single one, which does not expand, always has the first.
 Taken = Mapping[str, Sequence[int]]
 
 # Layers of a unified block: whether they read and whether they write the expanded tensor.
