@@ -42,10 +42,9 @@ from tfgen.space import catalog
 from tfgen.space.search_space import Choices
 from tools import reports
 from tools.reports import Column, duration, percent
+from tools.reproduce_cells import TABLE, VALID
 from tools.reproduce_setting import different, digest
 
-TABLE = "nasbench201.csv.gz"
-VALID = "c10_valid"
 NAG, REVEALED, RANDOM = "nag", "best revealed", "best of 1,000 random"
 _KEPT_OUT = 4  # every so many devices is for tests alone
 _QUANTILES = (0.05, 0.95)  # of a device's latencies, between which budgets lie
@@ -182,17 +181,16 @@ class Bench:
         self._table = NasBench201(tables / TABLE, (VALID,))
         self._accuracies = self._table.accuracies[VALID]
         self.models: dict[str, CostModel] = {}
+        self._latencies: dict[str, np.ndarray] = {}
         for name in devices.known_on(self.space, tables):
             latency = devices.latency_model(name, self.space, tables_dir=tables)
             told = latency.predict(self._table.choices, 0.9)
             if np.array_equal(told.ms, told.high_ms):  # all were measured, none is fitted
                 self.models[name] = CostModel(self.space, latency=latency)
+                self._latencies[name] = told.ms
         self.trained = [name for n, name in enumerate(self.models) if n % _KEPT_OUT]
         if not self.trained:
             raise errors.UsageError(f"{tables}: no device's latencies are known for all cells")
-        self._latencies = {
-            name: model.costs(self._table.choices)[LATENCY] for name, model in self.models.items()
-        }
 
     def reveal(self, choices: Choices) -> list[Record]:
         """Records of cells; metrics are shares."""

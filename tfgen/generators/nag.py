@@ -215,7 +215,7 @@ class NagGenerator:
         knots = int(state["knots"])
         targets = Targets.restored(costs, knots, state)
         self.platform = platform or Platform(CostModel(space), targets, state[_FEATURES], {})
-        inputs = self.platform.targets.features_count + len(state[_FEATURES])
+        inputs = self.platform.inputs
         if (len(state["head"]), len(state["budget"])) != (len(space.decisions), inputs):
             raise ValueError(
                 f"the generator is of another space or version: it must write "

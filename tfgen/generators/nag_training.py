@@ -68,8 +68,7 @@ def train(
         ExpectedAccuracies(evaluator, platform, choices, accuracies) for platform in platforms
     ]
     first = platforms[0]
-    inputs = first.targets.features_count + len(first.features)
-    policy = _Policy(encoding, inputs, config, seed)
+    policy = _Policy(encoding, first.inputs, config, seed)
     random = seeds.stream(seed, "nag", "policy")
     for step in range(config.steps):
         number = random.integers(len(platforms))
@@ -138,8 +137,7 @@ def fit_evaluator(
         network_features(encoding, platform, choices, own)
         for platform, own in zip(platforms, costs, strict=True)
     ]
-    inputs = platforms[0].conditions(np.zeros((1, len(config.costs)))).shape[1]
-    initial = _initial_evaluator(features[0].shape[1], inputs, config, seed)
+    initial = _initial_evaluator(features[0].shape[1], platforms[0].inputs, config, seed)
     weights = {name: tf.Variable(value) for name, value in initial.items()}
     variables = list(weights.values())
     schedule = keras.optimizers.schedules.CosineDecay(config.evaluator_rate, config.evaluator_steps)

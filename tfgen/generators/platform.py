@@ -80,6 +80,11 @@ class Platform:
         return self.targets.draw(count, self.sampled, several_share, random)
 
     @property
+    def inputs(self) -> int:
+        """How many numbers are read of a target."""
+        return self.targets.features_count + len(self.features)
+
+    @property
     def unlimited(self) -> Floats:
         """The target that limits nothing [1, costs]."""
         return np.zeros((1, len(self.targets.costs)))
