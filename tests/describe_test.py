@@ -3,14 +3,14 @@
 from absl.testing import absltest
 
 from tfgen import generate
-from tfgen.space import catalog
+from tfgen.space import catalog, published
 
 
 class DescribeTest(absltest.TestCase):
     def test_an_mlp_is_units_and_bits(self):
         space = catalog.get("mnist_mlp")
         values = {"depth": 2, "width_1": 30, "bits_1": 4, "width_2": 7, "bits_2": 2}
-        network = catalog.point(space, values)
+        network = space.point(values)
         self.assertEqual(generate.describe(space, network), "30:4 7:2 10:8")
 
     def test_an_image_network_has_kernels_and_each_layers_bits(self):
@@ -33,17 +33,17 @@ class DescribeTest(absltest.TestCase):
             "bits_project_2_1": 2,
             "bits_output": 4,
         }
-        network = catalog.point(space, values)
+        network = space.point(values)
         self.assertEqual(generate.describe(space, network), "3>12:8 335>16:2,4,8 5>24:8,2 10:4")
 
     def test_squeeze_and_excitation_is_named(self):
         space = catalog.get("cifar10_mobile_v3")
-        network = catalog.point(space, {"squeeze_excite_2": 0, "depth_2": 1, "depth_3": 1})
+        network = space.point({"squeeze_excite_2": 0, "depth_2": 1, "depth_3": 1})
         words = generate.describe(space, network).split()
         self.assertEqual([word.endswith("+se") for word in words[4:6]], [False, True])
 
     def test_residual_blocks(self):
-        found = generate.describe(*catalog.published("resnet8"))
+        found = generate.describe(*published.network("resnet8"))
         self.assertEqual(found, "3>16:8 3,3>16:8 3,3>32:8 3,3>64:8 10:8")
 
 

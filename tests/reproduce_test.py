@@ -23,7 +23,7 @@ from tfgen.evidence.collect import Evaluator
 from tfgen.evidence.record import Record, RecordStore
 from tfgen.experiment import Experiment
 from tfgen.seeds import stream
-from tfgen.space import catalog, tabulated
+from tfgen.space import catalog, published, tabulated
 from tfgen.space.lowering import lower
 from tfgen.training import datasets, population, tasks
 from tfgen.training.recipe import Recipe
@@ -46,7 +46,7 @@ class SupernetTest(parameterized.TestCase):
         folder = pathlib.Path(self.create_tempdir().full_path)
         found = reproduce_supernet.figure_6b(folder, lambda text: None)
         self.assertEqual([row.choices for row in found], list(range(1, 81)))
-        space = catalog.sgnas_imagenet()
+        space = published.sgnas_imagenet()
         smallest = CostModel(space).costs(np.zeros((1, len(space.decisions)), np.int64))["params"]
         self.assertEqual((found[0].unified, found[0].single_path), (smallest[0], smallest[0]))
         # Each of 19 blocks: to six times its input and back, with depthwise kernels of 3, 5 and 7
@@ -311,7 +311,7 @@ class AnswersTest(absltest.TestCase):
             [self.space.architecture(row) for row in self.space.sample(6, stream(1, "within"))], 7
         )
         lucky = max(within, key=lambda record: record.metric)
-        largest = self.trained([catalog.point(self.space, {})], 8)
+        largest = self.trained([self.space.point({})], 8)
         encoder = surrogate.fit(
             self.space,
             within,

@@ -182,8 +182,8 @@ class KernelStageTest(absltest.TestCase):
         super().setUp()
         self.space = catalog.get("mnist_mobile")
         least = {d.name: d.values[0] for d in self.space.decisions}
-        self.slow = catalog.point(self.space, {**least, "convolutions": "compact", "bits_stem": 4})
-        self.fast = catalog.point(self.space, {**least, "convolutions": "fast", "width_stem": 16})
+        self.slow = self.space.point({**least, "convolutions": "compact", "bits_stem": 4})
+        self.fast = self.space.point({**least, "convolutions": "fast", "width_stem": 16})
 
     def select(self, budget, networks):
         return Selector(refinements=0).select(

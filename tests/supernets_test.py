@@ -20,7 +20,7 @@ from tfgen.generators.sgnas import SgnasConfig
 from tfgen.nets.keras_compat import tf
 from tfgen.nets.supernet import Supernet
 from tfgen.selection import Selector
-from tfgen.space import catalog
+from tfgen.space import catalog, published
 from tfgen.space.lowering import lower
 from tfgen.training import datasets, supernet_training, trainer
 from tfgen.training.recipe import Recipe, SupernetRecipe
@@ -252,7 +252,7 @@ class InheritanceTest(absltest.TestCase):
         net = Supernet(catalog.get("mnist_mobile"), seed=1, switchable=False)
         variables = {name: variable.numpy() for name, variable in net.variables.items()}
         shared = bundles.SharedWeights(variables, None, None)
-        layers = lower(net.space, catalog.point(net.space, {}))
+        layers = lower(net.space, net.space.point({}))
         found = supernets.inherited(net.space, shared, layers)
         for layer, own in net.weights(layers).items():
             for name, values in own.items():
@@ -267,7 +267,7 @@ class InheritanceTest(absltest.TestCase):
             self.assertEqual((step.choices, step.batch_size), (choices, 2))
             self.assertGreater(step.seconds, 0.0)
         with self.assertRaisesRegex(errors.UsageError, "'block_1_1' does not expand"):
-            SinglePath(catalog.sgnas_imagenet(), 1)
+            SinglePath(published.sgnas_imagenet(), 1)
 
     def test_other_weights_make_other_records(self):
         before = self.evaluator().recipe
@@ -278,7 +278,7 @@ class InheritanceTest(absltest.TestCase):
         # Ranges of activations are the calibration's, not the batch's: the logits differ by a few
         # steps of 1/255 of their range.
         space = self.supernet.space
-        layers = lower(space, catalog.point(space, {"convolutions": "fast"}))
+        layers = lower(space, space.point({"convolutions": "fast"}))
         dataset = datasets.Dataset("noise", datasets.tasks.CLASSIFICATION, *[self.examples] * 3, {})
         trained = trainer.inherit(layers, self.supernet.weights(layers), self.examples.x, dataset)
         found = trainer.predict(trained.model, self.examples.x)

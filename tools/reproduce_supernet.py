@@ -31,7 +31,7 @@ from tfgen.evidence.record import Record, RecordStore
 from tfgen.experiment import Experiment
 from tfgen.generators.base import Evidence
 from tfgen.generators.sgnas import COSTS, Sgnas, SgnasConfig, SgnasGenerator
-from tfgen.space import catalog
+from tfgen.space import catalog, published
 from tfgen.space.architecture import Architecture
 from tfgen.space.lowering import lower, lower_batch
 from tfgen.space.search_space import Choices, Chosen, SearchSpace
@@ -294,7 +294,7 @@ def figure_6b(folder: pathlib.Path, say: Say = print) -> list[Shared]:
     A layer's choices are the first of its menu, from small to large. A unified block is as large as
     its largest layers; a single-path one has a block for each choice.
     """
-    space = catalog.sgnas_imagenet()
+    space = published.sgnas_imagenet()
     unified = tuple(
         f"{stage.name}_"
         for stage in space.stages

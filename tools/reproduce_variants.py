@@ -279,7 +279,7 @@ def table_5(
     """Steps of both supernets, each in a process of its own; writes sgnas5_memory.csv and .md.
 
     Args:
-      space: of `catalog.mobile`.
+      space: of `image_spaces.mobile`.
       batches: sizes.
       folder: for the results.
       say: told what was measured.

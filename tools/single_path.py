@@ -49,7 +49,7 @@ class SinglePath:
     """
 
     def __init__(self, space: SearchSpace, seed: int):
-        """Takes spaces as `catalog.mobile` makes them; raises UsageError for others.
+        """Takes spaces as `image_spaces.mobile` makes them; raises UsageError for others.
 
         Nor may a block be one that cannot expand: it would have no choices here.
         """

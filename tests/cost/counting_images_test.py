@@ -8,7 +8,7 @@ from absl.testing import absltest, parameterized
 from tfgen import seeds
 from tfgen.cost import counting, kernels
 from tfgen.cost.cost_model import CostModel
-from tfgen.space import bits, catalog
+from tfgen.space import bits, catalog, published
 from tfgen.space.lowering import lower_batch
 from tfgen.space.search_space import Decision, SearchSpace, Stage
 
@@ -85,7 +85,7 @@ class PublishedTest(parameterized.TestCase):
         ("resnet8", 12_501_632, 77_360 + 480 + 106),
     )
     def test_macs_and_parameters(self, name, macs, params):
-        space, network = catalog.published(name)
+        space, network = published.network(name)
         cost = CostModel(space).cost(network)
         self.assertEqual((cost["macs"], cost["params"]), (macs, params))
 
@@ -93,7 +93,7 @@ class PublishedTest(parameterized.TestCase):
         # In the first block: its input for the addition, the second convolution's input and output,
         # 32*32*16 bytes each; what that convolution reads at each position, 9 * 16 bytes for it;
         # and the network's input, which is kept: 32*32*3 floats.
-        space, network = catalog.published("resnet8")
+        space, network = published.network("resnet8")
         kept, tensor = 32 * 32 * 3, 32 * 32 * 16
         self.assertEqual(
             CostModel(space).cost(network)["peak_ram_kb"], (4 * kept + (3 + 9) * tensor) / 1000
@@ -103,7 +103,7 @@ class PublishedTest(parameterized.TestCase):
 
     def test_the_range_of_the_papers_space(self):
         # Every block "33" and every block "777777"; in M: 178.8 and 557.4.
-        model = CostModel(catalog.sgnas_imagenet())
+        model = CostModel(published.sgnas_imagenet())
         self.assertEqual(model.minimum("macs"), 178_827_776)
         self.assertEqual(model.maximum("macs"), 557_405_696)
 
@@ -127,7 +127,7 @@ class ImageSpaceTest(parameterized.TestCase):
         # 64 positions * 25 * 3 * 36 = 172,800; three times 16 * 9 * 36 * 36 = 186,624; 36 * 10.
         space = catalog.get("cifar10_cnn")
         plain = {f"pool_{layer}": 0 for layer in range(1, 5)} | {"stride_3": 1, "stride_4": 1}
-        widest = space.choices([catalog.point(space, plain)])
+        widest = space.choices([space.point(plain)])
         found = counting.macs(lower_batch(space, widest))
         self.assertEqual(found[0], 172_800 + 3 * 186_624 + 360)
 
@@ -148,11 +148,11 @@ class KernelsTest(absltest.TestCase):
         policy = bits.load(space.bit_policy)
         wide = {"convolutions": "compact", "bits_stem": 8, "bits_depthwise_1": 8}
         points = [
-            catalog.point(space, {"convolutions": "fast"}),
-            catalog.point(space, {"convolutions": "fast", "bits_output": 2, "bits_project_1_1": 4}),
-            catalog.point(space, {**wide, "bits_depthwise_2": 8}),  # compact in name only
-            catalog.point(space, {**wide, "bits_depthwise_2": 4}),
-            catalog.point(space, {"convolutions": "compact", "bits_stem": 4}),
+            space.point({"convolutions": "fast"}),
+            space.point({"convolutions": "fast", "bits_output": 2, "bits_project_1_1": 4}),
+            space.point({**wide, "bits_depthwise_2": 8}),  # compact in name only
+            space.point({**wide, "bits_depthwise_2": 4}),
+            space.point({"convolutions": "compact", "bits_stem": 4}),
         ]
         fast = kernels.accelerated(lower_batch(space, space.choices(points)), policy)
         self.assertEqual(fast.tolist(), [True, True, True, False, False])

@@ -323,9 +323,9 @@ class BlocksTest(FolderCase):
         space = catalog.get("ofa_mobilenet_v3")
         small = {d.name: d.values[0] for d in space.decisions}
         points = [
-            catalog.point(space, {**small, "resolution": 160}),
-            catalog.point(space, {"resolution": 160}),
-            catalog.point(space, {"resolution": 164}),
+            space.point({**small, "resolution": 160}),
+            space.point({"resolution": 160}),
+            space.point({"resolution": 164}),
         ]
         found = self.load("phone", "ofa_mobilenet_v3").predict(space.choices(points), 0.95)
         # 700 for all; 5 units of 2 blocks with kernel 3; 5 of 4 with kernel 7. The table has

@@ -9,7 +9,7 @@ from tests.space.small import every_op, mlp
 from tfgen import errors, seeds
 from tfgen.cost import arena as counted
 from tfgen.deployment import arena, probe
-from tfgen.space import bits, catalog
+from tfgen.space import bits, catalog, published
 from tfgen.space.layers import LayerSlots, layers_of, slots_of
 from tfgen.space.lowering import lower_batch
 
@@ -53,7 +53,7 @@ class ArenaTest(parameterized.TestCase):
 
     @parameterized.parameters("resnet8", "mobilenet_v2")
     def test_published_networks(self, name: str) -> None:
-        space, network = catalog.published(name)
+        space, network = published.network(name)
         self.compare(lower_batch(space, space.choices([network])), space.input_shape)
 
     @parameterized.product(activation=("hard_swish", "relu"), io=("float", "int8"))

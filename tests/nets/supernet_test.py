@@ -19,7 +19,7 @@ def images(net: Supernet, count: int = 16) -> np.ndarray:
 
 def network(net: Supernet, **values):
     """The layers of the network with these values, the last ones elsewhere."""
-    return lower(net.space, catalog.point(net.space, values))
+    return lower(net.space, net.space.point(values))
 
 
 class SupernetTest(parameterized.TestCase):
@@ -126,7 +126,7 @@ class SupernetTest(parameterized.TestCase):
 
     def test_networks_of_other_activation_bits_do_not_share_a_trace(self):
         net = scattered("mnist_mobile")
-        row = catalog.point(net.space, {})
+        row = net.space.point({})
         x = tf.constant(images(net))
         eight, two = (
             net.outputs(lower(net.space, row, bits), x, quantized=True).numpy() for bits in (8, 2)

@@ -4,15 +4,15 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from tfgen import seeds
-from tfgen.space import bits, catalog, layers, lowering
+from tfgen.space import bits, catalog, image_spaces, layers, lowering, published
 from tfgen.space.encoding import Encoding
 from tfgen.space.search_space import Chosen, Decision, SearchSpace, Stage, When
 
 SPACES = {
     **catalog.SPACES,
-    "mobilenet_v2": catalog.mobilenet_v2,
-    "resnet8": catalog.resnet8,
-    "sgnas_imagenet": catalog.sgnas_imagenet,
+    "mobilenet_v2": published.mobilenet_v2,
+    "resnet8": published.resnet8,
+    "sgnas_imagenet": published.sgnas_imagenet,
 }
 
 
@@ -283,7 +283,7 @@ class EverySpaceTest(parameterized.TestCase):
 class ImageSpaceTest(absltest.TestCase):
     def test_sub_blocks_are_the_80_of_the_paper(self):
         # Multisets of 3 kernels: C(e+2, 2) = 6, 10, 15, 21, 28 for e = 2..6.
-        menu = catalog.sub_blocks((3, 5, 7), range(2, 7))
+        menu = image_spaces.sub_blocks((3, 5, 7), range(2, 7))
         self.assertLen(menu, 80)
         self.assertEqual(menu[:7], ("33", "35", "37", "55", "57", "77", "333"))
         self.assertEqual(menu[-1], "777777")
@@ -319,7 +319,7 @@ class ImageSpaceTest(absltest.TestCase):
         values = {"depth": 3, "width_1": 8, "kernel_1": 5, "bits_1": 4, "pool_1": 1}
         values |= {"width_2": 36, "kernel_2": 1, "bits_2": 8, "pool_2": 0}
         values |= {"width_3": 12, "kernel_3": 3, "bits_3": 8, "stride_3": 1, "pool_3": 0}
-        found = lowering.lower(space, catalog.point(space, {**values, "bits_output": 2}))
+        found = lowering.lower(space, space.point({**values, "bits_output": 2}))
         layers.check_network(found, (16, 16, 3))
         expected = [
             # op, kernel, stride, channels, size, weight bits
@@ -340,36 +340,36 @@ class ImageSpaceTest(absltest.TestCase):
     def test_a_convolution_checks_itself(self):
         for widths in ((8, 10), ()):
             with self.assertRaisesRegex(ValueError, "multiples of 4, at least one"):
-                catalog.Convolution(widths=widths, kernels=(3,), strides=(1,))
+                image_spaces.Convolution(widths=widths, kernels=(3,), strides=(1,))
 
     def test_the_size_of_the_papers_space(self):
-        self.assertEqual(catalog.sgnas_imagenet().size(), 80**19)
+        self.assertEqual(published.sgnas_imagenet().size(), 80**19)
 
     def test_a_group_checks_itself(self):
         for wrong in ({"widths": (8, 10)}, {"depths": (0, 1)}, {"depths": ()}):
             group = {"depths": (1,), "widths": (8,), "sub_blocks": ("33",), "stride": 1, **wrong}
             with self.assertRaisesRegex(ValueError, "multiples of 4, depths at least 1"):
-                catalog.Group(**group)
+                image_spaces.UnifiedGroup(**group)
 
     def test_a_fast_network_has_8_bit_convolutions(self):
         space = catalog.get("mnist_mobile")
-        fast = catalog.point(space, {"convolutions": "fast"})
+        fast = space.point({"convolutions": "fast"})
         self.assertNotIn("bits_stem", space.values(fast))
         found = [l for l in lowering.lower(space, fast) if l.op in ("conv", "depthwise")]
         self.assertEqual({l.weight_bits for l in found}, {8})
-        compact = catalog.point(space, {"convolutions": "compact"})
+        compact = space.point({"convolutions": "compact"})
         found = [l for l in lowering.lower(space, compact) if l.op in ("conv", "depthwise")]
         self.assertEqual({l.weight_bits for l in found}, {4})  # the last of (8, 4)
 
     def test_bits_of_an_expansion_are_a_decision_only_where_there_is_one(self):
         space = catalog.get("mnist_mobile")
-        values = space.values(catalog.point(space, {"sub_blocks_1_1": "5"}))
+        values = space.values(space.point({"sub_blocks_1_1": "5"}))
         self.assertNotIn("bits_expand_1_1", values)
         self.assertIn("bits_expand_1_2", values)
 
     def test_published_networks(self):
-        for name in catalog.PUBLISHED:
-            space, network = catalog.published(name)
+        for name in published.NETWORKS:
+            space, network = published.network(name)
             found = lowering.lower(space, network)
             layers.check_network(found, space.input_shape)
             self.assertEqual({l.weight_bits for l in found if l.weighted}, {8}, name)

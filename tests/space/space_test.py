@@ -64,6 +64,17 @@ class PointTest(parameterized.TestCase):
         with self.assertRaisesRegex(errors.UsageError, message):
             small_space().architecture(choices)
 
+    def test_a_point_by_its_values(self):
+        space = small_space()
+        point = space.point({"depth": 1, "width_1": 2})
+        self.assertEqual(
+            space.values(point), {"depth": 1, "width_1": 2, "bits_1": 8, "bits_output": 8}
+        )
+        with self.assertRaisesRegex(errors.UsageError, "has no decision 'width'"):
+            space.point({"width": 2})
+        with self.assertRaisesRegex(errors.UsageError, "small' takes 1, 2, got 3"):
+            space.point({"depth": 3})
+
     def test_points_of_another_space_are_refused(self):
         with self.assertRaisesRegex(errors.UsageError, "'other' given to 'small'"):
             small_space().choices([Architecture("other", (0, 0, 0, 0, 0, 0))])

@@ -163,7 +163,7 @@ def members():
     values = {"width_1": 4, "kernel_1": 5, "width_2": 4, "kernel_2": 3, "width_3": 4, "kernel_3": 1}
     values |= {"width_4": 8, "kernel_4": 3, "stride_3": 1, "stride_4": 2, "bits_2": 4, "pool_2": 0}
     points = [
-        catalog.point(space, {**values, "depth": depth, "pool_1": pool})
+        space.point({**values, "depth": depth, "pool_1": pool})
         for depth, pool in ((1, 0), (2, 1), (4, 0))
     ]
     return [Member(lowering.lower(space, point), i) for i, point in enumerate(points)]
@@ -210,7 +210,7 @@ class NetworkTest(parameterized.TestCase):
     )
     def test_refuses(self, name, change, message):
         space = catalog.get("cifar10_cnn")
-        layers = lowering.lower(space, catalog.point(space, {"depth": 1}))
+        layers = lowering.lower(space, space.point({"depth": 1}))
         changed = tuple(
             dataclasses.replace(spec, **change) if spec.name == name else spec for spec in layers
         )

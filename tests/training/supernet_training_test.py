@@ -8,21 +8,24 @@ from absl.testing import absltest
 
 from tfgen import errors, seeds
 from tfgen.nets.supernet import Supernet
-from tfgen.space import catalog
+from tfgen.space import catalog, image_spaces
 from tfgen.space.lowering import lower
 from tfgen.training import datasets, supernet_training, tasks
 from tfgen.training.recipe import SupernetRecipe
 from tfgen.training.supernet_training import SupernetTraining
 
-SPACE = catalog.mobile(
+SPACE = image_spaces.mobile(
     "tiny",
     (8, 8, 1),
     4,
     stem_widths=(8, 12),
     stem_stride=1,
     groups=(
-        catalog.Group(
-            depths=(1, 2), widths=(8, 12), sub_blocks=catalog.sub_blocks((3, 5), (1, 2)), stride=2
+        image_spaces.UnifiedGroup(
+            depths=(1, 2),
+            widths=(8, 12),
+            sub_blocks=image_spaces.sub_blocks((3, 5), (1, 2)),
+            stride=2,
         ),
     ),
 )
@@ -171,13 +174,17 @@ class FairnessTest(absltest.TestCase):
             self.assertBetween(digits.count(kernel) / 1200, 1 / 3 - 0.07, 1 / 3 + 0.07)
 
     def test_a_menu_that_lacks_combinations_is_drawn_by_its_values(self):
-        space = catalog.mobile(
+        space = image_spaces.mobile(
             "odd",
             (8, 8, 1),
             4,
             stem_widths=(8,),
             stem_stride=1,
-            groups=(catalog.Group(depths=(1,), widths=(8,), sub_blocks=("3", "55"), stride=1),),
+            groups=(
+                image_spaces.UnifiedGroup(
+                    depths=(1,), widths=(8,), sub_blocks=("3", "55"), stride=1
+                ),
+            ),
         )
         networks = supernet_training.fair_networks(space, 10, seeds.stream(1, "fair"))
         drawn = networks[:, space.index["sub_blocks_1_1"]]

@@ -79,7 +79,7 @@ class SoftNetwork:
     """Networks of a supernet, by shares of their choices."""
 
     def __init__(self, supernet: Supernet):
-        """Takes spaces as `catalog.mobile` makes them.
+        """Takes spaces as `image_spaces.mobile` makes them.
 
         Raises:
           UsageError: plain convolutions vary in kernel or stride, or lack batch normalisation; a

@@ -241,6 +241,7 @@ class _Walk:
 
 
 Block = Callable[[_Walk, Stage, _Signal], _Signal]
+Filtered = Callable[[_Walk, Stage, _Signal, Column], _Signal]
 
 
 def _dense(walk: _Walk, stage: Stage, x: _Signal) -> _Signal:
@@ -249,14 +250,15 @@ def _dense(walk: _Walk, stage: Stage, x: _Signal) -> _Signal:
     if not x.vector:
         features = x.channels * x.height * x.width
         x = walk.add(f"{stage.name}_flatten", "flatten", x, present, channels=features, vector=True)
-    return walk.add(
+    return walk.normalised(
         stage.name,
         "dense",
         x,
         present,
+        str(stage.options["activation"]),
         channels=walk.option(stage, "units"),
         weight_bits=walk.option(stage, "weight_bits"),
-        activation=str(stage.options["activation"]),
+        batch_norm=False,
     )
 
 
@@ -365,10 +367,34 @@ def _unified(walk: _Walk, stage: Stage, x: _Signal) -> _Signal:
       expand_bits, depthwise_bits, project_bits: of the weights; squeeze-and-excitation has those of
         the projection.
     """
+    return _bottleneck(walk, stage, x, walk.option(stage, "sub_blocks", _expansion), _sub_blocks)
+
+
+def _inverted(walk: _Walk, stage: Stage, x: _Signal) -> _Signal:
+    """The inverted residual block of MobileNetV3 (Howard et al. 2019), one depthwise kernel.
+
+    Options: those of a unified block, but for `sub_blocks`
+      kernel: side of the depthwise kernel.
+      expansion: expanded channels for each channel of the input; 1 is no expansion.
+    """
+    return _bottleneck(walk, stage, x, walk.option(stage, "expansion"), _one_depthwise)
+
+
+def _bottleneck(
+    walk: _Walk, stage: Stage, x: _Signal, expansion: Column, filtered: Filtered
+) -> _Signal:
+    """Expansion, depthwise layers, squeeze-and-excitation, projection, residual.
+
+    Args:
+      walk: the walk.
+      stage: of the block.
+      x: its input.
+      expansion: expanded channels for each channel of the input [architectures].
+      filtered: adds the depthwise layers and their activation.
+    """
     name, present = stage.name, walk.present(stage)
     stride, channels = walk.option(stage, "stride"), walk.option(stage, "channels")
     start = x
-    expansion = walk.option(stage, "sub_blocks", _expansion)
     x = walk.normalised(
         f"{name}_expand",
         "dense",
@@ -378,7 +404,7 @@ def _unified(walk: _Walk, stage: Stage, x: _Signal) -> _Signal:
         channels=start.channels * expansion,
         weight_bits=walk.option(stage, "expand_bits"),
     )
-    x = _depthwise(walk, stage, x, start.channels)
+    x = filtered(walk, stage, x, start.channels)
     x = _squeeze_excite(walk, stage, x)
     x = walk.add(
         f"{name}_project",
@@ -400,7 +426,23 @@ def _expansion(sub_blocks: Value) -> int:
     return len(kernels)
 
 
-def _depthwise(walk: _Walk, stage: Stage, x: _Signal, channels: Column) -> _Signal:
+def _one_depthwise(walk: _Walk, stage: Stage, x: _Signal, channels: Column) -> _Signal:
+    """The depthwise layer of an inverted block."""
+    del channels  # before the expansion
+    return walk.normalised(
+        f"{stage.name}_depthwise",
+        "depthwise",
+        x,
+        walk.present(stage),
+        str(stage.options["activation"]),
+        channels=x.channels,
+        kernel=walk.option(stage, "kernel"),
+        stride=walk.option(stage, "stride"),
+        weight_bits=walk.option(stage, "depthwise_bits"),
+    )
+
+
+def _sub_blocks(walk: _Walk, stage: Stage, x: _Signal, channels: Column) -> _Signal:
     """The depthwise layers of a unified block: one for each kernel, each on its own channels.
 
     Args:
@@ -482,6 +524,7 @@ def _squeeze_excite(walk: _Walk, stage: Stage, x: _Signal) -> _Signal:
 BLOCKS: Mapping[str, Block] = {
     "conv": _conv,
     "dense": _dense,
+    "inverted": _inverted,
     "max_pool": _max_pool,
     "mean": _mean,
     "pointwise": _pointwise,

@@ -229,6 +229,25 @@ class SearchSpace:
         row = self.canonical(np.asarray(choices))[0]
         return Architecture(self.name, tuple(int(c) for c in row))
 
+    def point(self, values: Mapping[str, Value]) -> Architecture:
+        """The architecture with these values; decisions that are not named take their last one.
+
+        Raises:
+          UsageError: a decision or a value is not of this space.
+        """
+        unknown = sorted(set(values) - set(self.index))
+        if unknown:
+            raise errors.UsageError(f"space {self.name!r} has no decision {unknown[0]!r}")
+        last = {decision.name: decision.values[-1] for decision in self.decisions}
+        chosen = {**last, **values}
+        for decision in self.decisions:
+            if chosen[decision.name] not in decision.values:
+                raise errors.UsageError(
+                    f"decision {decision.name!r} of space {self.name!r} takes "
+                    f"{', '.join(map(str, decision.values))}, got {chosen[decision.name]!r}"
+                )
+        return self.architecture([d.values.index(chosen[d.name]) for d in self.decisions])
+
     def choices(self, architectures: Sequence[Architecture]) -> Choices:
         """The architectures as one array; raises UsageError for points of another space."""
         for architecture in architectures:
