@@ -81,7 +81,7 @@ class Experiment:
                 config.get("rounds", 0),
                 config.get("round_networks", 500),
                 config.get("answer_share", 0.5),
-                None if supernet is None else SupernetRecipe(**supernet),
+                None if supernet is None else SupernetRecipe.from_config(supernet),
                 None if tuning is None else Recipe(**tuning),
             )
         except (KeyError, TypeError, ValueError) as error:
@@ -94,6 +94,8 @@ class Experiment:
                 del data["recipe"][name]
         if self.supernet is None:
             del data["supernet"], data["fine_tuning"]
+        else:
+            data["supernet"] = self.supernet.to_json()
         return data
 
     def supernet_json(self) -> dict[str, Any]:

@@ -7,9 +7,32 @@ from tests.nets.scattered import scattered
 from tfgen import errors, seeds
 from tfgen.nets.keras_compat import tf
 from tfgen.nets.supernet import Supernet
-from tfgen.space import catalog
+from tfgen.space import catalog, image_spaces
 from tfgen.space.lowering import lower
 from tfgen.space.search_space import Chosen, Decision, SearchSpace, Stage
+
+# Two inverted blocks: 8 channels, up to 32 of them inside.
+INVERTED = image_spaces.mobile(
+    "inverted",
+    (8, 8, 1),
+    4,
+    stem_widths=(8,),
+    stem_stride=1,
+    groups=(
+        image_spaces.InvertedGroup(
+            depths=(1, 2),
+            widths=(8,),
+            stride=2,
+            squeeze_excite=(0, 1),
+            activation="hard_swish",
+            kernels=(3, 5, 7),
+            expansions=(2, 4),
+        ),
+    ),
+    head_widths=(16,),
+    mix_widths=(16,),
+    activation="hard_swish",
+)
 
 
 def images(net: Supernet, count: int = 16) -> np.ndarray:
@@ -23,9 +46,11 @@ def network(net: Supernet, **values):
 
 
 class SupernetTest(parameterized.TestCase):
-    @parameterized.parameters("mnist_mobile", "cifar10_mobile", "cifar10_mobile_v3", "cifar10_cnn")
-    def test_a_network_cut_out_gives_the_supernets_outputs(self, name):
-        net = scattered(name)
+    @parameterized.parameters(
+        "mnist_mobile", "cifar10_mobile", "cifar10_mobile_v3", "cifar10_cnn", INVERTED
+    )
+    def test_a_network_cut_out_gives_the_supernets_outputs(self, space):
+        net = scattered(space)
         x = images(net)
         for row in net.space.sample(4, seeds.stream(4, "sample")):
             layers = lower(net.space, net.space.architecture(row))
@@ -74,6 +99,41 @@ class SupernetTest(parameterized.TestCase):
         scale, shift, *_ = model.get_layer("block_1_1_project_norm").get_weights()
         np.testing.assert_array_equal(scale, shared("project", "scale")[1, :12])
         np.testing.assert_array_equal(shift, shared("project", "shift")[1, :12])
+
+    def test_a_smaller_kernel_is_the_centre_through_a_matrix(self):
+        net = Supernet(INVERTED, seed=1)
+        own = {
+            name: net.variables[f"block_1_1_depthwise/{name}"]
+            for name in ("kernel", "transform_5", "transform_3")
+        }
+        self.assertEqual(own["kernel"].shape, (7, 7, 32, 1))
+        random = seeds.stream(1, "matrices")
+        for side in (5, 3):
+            np.testing.assert_array_equal(own[f"transform_{side}"], np.eye(side**2))
+        for expected in ("centre", "transformed"):
+            kernel = own["kernel"].numpy()[:, :, :16, 0]  # expansion 2 has the first 16 channels
+            for side in (5, 3):
+                kernel = kernel[1:-1, 1:-1]
+                if expected == "transformed":
+                    matrix = random.normal(size=(side**2, side**2)).astype(np.float32)
+                    own[f"transform_{side}"].assign(matrix)
+                    kernel = (matrix @ kernel.reshape(side**2, 16)).reshape(side, side, 16)
+                layers = network(net, kernel_1_1=side, expansion_1_1=2)
+                found = net.weights(layers)["block_1_1_depthwise"]["kernel"][..., 0]
+                np.testing.assert_allclose(found, kernel, rtol=1e-5, atol=1e-4)
+
+    def test_sorted_channels_leave_the_largest_network_as_it_is(self):
+        net = scattered(INVERTED)
+        x = tf.constant(images(net))
+        largest, narrow = network(net), network(net, expansion_1_1=2)
+        before = [net.outputs(layers, x, quantized=False) for layers in (largest, narrow)]
+        net.sort_channels()
+        after = [net.outputs(layers, x, quantized=False) for layers in (largest, narrow)]
+        np.testing.assert_allclose(after[0], before[0], rtol=0, atol=1e-4)
+        self.assertGreater(np.abs(after[1] - before[1]).max(), 0.01)
+        for block in ("block_1_1", "block_1_2"):
+            weights = np.abs(net.variables[f"{block}_project/kernel"]).sum(axis=(0, 1, 3))
+            np.testing.assert_array_equal(weights, np.sort(weights)[::-1])
 
     def test_a_network_may_take_other_sub_blocks(self):
         # "35" of the third and the first sub-block is "35" of the first two, where those have what

@@ -1,17 +1,19 @@
 """The shared weights learn, fairly; a training that is stopped goes on as if it had not been."""
 
 import dataclasses
+import json
 from unittest import mock
 
 import numpy as np
-from absl.testing import absltest
+from absl.testing import absltest, parameterized
 
 from tfgen import errors, seeds
+from tfgen.nets.keras_compat import tf
 from tfgen.nets.supernet import Supernet
 from tfgen.space import catalog, image_spaces
 from tfgen.space.lowering import lower
 from tfgen.training import datasets, supernet_training, tasks
-from tfgen.training.recipe import SupernetRecipe
+from tfgen.training.recipe import DIMENSIONS, Phase, SupernetRecipe
 from tfgen.training.supernet_training import SupernetTraining
 
 SPACE = image_spaces.mobile(
@@ -87,8 +89,8 @@ class TrainingTest(absltest.TestCase):
         training = SupernetTraining(Supernet(SPACE, seed=1), dataset(), recipe, seed=5)
         drawn = []
 
-        def step(layers, x, y, done, taken):
-            del x, y, taken
+        def step(layers, x, y, done, taken, taught):
+            del x, y, taken, taught
             drawn.append((done, layers))
             return 0.0
 
@@ -129,7 +131,7 @@ class TrainingTest(absltest.TestCase):
 
     def test_recipes_without_them_are_written_as_before(self):
         written = RECIPE.to_json()
-        for name in ("largest_share", "forced", "switchable"):
+        for name in ("largest_share", "forced", "switchable", "phases", "distillation"):
             self.assertNotIn(name, written)
         self.assertIn("largest_share", dataclasses.replace(RECIPE, largest_share=0.1).to_json())
 
@@ -144,6 +146,136 @@ class TrainingTest(absltest.TestCase):
             SupernetTraining(
                 Supernet(SPACE, 1), datasets.load("california_housing"), RECIPE, seed=1
             )
+
+
+class ShrinkingTest(parameterized.TestCase):
+    """Progressive shrinking: one epoch for the largest, and one each as kernels .. shrink."""
+
+    SPACE = image_spaces.mobile(
+        "shrinking",
+        (8, 8, 1),
+        4,
+        stem_widths=(8,),
+        stem_stride=1,
+        groups=(
+            image_spaces.InvertedGroup(
+                depths=(1, 2), widths=(8,), stride=2, kernels=(3, 5), expansions=(2, 4)
+            ),
+        ),
+    )
+    RECIPE = dataclasses.replace(
+        RECIPE,
+        epochs=5,
+        phases=(
+            Phase("none", 1, 0.1),
+            Phase("kernel", 2, 0.04),
+            Phase("depth", 1, 0.04),
+            Phase("width", 1, 0.02),
+        ),
+        switchable=False,
+        distillation=0.5,
+    )
+
+    def begun(self) -> SupernetTraining:
+        return SupernetTraining(Supernet(self.SPACE, 1, False), dataset(), self.RECIPE, seed=5)
+
+    def test_what_differs_between_networks_in_each_epoch(self):
+        training = self.begun()
+        index = self.SPACE.index
+        kernels, widths = ("kernel_1_1", "kernel_1_2"), ("expansion_1_1", "expansion_1_2")
+        bits = [name for name in index if name.startswith("bits_")]
+        free = [set(), {*kernels, *bits, "convolutions"}]
+        free += [free[1], free[1] | {"depth_1"}, free[1] | {"depth_1", *widths}]
+        self.assertEqual(free[4], set(index))
+        for names in free:
+            drawn = []
+            with mock.patch.object(training, "_step", return_value=0.0) as step:
+                training.run_epoch()
+            drawn = [call.args[0] for call in step.call_args_list]
+            taught = [call.args[5] for call in step.call_args_list]
+            largest = lower(self.SPACE, self.SPACE.point({}))
+            self.assertEqual(taught, [layers != largest for layers in drawn])
+            kernel, width = (
+                {next(getattr(l, field) for l in layers if l.op == "depthwise") for layers in drawn}
+                for field in ("kernel", "out_channels")
+            )
+            deep = {sum(l.op == "depthwise" for l in layers) for layers in drawn}
+            # Decks of 12: each value is there.
+            self.assertEqual(kernel, {3, 5} if "kernel_1_1" in names else {5})
+            self.assertEqual(deep, {1, 2} if "depth_1" in names else {2})
+            self.assertEqual(width, {16, 32} if "expansion_1_1" in names else {32})
+
+    def test_a_phase_begins_without_momentum_and_widths_with_sorted_channels(self):
+        training = self.begun()
+        with mock.patch.object(training.supernet, "sort_channels") as sorting:
+            for epoch, (begins, sorts) in enumerate(
+                [(False, 0), (True, 0), (False, 0), (True, 0), (True, 1)]
+            ):
+                for momentum in training._momenta.values():
+                    momentum.assign(tf.ones_like(momentum))
+                with mock.patch.object(training, "_step", return_value=0.0):
+                    training.run_epoch()
+                kept = {float(tf.reduce_sum(m)) > 0 for m in training._momenta.values()}
+                self.assertEqual(kept, {not begins}, epoch)
+                self.assertEqual(sorting.call_count, sorts)
+
+    def test_each_phase_has_its_own_half_cosine(self):
+        # Ten steps an epoch and no warm-up to speak of: half way through a phase, half its peak.
+        recipe = dataclasses.replace(self.RECIPE, warmup_share=0.0)
+        rates = [supernet_training.learning_rate(recipe, done, 10) for done in range(50)]
+        for step, expected in ((0, 0.1), (5, 0.05), (10, 0.04), (20, 0.02), (30, 0.04), (45, 0.01)):
+            self.assertAlmostEqual(rates[step], expected)
+
+    def test_the_largest_network_teaches_the_others(self):
+        # With logits 0 and a teacher that is sure of one of four: log 4, for any teacher.
+        found = supernet_training._distance(tf.zeros([2, 4]), 50.0 * tf.eye(4)[:2])
+        self.assertAlmostEqual(float(found), np.log(4.0), places=5)
+        smallest = lower(self.SPACE, self.SPACE.architecture([0] * len(self.SPACE.decisions)))
+        data = dataset().train
+        losses = []
+        x, y = data.x[:32], data.y[:32]
+        for taught in (False, True):
+            training = self.begun()
+            losses.append(float(training._step(smallest, x, y, 0, None, taught)))
+        net = self.begun().supernet
+        logits, teacher = (
+            net.outputs(layers, tf.constant(x), quantized=False)
+            for layers in (smallest, lower(self.SPACE, self.SPACE.point({})))
+        )
+        distance = float(supernet_training._distance(logits, teacher))
+        self.assertAlmostEqual(losses[1] - losses[0], 0.5 * distance, places=4)
+
+    def test_networks_learn_and_a_stopped_training_goes_on(self):
+        whole, losses = self.begun(), []
+        for _ in range(4):
+            losses.append(whole.run_epoch())
+        again = self.begun()
+        again.restore(whole.state())
+        for training in (whole, again):  # which sorts the channels first
+            losses.append(training.run_epoch())
+        for name, value in whole.state().items():
+            np.testing.assert_allclose(again.state()[name], value, atol=2e-3, err_msg=name)
+        self.assertTrue(np.isfinite(losses).all())
+
+    @parameterized.parameters(
+        ({"epochs": 6}, "phases take 6 epochs"),
+        ({"distillation": -1.0}, "distillation is at least 0"),
+        ({"phases": (Phase("width", 2, 0.1), Phase("width", 3, 0.1))}, "another dimension"),
+    )
+    def test_a_recipe_checks_itself(self, change, message):
+        with self.assertRaisesRegex(ValueError, message):
+            dataclasses.replace(self.RECIPE, **change)
+
+    def test_recipes_both_ways(self):
+        written = json.loads(json.dumps(self.RECIPE.to_json()))
+        self.assertEqual(SupernetRecipe.from_config(written), self.RECIPE)
+        with self.assertRaisesRegex(ValueError, "adds none, kernel, depth, width"):
+            Phase("size", 1, 0.1)
+
+    def test_a_space_whose_dimensions_are_not_known_is_refused(self):
+        with self.assertRaisesRegex(errors.UsageError, "knows no 'sub_blocks', which"):
+            supernet_training.free_decisions(SPACE, {"kernel"})
+        self.assertTrue(supernet_training.free_decisions(SPACE, DIMENSIONS).all())
 
 
 class FairnessTest(absltest.TestCase):

@@ -7,7 +7,9 @@ the export walk the same list, and a network costs what it costs, not what the s
 Which part: the first channels of a tensor, except inside a unified block. There the expanded tensor
 is a row of sub-blocks, each as wide as the widest input; sub-block i of a narrower network is the
 first channels of sub-block i, whichever other sub-blocks there are. A depthwise kernel of each side
-exists for every sub-block; equal ones merge by lying side by side.
+exists for every sub-block; equal ones merge by lying side by side. Inverted blocks are such a row
+too, with one depthwise kernel: a smaller one is its centre, through a matrix that all channels
+share (Once-for-All, section 3.3; it begins as the identity).
 
 Normalisation is by the statistics of the batch. The scale and the shift of a block's normalisations
 are its expansion rate's own (switchable batch normalisation, section 3.3.1). A stand-alone network
@@ -29,19 +31,21 @@ from tfgen.nets import blocks, network, rounding
 from tfgen.nets.keras_compat import keras, tf
 from tfgen.space.layers import INPUT, WEIGHTED_OPS, LayerSlots, LayerSpec, range_owners
 from tfgen.space.lowering import KERNELS, lower_batch
-from tfgen.space.search_space import Choices, Chosen, SearchSpace
+from tfgen.space.search_space import Choices, SearchSpace
 
 KERNEL, BIAS, SCALE, SHIFT = "kernel", "bias", "scale", "shift"
+TRANSFORM = "transform"  # and the side of the smaller kernel that it makes
 # By layer, mean and variance of what its normalisation reads, each [channels].
 Statistics = Mapping[str, tuple[np.ndarray, np.ndarray]]
 # By unified block, the supernet's sub-blocks in the order in which a network takes them. A block of
 # a single one, which does not expand, always has the first.
 Taken = Mapping[str, Sequence[int]]
 
-# Layers of a unified block: whether they read and whether they write the expanded tensor.
+# Layers of a unified or inverted block: whether they read and write the expanded tensor.
 _PARTS = {
     "expand": (False, True),
     **{f"depthwise_{kernel}": (True, True) for kernel in KERNELS},
+    "depthwise": (True, True),
     "reduce": (True, False),
     "excite": (False, True),
     "project": (True, False),
@@ -56,7 +60,7 @@ ACTIVATIONS: Mapping[str, Callable[[tf.Tensor], tf.Tensor]] = {
 
 @dataclasses.dataclass(frozen=True)
 class _Part:
-    """What a layer is to its unified block.
+    """What a layer is to its unified or inverted block.
 
     Attributes:
       stage: name of the block.
@@ -115,8 +119,33 @@ class Supernet:
 
     @property
     def sub_blocks(self) -> dict[str, int]:
-        """By unified block, how many it has."""
+        """By unified block, how many it has; by inverted block, its largest expansion."""
         return {part.stage: part.rates for part in self._parts.values()}
+
+    def sort_channels(self) -> None:
+        """Puts the channels that inverted blocks expand to in the order of their importance.
+
+        That is the sum of the absolute weights by which the projection reads a channel. Narrower
+        networks, which have the first channels, then have the best; the largest network stays what
+        it is (Once-for-All, section 3.3, elastic width).
+        """
+        inverted = [stage.name for stage in self.space.stages if stage.block == "inverted"]
+        for block in inverted:
+            if f"{block}_expand/{KERNEL}" not in self.variables:
+                continue
+            weights = np.abs(self.variables[f"{block}_project/{KERNEL}"].numpy())
+            order = np.argsort(-weights.sum(axis=(0, 1, 3)), kind="stable")
+            for name, (expanded_in, expanded_out) in _PARTS.items():
+                for own in (KERNEL, BIAS, SCALE, SHIFT):
+                    variable = self.variables.get(f"{block}_{name}/{own}")
+                    if variable is None:
+                        continue
+                    value = variable.numpy()
+                    if own == KERNEL and expanded_in:
+                        value = value[:, :, order]
+                    if expanded_out and not (own == KERNEL and name == "depthwise"):
+                        value = value[..., order]
+                    variable.assign(value)
 
     def assign(self, values: Mapping[str, np.ndarray]) -> None:
         """Takes over the variables of a supernet that was trained; others may be among them.
@@ -243,6 +272,9 @@ class Supernet:
         else:
             shape, fan_in = (side, side, inputs, outputs), side**2 * inputs
         values = {KERNEL: random.normal(0.0, np.sqrt(2.0 / fan_in), shape)}
+        if slot.op == "depthwise":
+            smaller = {int(kernel) for kernel in slot.kernel[present]} - {side}
+            values |= {f"{TRANSFORM}_{kernel}": np.eye(kernel**2) for kernel in sorted(smaller)}
         if slot.batch_norm:
             values |= {SCALE: np.ones((rates, outputs)), SHIFT: np.zeros((rates, outputs))}
         else:
@@ -402,9 +434,12 @@ class Supernet:
     def _kernel(self, layer: LayerSpec, read: Any, written: Any) -> tf.Tensor:
         """A network's part of a kernel, in the shape that Keras has it."""
         kernel = self.variables[f"{layer.name}/{KERNEL}"]
-        cut = (kernel.shape[0] - layer.kernel) // 2
-        if cut:
-            kernel = kernel[cut:-cut, cut:-cut]
+        for side in range(int(kernel.shape[0]) - 2, layer.kernel - 1, -2):
+            kernel = kernel[1:-1, 1:-1]
+            matrix = self.variables.get(f"{layer.name}/{TRANSFORM}_{side}")
+            if matrix is not None:  # [side * side, side * side]
+                flat = tf.reshape(kernel, (side**2, -1))
+                kernel = tf.reshape(tf.linalg.matmul(matrix, flat), tf.shape(kernel))
         kernel = tf.gather(kernel, read, axis=2)
         if layer.op != "depthwise":
             kernel = tf.gather(kernel, written, axis=3)
@@ -429,21 +464,19 @@ def _extremes(space: SearchSpace) -> Choices:
 
 
 def _unified_parts(space: SearchSpace, slots: Sequence[LayerSlots]) -> dict[str, _Part]:
-    """By layer, its part in the unified block that it belongs to."""
+    """By layer, its part in the unified or inverted block that it belongs to."""
     by_name = {slot.name: slot for slot in slots}
     parts = {}
     for stage in space.stages:
-        if stage.block != "unified":
+        if stage.block not in ("unified", "inverted"):
             continue
-        menu = stage.options["sub_blocks"]
-        if isinstance(menu, Chosen):
-            values = space.decisions[space.index[menu.decision]].values
+        if stage.block == "unified":
+            rates = max(len(str(value)) for value in space.menu(stage.options["sub_blocks"]))
         else:
-            values = (menu,)
-        rates = max(len(str(value)) for value in values)
+            rates = max(int(value) for value in space.menu(stage.options["expansion"]))
         first = by_name.get(f"{stage.name}_expand")
         if first is None:  # a single sub-block: the depthwise layer reads the block's input
-            first = next(s for s in slots if s.name.startswith(f"{stage.name}_depthwise_"))
+            first = next(s for s in slots if s.name.startswith(f"{stage.name}_depthwise"))
         width = int(first.in_channels[first.present].max())
         for part, (expanded_in, expanded_out) in _PARTS.items():
             if f"{stage.name}_{part}" in by_name:

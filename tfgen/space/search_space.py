@@ -276,6 +276,12 @@ class SearchSpace:
         position = self.index[value.decision]
         return np.asarray(self.decisions[position].values)[choices[:, position]]
 
+    def menu(self, option: Value | Chosen) -> tuple[Value, ...]:
+        """The values that a stage's option may have."""
+        if not isinstance(option, Chosen):
+            return (option,)
+        return self.decisions[self.index[option.decision]].values
+
     # --- drawing points -------------------------------------------------------------------------
 
     def sample(self, count: int, random: np.random.Generator) -> Choices:

@@ -71,7 +71,7 @@ def train(
         for number in range(steps):
             rows = order[number * recipe.batch_size : (number + 1) * recipe.batch_size]
             x = augmented(images.x[rows], recipe, random)
-            rate = learning_rate(recipe, epoch * steps + number, recipe.epochs * steps)
+            rate = learning_rate(recipe, epoch * steps + number, steps)
             losses.append(
                 step(
                     tf.constant(x),

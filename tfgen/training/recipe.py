@@ -19,6 +19,8 @@ from tfgen import seeds
 from tfgen.space.layers import LayerSpec
 
 _RELU_BIAS = 0.1
+DIMENSIONS = ("kernel", "depth", "width")  # in which networks of a supernet differ
+_YOUNGER = ("largest_share", "forced", "switchable", "phases", "distillation")
 LARGEST_SHIFT = 16  # pixels
 FIT_EXAMPLES = 4096  # of the training split, by which starts are compared
 
@@ -121,6 +123,28 @@ class Recipe:
 
 
 @dataclasses.dataclass(frozen=True)
+class Phase:
+    """A part of a training by progressive shrinking (Once-for-All, section 3.3).
+
+    Attributes:
+      adds: which decisions may be other than their largest value from here on: of DIMENSIONS, or
+        "none" for the largest network alone. Bits go with the kernels.
+      epochs: of the phase.
+      learning_rate: the peak of the phase, which has a half cosine and a momentum of its own.
+    """
+
+    adds: str
+    epochs: int
+    learning_rate: float
+
+    def __post_init__(self) -> None:
+        if self.adds not in ("none", *DIMENSIONS):
+            raise ValueError(f"a phase adds none, {', '.join(DIMENSIONS)}: {self}")
+        if self.epochs < 1 or not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
+            raise ValueError(f"a phase needs epochs and a positive learning rate: {self}")
+
+
+@dataclasses.dataclass(frozen=True)
 class SupernetRecipe:
     """How a supernet is trained: gradient descent along a half cosine (SGNAS, appendix A.2).
 
@@ -139,6 +163,10 @@ class SupernetRecipe:
       forced: whether skips are a block's last sub-blocks and kernels are sorted (section 3.3.2);
         else a network takes any sub-blocks in any order, as the paper's ablation does.
       switchable: whether each expansion rate has its own scales and shifts (section 3.3.1).
+      phases: of progressive shrinking, which take `epochs` in all; empty where all decisions are
+        free from the start. `learning_rate` is then not read.
+      distillation: weight of the cross-entropy with the largest network's shares, beside that with
+        the labels, for all networks but the largest.
     """
 
     epochs: int = 30
@@ -154,6 +182,8 @@ class SupernetRecipe:
     largest_share: float = 0.0
     forced: bool = True
     switchable: bool = True
+    phases: tuple[Phase, ...] = ()
+    distillation: float = 0.0
 
     def __post_init__(self) -> None:
         if min(self.epochs, self.batch_size) < 1 or self.weight_decay < 0:
@@ -171,12 +201,48 @@ class SupernetRecipe:
         )
         if not all(0 <= share < 1 for share in shares):
             raise ValueError(f"shares lie in 0..1, 1 excluded: {self}")
+        if not (self.distillation >= 0 and math.isfinite(self.distillation)):
+            raise ValueError(f"a weight of distillation is at least 0: {self}")
+        if self.phases and sum(phase.epochs for phase in self.phases) != self.epochs:
+            raise ValueError(f"phases take {self.epochs} epochs in all: {self}")
+        added = [phase.adds for phase in self.phases if phase.adds != "none"]
+        if len(added) != len(set(added)):
+            raise ValueError(f"each phase adds another dimension: {self}")
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> SupernetRecipe:
+        """Reads plain values, as `to_json` writes them."""
+        values = {key: value for key, value in config.items() if key != "phases"}
+        return cls(**values, phases=tuple(Phase(**phase) for phase in config.get("phases", ())))
+
+    def phase(self, epoch: int) -> tuple[int, Phase]:
+        """The phase that an epoch is in, and the phase's first epoch.
+
+        Without phases there is one, of all epochs, which leaves all decisions free.
+        """
+        first = 0
+        for phase in self.phases:
+            if epoch < first + phase.epochs:
+                return first, phase
+            first += phase.epochs
+        if self.phases:
+            raise ValueError(f"epoch {epoch} lies behind the last phase")
+        return 0, Phase("none", self.epochs, self.learning_rate)
+
+    def dimensions(self, epoch: int) -> frozenset[str]:
+        """Which of DIMENSIONS are free in an epoch."""
+        if not self.phases:
+            return frozenset(DIMENSIONS)
+        first, own = self.phase(epoch)
+        del first
+        known = self.phases[: self.phases.index(own) + 1]
+        return frozenset(phase.adds for phase in known) - {"none"}
 
     def to_json(self) -> dict[str, Any]:
         data = dataclasses.asdict(self)
-        for name, default in (("largest_share", 0.0), ("forced", True), ("switchable", True)):
-            if data[name] == default:
-                del data[name]  # supernets are older than the field
+        for field in dataclasses.fields(self):
+            if field.name in _YOUNGER and data[field.name] == field.default:
+                del data[field.name]  # supernets are older than the field
         return data
 
 

@@ -9,6 +9,12 @@ and no network is drawn under two names (forced sampling, section 3.3.2). Beyond
 of the steps may train the largest network, which lends its weights to all others (Yu et al. 2020,
 BigNAS, section 3.1); the decks are for the other steps.
 
+Progressive shrinking (Once-for-All, section 3.3) trains the largest network first, then lets
+kernels, depths and widths shrink in turn. Where widths begin to, channels are put in the order of
+their importance. The other networks learn from the largest one too; departure: it teaches with the
+weights that it has at that step, where the paper keeps those of the first phase (in-place
+distillation, BigNAS, section 3.1).
+
 Bits are a decision like any other. After `float_share` of the steps each layer's weights are
 rounded to the bits of the network that is drawn, and activations over the batch's range; before
 that, a supernet learns faster.
@@ -24,7 +30,7 @@ import dataclasses
 import itertools
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -36,10 +42,19 @@ from tfgen.space.lowering import lower
 from tfgen.space.search_space import Choices, Chosen, Decision, SearchSpace
 from tfgen.training import augmentation, fitting
 from tfgen.training.datasets import Dataset, Split
-from tfgen.training.recipe import SupernetRecipe
+from tfgen.training.recipe import DIMENSIONS, SupernetRecipe
 
 _MOMENTUM_SUFFIX = "/momentum"
 _EVALUATED_AT_ONCE = 500
+# Which dimension of a network an option is; bits go with the kernels.
+_DIMENSION_OF = {
+    "kernel": "kernel",
+    "squeeze_excite": "kernel",
+    "depth": "depth",
+    "expansion": "width",
+    "channels": "width",
+    "units": "width",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +105,7 @@ class SupernetTraining:
             )
         self.supernet = supernet
         self.epoch = 0
+        self._largest = lower(space, space.architecture(ends(space)[0]))
         self._dataset = dataset
         self._recipe = recipe
         self._seed = seed
@@ -113,9 +129,10 @@ class SupernetTraining:
           every: steps.
         """
         recipe, train = self._recipe, self._dataset.train
+        self._begin_phase()
         random = seeds.stream(self._seed, "supernet", "epoch", self.epoch)
         order = random.permutation(len(train))
-        networks = self._networks(random)
+        networks, teaches = self._networks(random)
         total, since, begin = 0.0, tf.zeros([]), time.perf_counter()
         for step in range(self.steps):
             rows = order[step * recipe.batch_size : (step + 1) * recipe.batch_size]
@@ -123,7 +140,7 @@ class SupernetTraining:
             done = self.epoch * self.steps + step
             layers = lower(self.supernet.space, self.supernet.space.architecture(networks[step]))
             taken = None if recipe.forced else any_sub_blocks(self.supernet, random)
-            since += self._step(layers, x, train.y[rows], done, taken)
+            since += self._step(layers, x, train.y[rows], done, taken, teaches[step])
             if (step + 1) % every == 0 or step + 1 == self.steps:
                 count = step % every + 1
                 lost = float(since)
@@ -146,13 +163,26 @@ class SupernetTraining:
         self.epoch += 1
         return total / self.steps
 
-    def _networks(self, random: np.random.Generator) -> Choices:
-        """Of an epoch's steps [steps, decisions]."""
+    def _begin_phase(self) -> None:
+        """What a phase of progressive shrinking begins with: no momentum, and sorted channels."""
+        first, phase = self._recipe.phase(self.epoch)
+        if self.epoch != first or not self.epoch:
+            return
+        for momentum in self._momenta.values():
+            momentum.assign(tf.zeros_like(momentum))
+        if phase.adds == "width":
+            self.supernet.sort_channels()
+
+    def _networks(self, random: np.random.Generator) -> tuple[Choices, np.ndarray]:
+        """Of an epoch's steps [steps, decisions], and which are not the largest's [steps]."""
         space = self.supernet.space
         largest = evenly(self.steps, self._recipe.largest_share)
         networks = np.repeat(ends(space)[:1], self.steps, axis=0)
-        networks[~largest] = fair_networks(space, int((~largest).sum()), random)
-        return networks
+        whole = networks.copy()
+        drawn = fair_networks(space, int((~largest).sum()), random)
+        free = free_decisions(space, self._recipe.dimensions(self.epoch))
+        networks[~largest] = np.where(free, drawn, whole[~largest])
+        return space.canonical(networks), (networks != whole).any(axis=1)
 
     def _step(
         self,
@@ -161,11 +191,13 @@ class SupernetTraining:
         y: np.ndarray,
         done: int,
         taken: Taken | None,
+        taught: bool,
     ) -> tf.Tensor:
         """Trains one network on one batch; returns the loss."""
-        recipe, steps = self._recipe, self._recipe.epochs * self.steps
-        quantized = done >= recipe.float_share * steps
-        rate = tf.constant(learning_rate(recipe, done, steps))
+        recipe = self._recipe
+        quantized = done >= recipe.float_share * recipe.epochs * self.steps
+        rate = tf.constant(learning_rate(recipe, done, self.steps))
+        taught = taught and recipe.distillation > 0
         momentum = tf.constant(recipe.momentum)
         variables = self.supernet.variables
 
@@ -179,6 +211,10 @@ class SupernetTraining:
                     layers, tf.constant(x[part]), quantized=quantized, taken=taken
                 )
                 loss = _cross_entropy(logits, y[part], recipe.label_smoothing)
+                if taught:
+                    loss += recipe.distillation * _distance(
+                        logits, self._taught(x[part], quantized)
+                    )
             gradients = {
                 name: tf.convert_to_tensor(found)
                 for name, found in tape.gradient(loss, variables).items()
@@ -200,6 +236,12 @@ class SupernetTraining:
             return loss
 
         return self._strategy.experimental_local_results(self._strategy.run(dealt))[0]
+
+    def _taught(self, x: np.ndarray, quantized: bool) -> tf.Tensor:
+        """What the largest network makes of a batch [batch, classes]."""
+        return tf.stop_gradient(
+            self.supernet.outputs(self._largest, tf.constant(x), quantized=quantized)
+        )
 
     def state(self) -> dict[str, np.ndarray]:
         """Everything that `restore` needs, as plain arrays."""
@@ -226,17 +268,25 @@ class SupernetTraining:
         self.epoch = int(state["epoch"])
 
 
-def learning_rate(recipe: SupernetRecipe, done: int, steps: int) -> float:
-    """The rate of the step after `done` of all `steps`."""
+def learning_rate(recipe: SupernetRecipe, done: int, epoch_steps: int) -> float:
+    """The rate of the step after `done`, where an epoch has so many."""
+    first, phase = recipe.phase(done // epoch_steps)
+    done, steps = done - first * epoch_steps, phase.epochs * epoch_steps
     warmup = max(1, int(recipe.warmup_share * steps))
     cosine = 0.5 * (1.0 + math.cos(math.pi * done / steps))
-    return recipe.learning_rate * min(1.0, (done + 1) / warmup) * cosine
+    return phase.learning_rate * min(1.0, (done + 1) / warmup) * cosine
 
 
 def _cross_entropy(logits: tf.Tensor, y: np.ndarray, smoothing: float) -> tf.Tensor:
     """Mean over the batch."""
     classes = logits.shape[-1]
     targets = tf.one_hot(y, classes) * (1.0 - smoothing) + smoothing / classes
+    return tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(targets, logits))
+
+
+def _distance(logits: tf.Tensor, teacher: tf.Tensor) -> tf.Tensor:
+    """Cross-entropy with the teacher's shares, mean over the batch."""
+    targets = tf.nn.softmax(teacher)
     return tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(targets, logits))
 
 
@@ -286,6 +336,35 @@ def any_sub_blocks(supernet: Supernet, random: np.random.Generator) -> Taken:
     return {
         block: random.permutation(count).tolist() for block, count in supernet.sub_blocks.items()
     }
+
+
+def free_decisions(space: SearchSpace, dimensions: Collection[str]) -> np.ndarray:
+    """Which decisions may be other than their last value, bool [decisions].
+
+    Args:
+      space: of inverted blocks, unless all dimensions are free.
+      dimensions: of `recipe.DIMENSIONS`, those that are free.
+
+    Raises:
+      UsageError: a stage has an option of which it is not known which dimension it is.
+    """
+    if set(dimensions) == set(DIMENSIONS):
+        return np.ones(len(space.decisions), np.bool_)
+    # What no stage reads allows others to have fewer bits.
+    free = np.full(len(space.decisions), "kernel" in dimensions)
+    for stage in space.stages:
+        chosen = {k: v.decision for k, v in stage.options.items() if isinstance(v, Chosen)}
+        if stage.when is not None:
+            chosen["depth"] = stage.when.decision
+        for option, decision in chosen.items():
+            dimension = "kernel" if option.endswith("bits") else _DIMENSION_OF.get(option)
+            if dimension is None:
+                raise errors.UsageError(
+                    f"progressive shrinking knows no {option!r}, which {decision!r} of space "
+                    f"{space.name!r} decides"
+                )
+            free[space.index[decision]] = dimension in dimensions
+    return free
 
 
 def evenly(count: int, share: float) -> np.ndarray:
