@@ -4,9 +4,9 @@
     tfgen-collect --config=configs/cifar10_once_for_all.py --work_dir=DIR --data_dir=TFDS
     tfgen-train --config=configs/cifar10_once_for_all.py --work_dir=DIR --data_dir=TFDS
 
-NAG (Guo et al. 2021) on a space of Once-for-All (Cai et al. 2020): 5 to 24 million MACs. The largest
-network is trained first, in float; then kernels (and bits), depths and widths shrink in turn. A
-quarter of the steps go on training the largest network, which teaches the others.
+NAG (Guo et al. 2021) on a space of Once-for-All (Cai et al. 2020): 5 to 24 million MACs. The
+largest network is trained first, in float; then kernels (and bits), depths and widths shrink in
+turn. A quarter of the steps go on training the largest network, which teaches the others.
 """
 
 import ml_collections

@@ -17,10 +17,12 @@
 
     reproduce --table=nag_devices --work_dir=ROOT --output_dir=DIR --tables_dir=TABLES
     reproduce --table=nag2|nag5 --work_dir=ROOT --output_dir=DIR --tables_dir=TABLES
+    reproduce --table=nag1|nag3|nag4 --work_dir=ROOT --output_dir=DIR --tables_dir=TABLES
 
-Table sgnas3 writes the paper's figure 5 too. ROOT holds a work directory for each config:
-ROOT/quartic_mlp/records.db and so on, as `collect` makes them. Trainings and fits lie in
-ROOT/CONFIG/reproduce: a stopped run goes on. CSV, Markdown, PNG and interactive HTML go to DIR.
+Tables nag1, nag3 and nag4 come together, with figures nag3 and nag5; table sgnas3 writes its
+paper's figure 5 too. ROOT holds a work directory for each config: ROOT/quartic_mlp/records.db and
+so on, as `collect` makes them. Trainings and fits lie in ROOT/CONFIG/reproduce: a stopped run goes
+on. CSV, Markdown, PNG and interactive HTML go to DIR.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ from tools import (
     charts,
     reproduce_cells,
     reproduce_distance,
+    reproduce_front,
     reproduce_nag,
     reproduce_search,
     reproduce_supernet,
@@ -49,12 +52,14 @@ _TABLE = flags.DEFINE_enum(
     "table", None, [
         "nagan3", "nagan4", "ablation",
         "sgnas1", "sgnas3", "sgnas5", "bits", "tuned",
-        "nag_devices", "nag2", "nag5",
+        "nag_devices", "nag1", "nag2", "nag3", "nag4", "nag5",
     ],
     "Which table.",
 )  # fmt: skip
 _FIGURE = flags.DEFINE_enum(
-    "figure", None, ["nagan4a", "nagan4b", "sgnas5", "sgnas6a", "sgnas6b", "sgnas7"],
+    "figure", None, [
+        "nag3", "nag5", "nagan4a", "nagan4b", "sgnas5", "sgnas6a", "sgnas6b", "sgnas7",
+    ],
     "Which figure.",
 )  # fmt: skip
 _WORK_DIR = flags.DEFINE_string(
@@ -105,7 +110,10 @@ _CANDIDATES = flags.DEFINE_integer(
 _BUDGETS = flags.DEFINE_integer("budgets", 5, "Limits in sgnas1.", lower_bound=1)
 _PRIORS = flags.DEFINE_integer("priors", 4, "Generators in sgnas7.", lower_bound=1)
 _DEVICE = flags.DEFINE_string(
-    "device", None, "Whose latency sgnas7 asks for, beside MACs, and nag2 and nag5; there pixel3."
+    "device",
+    None,
+    "Whose latency sgnas7 asks for, beside MACs, and nag1 to nag5; for nag2 and "
+    "nag5 pixel3 by default, for the others a phone, a CPU and a GPU.",
 )
 _SEED = flags.DEFINE_integer("seed", 1, "Of draws, trainings and searches.")
 _PROCESSES = flags.DEFINE_integer(
@@ -126,7 +134,13 @@ def main(argv: Sequence[str]) -> None:
     charts.check()
     root = workdir.user_path(_WORK_DIR.value)
     folder = workdir.user_path(_OUTPUT_DIR.value)
-    if wanted.startswith("nag_") or wanted in ("nag2", "nag5"):
+    if _FIGURE.value in ("nag3", "nag5") or _TABLE.value in ("nag1", "nag3", "nag4"):
+        sizes = reproduce_nag.Sizes(budgets=5)
+        names = [_DEVICE.value] if _DEVICE.value else reproduce_front.DEVICES
+        work = root / "nasbench201_nag"
+        reproduce_front.front(_tables(), work, sizes, names, _SEED.value, folder, _say)
+        return
+    if _TABLE.value in ("nag_devices", "nag2", "nag5"):
         _nag(wanted, root, folder)
         return
     if _TABLE.value == "sgnas3" or _FIGURE.value == "sgnas5":

@@ -12,15 +12,15 @@ policy's draws and from neighbours of the best of them, by what the evaluator ex
 was revealed is expected to be what it is. `regret` is what an answer lacks to the best cell within
 the budget, in points of c10_valid.
 
-What was revealed, and the policy of all devices, lies in WORK_DIR/nasbench201_nag, under a name
-made of all that decides it, so that a stopped run goes on with the round that it was at. Policies
-of nag2 and nag5 are not kept.
+What was revealed, and the policies, lie in WORK_DIR/nasbench201_nag, under a name made of all that
+decides them, so that a stopped run goes on with the round or the policy that it was at.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -47,11 +47,11 @@ from tools.reproduce_setting import different, digest
 
 NAG, REVEALED, RANDOM = "nag", "best revealed", "best of 1,000 random"
 _KEPT_OUT = 4  # every so many devices is for tests alone
-_QUANTILES = (0.05, 0.95)  # of a device's latencies, between which budgets lie
-_RAW = 1_000  # samples of the policy, of which the share within the budget is told
+QUANTILES = (0.05, 0.95)  # of a device's latencies, between which budgets lie
+RAW = 1_000  # samples of the policy, of which the share within the budget is told
 _RANDOM = 1_000
 _OPTIMISM = 0.5  # deviations of the evaluator's members: for what is revealed next,
-_CAUTION = 2.0  # and for answers: the best of many expectations is an overrated one
+CAUTION = 2.0  # and for answers: the best of many expectations is an overrated one
 _ROUND_CONFIG = NagConfig(costs=(LATENCY,), steps=500, evaluator_steps=800, evaluator_records=48)
 _CONFIG = NagConfig(costs=(LATENCY,), steps=3_000, evaluator_steps=1_500, evaluator_records=48)
 Say = Callable[[str], None]
@@ -225,6 +225,10 @@ class Bench:
             within,
         )
 
+    def best_accuracy(self, device: str, limit_ms: float) -> float:
+        """Of the best cell within a budget, per cent."""
+        return float(self._accuracies[self._latencies[device] <= limit_ms].max())
+
     def best_of(self, device: str, limit_ms: float, choices: Choices) -> Choices | None:
         """The best of some cells within a budget [1, decisions]; None where none is."""
         rows = self._table.rows(choices)
@@ -331,7 +335,7 @@ def _gains(
         own, model = generator.on(bench.models[device]), bench.models[device]
         expected = Expected(own, records, _OPTIMISM)
         known_ms = model.costs(known)[LATENCY]
-        for limit in bench.limits(device, random.uniform(*_QUANTILES, sizes.round_budgets)):
+        for limit in bench.limits(device, random.uniform(*QUANTILES, sizes.round_budgets)):
             budget = Budget({LATENCY: float(limit)}, None, device)
             best = accuracies[known_ms <= limit].max(initial=0.0)
             with contextlib.suppress(errors.InfeasibleBudgetError):
@@ -372,15 +376,11 @@ def nag_devices(
     rankings: list[tuple[float, float]] = []
     summaries: list[Summary] = []
     for number in range(sizes.seeds):
-        own, kept = _place(bench, work, sizes, seed, number)
+        own, kept = place(bench, work, sizes, seed, number)
         since = time.perf_counter()
         records = revealed_in_rounds(bench, sizes, own, kept / "revealed.json", say)
-        if (kept / "generator.npz").is_file():
-            state = workdir.read_arrays(kept / "generator.npz")
-            generator = Nag().restore(bench.space, state)
-        else:
-            generator = fitted(bench, records, sizes.config, own)
-            workdir.write_arrays(kept / "generator.npz", generator.state())
+        fit = functools.partial(fitted, bench, records, sizes.config, own)
+        generator = _kept_fit(bench, kept / "generator.npz", fit)
         say(f"seed {number}: ready in {duration(time.perf_counter() - since)}")
         evaluator = generator.evaluator
         rankings.append((evaluator.ranking_accuracy, evaluator.accuracy_ranking))
@@ -406,7 +406,16 @@ def nag_devices(
     return summaries
 
 
-def _place(
+def _kept_fit(bench: Bench, path: pathlib.Path, fit: Callable[[], NagGenerator]) -> NagGenerator:
+    """A policy from its file where it is there, else fitted and kept."""
+    if path.is_file():
+        return Nag().restore(bench.space, workdir.read_arrays(path))
+    generator = fit()
+    workdir.write_arrays(path, generator.state())
+    return generator
+
+
+def place(
     bench: Bench, work: pathlib.Path, sizes: Sizes, seed: int, number: int
 ) -> tuple[int, pathlib.Path]:
     """One seed's own seed, and where its cells and fits lie."""
@@ -426,18 +435,18 @@ def _answers(
     selector = Selector(count=1, draws=sizes.draws, refinements=5)
     known = bench.space.choices([record.architecture for record in records])
     random = bench.space.sample(_RANDOM, seeds.stream(seed, "random"))
-    quantiles = np.linspace(*_QUANTILES, sizes.budgets)
+    quantiles = np.linspace(*QUANTILES, sizes.budgets)
     answers: list[Answer] = []
     spent = 0.0
     for device, model in bench.models.items():
         own = generator.on(model)
-        expected = Expected(own, records, -_CAUTION)
+        expected = Expected(own, records, -CAUTION)
         for limit in map(float, bench.limits(device, quantiles)):
             budget = Budget({LATENCY: limit}, None, device)
             since = time.perf_counter()
             (found,) = selector.select(bench.space, own, expected, model, budget, "nag", seed)
             spent += time.perf_counter() - since
-            (raw,) = own.propose([budget], _RAW, seed)
+            (raw,) = own.propose([budget], RAW, seed)
             within = float((model.costs(raw.choices)[LATENCY] <= limit).mean())
             cell = bench.space.choices([found.architecture])
             answers.append(bench.answer(number, NAG, device, limit, cell, within))
@@ -592,11 +601,13 @@ def nag_variants(
     drawn: list[Drawn] = []
     summaries: list[VariantSummary] = []
     for number in range(sizes.seeds):
-        own, kept = _place(bench, work, sizes, seed, number)
+        own, kept = place(bench, work, sizes, seed, number)
         records = revealed_in_rounds(bench, sizes, own, kept / "revealed.json", say)
         evidence = Evidence(bench.space, bench.models[device], records)
         for variant, config in variants.items():
-            generator = Nag().fit(evidence, config, own)
+            path = kept / f"policy-{digest([device, dataclasses.asdict(config)])}.npz"
+            fit = functools.partial(Nag().fit, evidence, config, own)
+            generator = _kept_fit(bench, path, fit).on(bench.models[device])
             drawn += _drawn(bench, generator, records, sizes, device, variant, number, own)
             say(f"seed {number}: {variant}")
         summaries = _variant_summaries(drawn)
@@ -604,7 +615,7 @@ def nag_variants(
         reports.write_markdown(
             folder / f"{name}.md",
             f"Policies of one device, {device}, taught by the same {sizes.revealed} cells; "
-            f"{number + 1} seeds, {sizes.budgets} budgets, {_RAW:,} samples each, no refinement.",
+            f"{number + 1} seeds, {sizes.budgets} budgets, {RAW:,} samples each, no refinement.",
             reports.markdown(VARIANTS, summaries),
         )
     say((folder / f"{name}.md").read_text())
@@ -622,10 +633,10 @@ def _drawn(
     seed: int,
 ) -> list[Drawn]:
     """What a policy writes for each budget."""
-    expected = Expected(generator, records, -_CAUTION)
+    expected = Expected(generator, records, -CAUTION)
     found = []
-    for limit in map(float, bench.limits(device, np.linspace(*_QUANTILES, sizes.budgets))):
-        (raw,) = generator.propose([Budget({LATENCY: limit}, None, device)], _RAW, seed)
+    for limit in map(float, bench.limits(device, np.linspace(*QUANTILES, sizes.budgets))):
+        (raw,) = generator.propose([Budget({LATENCY: limit}, None, device)], RAW, seed)
         ms = bench.models[device].costs(raw.choices)[LATENCY]
         accuracy = regret = np.nan
         if (ms <= limit).any():

@@ -23,7 +23,7 @@ from tfgen.generators.nag_evaluator import ExpectedAccuracies
 from tfgen.nets.keras_compat import tf
 from tfgen.space import tabulated
 from tfgen.space.encoding import Encoding
-from tools import reproduce_nag
+from tools import reproduce_front, reproduce_nag
 
 ALL = SPACE.choices(list(SPACE.enumerate()))
 COSTS = CostModel(SPACE).costs(ALL)
@@ -209,6 +209,18 @@ class PolicyTest(parameterized.TestCase):
             state = {**fitted("nag").state(), "head": np.zeros((1, 16, 8), np.float32)}
             nag.Nag().restore(SPACE, state)
 
+    def test_a_policy_of_one_budget(self):
+        config = dataclasses.replace(RANKED, costs=("macs",), steps=200)
+        budget = Budget({"macs": 30.0})
+        generator = nag.Nag().fit_budget(evidence(), budget, config, 4)
+        (drawn,) = generator.propose([budget], 500, seed=1)
+        within = CostModel(SPACE).costs(drawn.choices)["macs"] <= 30.0
+        self.assertGreater(within.mean(), 0.9)
+        best = true_metric(drawn.choices[within]).max()
+        self.assertGreaterEqual(best, best_within(budget) - 0.11)
+        with self.assertRaisesRegex(errors.UsageError, "limits none of macs"):
+            nag.Nag().fit_budget(evidence(), Budget({"storage_kb": 1.0}), config, 4)
+
 
 class DevicesTest(absltest.TestCase):
     @functools.cached_property
@@ -313,6 +325,19 @@ class ReproductionTest(absltest.TestCase):
                 out,
                 lambda text: None,
             )
+            front = reproduce_front.front(folder, work, sizes, ["steep"], 1, out, lambda text: None)
+            with mock.patch.object(nag_training, "train", side_effect=AssertionError):
+                again = reproduce_front.front(
+                    folder, work, sizes, ["steep"], 1, out, lambda text: None
+                )
+        self.assertEqual(repr(again), repr(front))
+        self.assertEqual([s.method for s in front], list(reproduce_front.METHODS))
+        for summary in front:
+            self.assertEqual(summary.over, 0, summary.method)
+            self.assertLess(summary.regret, 1.5, summary.method)
+            self.assertLen(summary.accuracies, 3)
+        for name in ("nag1.md", "nag3.md", "nag4.md", "nag3.png", "nag5.html", "nag_front.csv"):
+            self.assertTrue((out / name).is_file(), name)
         self.assertEqual([row.variant for row in rows], ["K = 2"])
         self.assertBetween(rows[0].within, 0.5, 1.0)
         self.assertTrue((out / "nag5.md").is_file())

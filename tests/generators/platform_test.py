@@ -60,6 +60,19 @@ class DominanceTest(absltest.TestCase):
 
 
 class PlatformTest(absltest.TestCase):
+    def test_a_predicted_cost_is_its_upper_end(self):
+        class Unsure(Device):
+            def predict(self, choices: Choices, confidence: float) -> Interval:
+                ms = super().predict(choices, confidence).ms
+                return Interval(ms, ms * (2.0 if confidence == 0.95 else 1.0))
+
+        model = CostModel(SPACE, latency=Unsure(1.0))
+        own = Platform.of(model, ("macs", "latency_ms"), 4)
+        networks = self.references()
+        macs, ms = own.costs(networks).T
+        np.testing.assert_allclose(ms, 2.0 * macs)
+        np.testing.assert_allclose(own.sampled["latency_ms"], 2.0 * own.sampled["macs"])
+
     def references(self) -> Choices:
         return SPACE.choices(list(SPACE.enumerate()))[::20]
 

@@ -15,8 +15,7 @@ Where the paper is silent or we depart from it:
     cost, by whose range the K budgets divide evenly; ours divide it evenly by logarithm.
   * A policy may be one for many devices: it then reads, beside the budget, what some reference
     networks take on the device (`Platform`), so that a new device needs no training.
-  * The policy aims at expected costs. Selection compares the upper end of a predicted latency, so
-    that of draws for a latency budget it leaves out those just below.
+  * A predicted latency is the upper end of its interval, which selection compares with a budget.
   * A budget that limits no cost that the policy reads is drawn for budgets over the whole range of
     its first cost.
 """
@@ -278,7 +277,22 @@ class Nag:
     config = NagConfig
 
     def fit(self, evidence: Evidence, config: NagConfig, seed: int) -> NagGenerator:
-        return self._fit(evidence, [evidence.cost_model], None, config, seed)
+        platform = Platform.of(evidence.cost_model, config.costs, config.budgets)
+        return self._fit(evidence, [platform], None, config, seed)
+
+    def fit_budget(
+        self, evidence: Evidence, budget: Budget, config: NagConfig, seed: int
+    ) -> NagGenerator:
+        """A policy for one budget alone: repeated independent search (section 4.3, table 3).
+
+        Raises:
+          UsageError: the budget limits none of the config's costs.
+        """
+        platform = Platform.of(evidence.cost_model, config.costs, config.budgets)
+        asked = platform.targets.asked(budget)
+        if not asked.any():
+            raise errors.UsageError(f"the budget limits none of {', '.join(config.costs)}")
+        return self._fit(evidence, [dataclasses.replace(platform, only=asked)], None, config, seed)
 
     def fit_devices(
         self, evidence: Evidence, devices: Sequence[CostModel], config: NagConfig, seed: int
@@ -297,18 +311,18 @@ class Nag:
             raise errors.UsageError(f"a policy of several devices needs {LATENCY} in its costs")
         random = seeds.stream(seed, "nag", "references")
         references = evidence.space.sample(_DEVICE_REFERENCES, random)
-        return self._fit(evidence, devices, references, config, seed)
+        platforms = [Platform.of(own, config.costs, config.budgets, references) for own in devices]
+        return self._fit(evidence, platforms, references, config, seed)
 
     def _fit(
         self,
         evidence: Evidence,
-        devices: Sequence[CostModel],
+        platforms: Sequence[Platform],
         references: Choices | None,
         config: NagConfig,
         seed: int,
     ) -> NagGenerator:
         evidence.check(self.name, self.needs)
-        platforms = [Platform.of(own, config.costs, config.budgets, references) for own in devices]
         from tfgen.generators import nag_training  # TensorFlow: only fits need it
 
         state = nag_training.train(platforms, evidence, config, seed)

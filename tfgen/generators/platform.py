@@ -17,6 +17,7 @@ from tfgen.generators.targets import Targets
 from tfgen.space.search_space import Choices
 
 _SAMPLED = 4096  # networks, whose costs are those of random ones
+_CONFIDENCE = 0.95  # of a predicted cost's upper end, by which answers are selected by default
 Floats = npt.NDArray[np.float64]
 
 
@@ -30,12 +31,14 @@ class Platform:
       features: how reference networks compare on the device [references]; none for a policy of one
         device.
       sampled: costs of random networks, by metric [networks].
+      only: the one target of training; None for all of the range [costs].
     """
 
     cost_model: CostModel
     targets: Targets
     features: Floats
     sampled: Costs
+    only: Floats | None = None
 
     @classmethod
     def of(
@@ -64,7 +67,7 @@ class Platform:
                 f"{', '.join(cost_model.metrics)}"
             )
         random = cost_model.space.sample(_SAMPLED, seeds.stream(0, "platform"))
-        sampled, _ = cost_model.bounds(random, 0.5, costs)
+        _, sampled = cost_model.bounds(random, _CONFIDENCE, costs)
         targets = Targets.of(cost_model, tuple(costs), costs, sampled, knots)
         if not targets.limited:
             raise errors.UsageError(
@@ -77,6 +80,8 @@ class Platform:
 
     def draw(self, count: int, several_share: float, random: np.random.Generator) -> Floats:
         """Targets to train with [count, costs]; see `Targets.draw`."""
+        if self.only is not None:
+            return np.repeat(self.only[None], count, axis=0)
         return self.targets.draw(count, self.sampled, several_share, random)
 
     @property
@@ -95,9 +100,12 @@ class Platform:
         return np.concatenate([self.targets.features(targets), own], axis=1).astype(np.float32)
 
     def costs(self, choices: Choices) -> Floats:
-        """Of networks, the costs that targets may limit, 0 for others [networks, costs]."""
+        """Of networks, the costs that targets may limit, 0 for others [networks, costs].
+
+        A predicted cost is the upper end of its interval: what selection compares with a budget.
+        """
         limited = self.targets.limited
-        found, _ = self.cost_model.bounds(choices, 0.5, limited)
+        _, found = self.cost_model.bounds(choices, _CONFIDENCE, limited)
         none = np.zeros(len(choices))
         return np.stack([found[m] if m in limited else none for m in self.targets.costs], axis=1)
 
