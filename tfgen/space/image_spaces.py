@@ -255,7 +255,7 @@ class Draft:
     ) -> None:
         self._stages.append(Stage(name, block, options, when))
 
-    def space(self, name: str, input_shape: tuple[int, int, int]) -> SearchSpace:
+    def space(self, name: str, input_shape: tuple[int, ...]) -> SearchSpace:
         return SearchSpace(
             name, input_shape, tuple(self._decisions), tuple(self._stages), self._bit_policy
         )

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from tfgen.space.architecture import Architecture
 from tfgen.space.layers import (
     FUSED_ACTIVATIONS,
+    INPUT,
     NETWORK,
     NONE,
     Column,
@@ -92,6 +93,7 @@ class _Walk:
         self.space = space
         self.choices = np.asfortranarray(choices)  # decisions are read one at a time
         self.slots: list[LayerSlots] = []
+        self.tensors: dict[str, _Signal] = {}  # that blocks name for later ones
         self._constants: dict[int, Column] = {}
         self._activation_bits = self.column(activation_bits)
         *size, channels = space.input_shape
@@ -103,6 +105,7 @@ class _Walk:
             self.column(width),
             vector=not size,
         )
+        self.tensors[INPUT] = self.input
 
     def column(self, value: int | Column) -> Column:
         if not isinstance(value, int):
@@ -296,6 +299,42 @@ def _pointwise(walk: _Walk, stage: Stage, x: _Signal) -> _Signal:
         channels=walk.option(stage, "channels"),
         weight_bits=walk.option(stage, "weight_bits"),
     )
+
+
+def _layer(walk: _Walk, stage: Stage, x: _Signal) -> _Signal:
+    """One op that reads any earlier ones of this block; the others ignore what came before.
+
+    Options: op; inputs, names of such stages or `INPUT` with a space between two; kernel, stride,
+    activation, batch_norm, weight_bits and offset as in LayerSpec; channels of the output, read by
+    dense, conv and slice; vector, whether the output is one.
+    """
+    del x
+    op = str(stage.options["op"])
+    first, *others = (walk.tensors[name] for name in str(stage.options["inputs"]).split())
+    channels = first.channels
+    if op in ("dense", "conv", "slice"):
+        channels = walk.option(stage, "channels")
+    elif op == "concat":
+        channels = sum((other.channels for other in others), first.channels)
+    elif op == "flatten":
+        channels = first.channels * first.height * first.width
+    present = walk.present(stage)
+    walk.tensors[stage.name] = walk.add(
+        stage.name,
+        op,
+        first,
+        present,
+        others=[(other, present) for other in others],
+        channels=channels,
+        kernel=walk.option(stage, "kernel"),
+        stride=walk.option(stage, "stride"),
+        weight_bits=walk.option(stage, "weight_bits"),
+        activation=str(stage.options["activation"]),
+        batch_norm=bool(stage.options["batch_norm"]),
+        offset=walk.option(stage, "offset"),
+        vector=bool(stage.options["vector"]),
+    )
+    return walk.tensors[stage.name]
 
 
 def _max_pool(walk: _Walk, stage: Stage, x: _Signal) -> _Signal:
@@ -525,6 +564,7 @@ BLOCKS: Mapping[str, Block] = {
     "conv": _conv,
     "dense": _dense,
     "inverted": _inverted,
+    "layer": _layer,
     "max_pool": _max_pool,
     "mean": _mean,
     "pointwise": _pointwise,
