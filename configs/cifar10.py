@@ -27,8 +27,8 @@ def get_config() -> ml_collections.ConfigDict:
                 "float_share": 0.3,
                 "largest_share": 0.25,
             },
-            "records": 2000,
-            "gap_networks": 20,
+            "records": 1000,
+            "gap_networks": 8,
             "recipe": {
                 "steps": 20_000,
                 "batch_size": 128,
@@ -50,7 +50,7 @@ def get_config() -> ml_collections.ConfigDict:
             "surrogate": {},
             # The first one answers; a plain dictionary would be sorted.
             "methods": ml_collections.ConfigDict(
-                {"sgnas": {}, "nagan": {}, "random": {}}, sort_keys=False
+                {"sgnas": {"steps": 2_000, "images": 16}, "random": {}}, sort_keys=False
             ),
             "seed": 2020,
         }

@@ -20,6 +20,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("tfgen.seeds",),
     ("tfgen.workdir",),
     ("tfgen.tables",),
+    ("tfgen.child_process",),
     # What every program does around its main; programs below the top use it too.
     ("tfgen.program",),
     ("tfgen.space",),
@@ -56,6 +57,7 @@ WITHOUT_TENSORFLOW = (
     "tfgen.seeds",
     "tfgen.workdir",
     "tfgen.space",
+    "tfgen.child_process",
     "tfgen.cost",
     "tfgen.deployment.android",
     "tfgen.deployment.benchmark_delegates",

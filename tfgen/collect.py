@@ -32,6 +32,8 @@ def main(argv: Sequence[str]) -> int:
 
     experiment = Experiment.from_config(program.config(_CONFIG))
     work = workdir.WorkDir(workdir.user_path(_WORK_DIR.value))
+    if experiment.supernet is not None:
+        program.prefer_onednn()
     planned, missing, made = pipeline.collect(experiment, work, _DATA_DIR.value, _PROCESSES.value)
     progress = tqdm.tqdm(
         made, total=planned, initial=planned - missing, unit="networks", file=sys.stderr,

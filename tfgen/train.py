@@ -39,6 +39,8 @@ def main(argv: Sequence[str]) -> int:
 
     experiment = Experiment.from_config(program.config(_CONFIG))
     work = workdir.WorkDir(workdir.user_path(_WORK_DIR.value))
+    if experiment.supernet is not None:
+        program.prefer_onednn()
     pipeline.fit(experiment, work, _DATA_DIR.value, _PROCESSES.value, say, _DEVICE.value)
     print(f"bundle in {work.bundle}")
     return 0

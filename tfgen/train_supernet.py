@@ -9,7 +9,6 @@ TensorBoard shows DIR/tensorboard. Then `collect` scores networks that inherit t
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 
@@ -20,10 +19,6 @@ from tfgen import program, supernets, workdir
 from tfgen.experiment import Experiment
 from tfgen.training import datasets
 
-# oneDNN is TensorFlow's default where there is AVX-512. Elsewhere depthwise convolutions take two
-# to four times as long without it; but there its gradients of 1x1 kernels of stride 2 on fewer than
-# eight channels are wrong, now and then, which no supernet has and other networks may have.
-_ONEDNN = "TF_ENABLE_ONEDNN_OPTS"
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The supernet; see configs/.")
 _WORK_DIR = flags.DEFINE_string("work_dir", None, "Where the supernet is, or will be.",
                                 required=True)  # fmt: skip
@@ -47,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
         print(text, file=sys.stderr, flush=True)
 
     experiment.supernet_json()  # says so where there is none, before data are read
-    os.environ.setdefault(_ONEDNN, "1")
+    program.prefer_onednn()
     from tfgen.training import distribution  # TensorFlow: not for --help
 
     strategy = distribution.strategy(_STRATEGY.value)  # before TensorFlow reads data

@@ -1,6 +1,6 @@
 """Compares .tflite files side by side: bytes, accuracy on a test split, time of an inference.
 
-    compare_files --dataset=cifar10 --data_dir=TFDS ours/model.tflite --pixels=theirs.tflite
+    compare_files --dataset=cifar10 --data_dir=TFDS --files=ours.tflite --pixels=theirs.tflite
 
 Files take turns on the clock, in one process. Files given by --pixels read pixels of 0..255, the
 others what tfgen's data sets hold. The first one of all is what the others are compared with.
@@ -25,6 +25,7 @@ from tools.reports import percent
 
 _DATASET = flags.DEFINE_string("dataset", None, "Whose test split; needed.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "TFDS directory, for data that does not ship.")
+_FILES = flags.DEFINE_list("files", [], "Files that read what tfgen's data set holds.")
 _PIXELS = flags.DEFINE_list("pixels", [], "Files that read pixels of 0..255.")
 _WINDOWS = flags.DEFINE_integer("windows", 40, "On the clock, of each file.", lower_bound=1)
 _OUTPUT = flags.DEFINE_string("output", None, "CSV file for the numbers.")
@@ -52,12 +53,12 @@ class Compared:
 
 def main(argv: Sequence[str]) -> None:
     """Prints the table."""
-    own = list(argv[1:])
-    if _DATASET.value is None or not (own or _PIXELS.value):
-        raise errors.UsageError("give --dataset and at least one .tflite")
-    found = compare(
-        own, _PIXELS.value, datasets.load(_DATASET.value, _DATA_DIR.value), _WINDOWS.value
-    )
+    del argv
+    own, pixels = _FILES.value, _PIXELS.value
+    if _DATASET.value is None or not (own or pixels):
+        raise errors.UsageError("give --dataset, and --files or --pixels")
+    dataset = datasets.load(_DATASET.value, _DATA_DIR.value)
+    found = compare(own, pixels, dataset, _WINDOWS.value)
     if _OUTPUT.value:
         reports.write_csv(workdir.user_path(_OUTPUT.value), found)
     rows = [

@@ -19,10 +19,12 @@ from absl import logging
 from absl.testing import absltest, parameterized
 
 from tests.space.small import every_op, mlp
+from tfgen import child_process
 from tfgen.deployment import _litert_child, benchmark, export, tflite_file
 from tfgen.training import datasets, tasks, trainer
 from tfgen.training.recipe import Recipe
 
+_SOURCES = pathlib.Path(child_process.__file__).parents[1]
 ROOT = "TFGEN_AARCH64_ROOT"
 PROCESSORS = ("cortex-a53", "cortex-a76", "cortex-a710")
 # Whether XNNPACK takes every op, and whether ARM answers with the same integers. XNNPACK leaves
@@ -74,19 +76,20 @@ class File:
         request = {
             "model": self.path,
             "threads": 1,
-            "memory_bytes": benchmark.MEMORY_BYTES,
+            "memory_bytes": child_process.MEMORY_BYTES,
             "cpu_seconds": TIMEOUT_SECONDS,
             "written_bytes": 1 << 30,
+            "parent": os.getpid(),
             **request,
         }
         where = pathlib.Path(folder)
         np.save(where / _litert_child.INPUTS.format(0), self.x)
-        (where / _litert_child.REQUEST).write_text(json.dumps(request))
-        # By its path, since it imports nothing of tfgen.
+        (where / child_process.REQUEST).write_text(json.dumps(request))
+        # By its path: of tfgen it imports what needs nothing but the standard library.
         done = subprocess.run(
             [self._python, _litert_child.__file__, folder],
             check=False,
-            env={**os.environ, "QEMU_CPU": processor},
+            env={**os.environ, "QEMU_CPU": processor, "PYTHONPATH": str(_SOURCES)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

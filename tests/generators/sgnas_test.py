@@ -1,5 +1,6 @@
 """SGNAS's map and its generator: targets are met by the arg max itself."""
 
+import dataclasses
 import functools
 
 import numpy as np
@@ -220,6 +221,17 @@ class TrainingTest(absltest.TestCase):
             told = Evidence(SPACE, CostModel(SPACE), supernet=scattered("mnist_mobile"))
             sgnas.Sgnas().fit(told, CONFIG, 0)
 
+    def test_the_encoder_may_teach_where_there_is_a_supernet_too(self):
+        config = sgnas.SgnasConfig(costs=("macs",), steps=3, batch_size=8, teacher="encoder")
+        # A supernet that was asked would be asked for examples.
+        told = dataclasses.replace(evidence(SPACE.name), supernet=scattered("mnist_mobile"))
+        found = sgnas.Sgnas().fit(told, config, 1).state()
+        alone = sgnas.Sgnas().fit(evidence(SPACE.name), config, 1).state()
+        for name, array in found.items():
+            np.testing.assert_array_equal(array, alone[name], name)
+        with self.assertRaisesRegex(errors.UsageError, "'sgnas' needs surrogate"):
+            sgnas.Sgnas().fit(dataclasses.replace(told, surrogate=None), config, 1)
+
     def test_a_state_of_another_space_is_refused(self):
         with self.assertRaisesRegex(ValueError, "of another space or version"):
             generators.get("sgnas").restore(catalog.get("quartic_mlp"), fitted().state())
@@ -227,6 +239,8 @@ class TrainingTest(absltest.TestCase):
     def test_a_config_names_costs_that_exist(self):
         with self.assertRaisesRegex(ValueError, "takes targets of macs, params"):
             sgnas.SgnasConfig(costs=("watts",))
+        with self.assertRaisesRegex(ValueError, "a teacher of supernet, encoder, got 'me'"):
+            sgnas.SgnasConfig(teacher="me")
 
 
 if __name__ == "__main__":

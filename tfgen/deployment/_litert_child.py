@@ -1,21 +1,17 @@
 """The process in which a .tflite runs: a malformed file may end it, its parent reports that.
 
-Run by `benchmark` as `python -m tfgen.deployment._litert_child FOLDER`. FOLDER holds request.json,
-and for a prediction inputs_0.npy, inputs_1.npy ..., one for each of the file's inputs; the answer
-goes to result.json and outputs.npy in it.
+Run by `child`. Its folder holds for a prediction inputs_0.npy, inputs_1.npy ..., one for each of
+the file's inputs; the answer goes to result.json and outputs.npy in it.
 """
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import importlib.metadata
 import json
 import math
-import os
 import pathlib
 import resource
-import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -23,7 +19,9 @@ from typing import Any
 
 import numpy as np
 
-REQUEST, STARTED, RESULT = "request.json", "started", "result.json"
+from tfgen import child_process
+
+STARTED, RESULT = "started", "result.json"
 PROGRESS = "progress"  # holds the path of the file that a task of many files is at
 INPUTS, OUTPUTS = "inputs_{}.npy", "outputs.npy"
 RUNTIME = "ai-edge-litert"
@@ -37,9 +35,7 @@ _ALIGNMENT = 64  # bytes, of tensors in the arena
 
 
 def main(folder: pathlib.Path) -> None:
-    request = json.loads((folder / REQUEST).read_text())
-    _die_with(request["parent"])
-    _limit(request)
+    request = child_process.begin(folder)
     import ai_edge_litert.interpreter  # noqa: F401  before the clock: no part of the model's cost
 
     (folder / STARTED).touch()
@@ -51,28 +47,6 @@ def main(folder: pathlib.Path) -> None:
         result = _measure(request) if request["task"] == "measure" else _predict(request, folder)
     # A result that is there is whole: the parent takes its absence for a crash.
     (folder / RESULT).write_text(json.dumps(result))
-
-
-def _die_with(parent: int) -> None:
-    """Ends this process when its parent ends, however that does."""
-    if sys.platform == "linux":
-        set_signal_of_parents_death = 1
-        ctypes.CDLL(None).prctl(set_signal_of_parents_death, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before
-        sys.exit(1)
-
-
-def _limit(request: dict[str, Any]) -> None:
-    """Limits this process: between fork and exec, a threaded parent may run nothing."""
-    for what, amount in (
-        (resource.RLIMIT_AS, request["memory_bytes"]),
-        (resource.RLIMIT_CPU, request["cpu_seconds"]),
-        (resource.RLIMIT_FSIZE, request["written_bytes"]),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        _, hard = resource.getrlimit(what)
-        soft = amount if hard == resource.RLIM_INFINITY else min(amount, hard)
-        resource.setrlimit(what, (soft, hard))
 
 
 def _open(model: str | bytes, request: dict[str, Any]) -> Any:

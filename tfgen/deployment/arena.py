@@ -6,8 +6,8 @@ import os
 import pathlib
 import tempfile
 
+from tfgen.child_process import MEMORY_BYTES, TIMEOUT_SECONDS
 from tfgen.deployment import child
-from tfgen.deployment.child import MEMORY_BYTES, TIMEOUT_SECONDS
 
 
 def measure(

@@ -10,8 +10,8 @@ import tempfile
 import numpy as np
 
 from tfgen import errors, workdir
+from tfgen.child_process import MEMORY_BYTES, TIMEOUT_SECONDS
 from tfgen.deployment import _litert_child, child, timing
-from tfgen.deployment.child import MEMORY_BYTES, TIMEOUT_SECONDS
 from tfgen.deployment.measurement import Measurement
 
 WARMUP = 50

@@ -13,8 +13,8 @@ import tempfile
 from collections.abc import Iterable, Sequence
 
 from tfgen import errors
+from tfgen.child_process import MEMORY_BYTES, TIMEOUT_SECONDS
 from tfgen.deployment import child, probe
-from tfgen.deployment.child import MEMORY_BYTES, TIMEOUT_SECONDS
 from tfgen.space import bits
 from tfgen.space.bits import BitPolicy
 from tfgen.space.layers import INPUT, LayerSpec

@@ -36,6 +36,8 @@ from tfgen.space.search_space import Choices, Chosen, SearchSpace
 
 # What a target may limit, in this order; latency on one device, which was profiled before the fit.
 COSTS = ("macs", "params", "storage_kb", "energy_uj", LATENCY)
+SUPERNET, ENCODER = "supernet", "encoder"
+TEACHERS = (SUPERNET, ENCODER)
 KNOTS = 33  # over the range of a cost
 CONVOLUTIONS = 4
 _LADDER = (1.0, 0.97, 0.94, 0.9, 0.85, 0.8)  # shares of the budget that draws are made for
@@ -52,7 +54,10 @@ class SgnasConfig:
       costs: of COSTS, those that targets may limit.
       steps: of gradient descent.
       batch_size: targets a step.
-      images: a step, through the supernet; where there is none the encoder tells the loss.
+      teacher: of TEACHERS, what tells L_val: the supernet, as in the paper; or the encoder that was
+        fitted to scores of its networks, by which a step is many times as fast and tells of all its
+        targets, not of one. Where there is no supernet it is the encoder.
+      images: a step, through the supernet.
       learning_rate: Adam's, which falls along a half cosine.
       constraint_weight: lambda, of L_C beside L_val. Both are relative: a share of the target, and
         a share of the range of L_val.
@@ -66,6 +71,7 @@ class SgnasConfig:
     costs: tuple[str, ...] = ("macs", "params", "storage_kb", "energy_uj")
     steps: int = 3_000
     batch_size: int = 64
+    teacher: str = SUPERNET
     images: int = 64
     learning_rate: float = 3e-3
     constraint_weight: float = 3.0
@@ -78,6 +84,8 @@ class SgnasConfig:
     def __post_init__(self) -> None:
         if not self.costs or not set(self.costs) <= set(COSTS):
             raise ValueError(f"SGNAS takes targets of {', '.join(COSTS)}, got {self.costs}")
+        if self.teacher not in TEACHERS:
+            raise ValueError(f"SGNAS has a teacher of {', '.join(TEACHERS)}, got {self.teacher!r}")
         if min(self.steps, self.batch_size, self.images, self.channels) < 1:
             raise ValueError(f"SGNAS needs positive sizes: {self}")
         if min(self.learning_rate, self.start_temperature, self.end_temperature) <= 0:
@@ -283,8 +291,12 @@ class Sgnas:
     config = SgnasConfig
 
     def fit(self, evidence: Evidence, config: SgnasConfig, seed: int) -> SgnasGenerator:
-        if evidence.supernet is None and evidence.surrogate is None:
-            raise errors.UsageError("method 'sgnas' needs supernet or surrogate in its evidence")
+        taught = config.teacher == SUPERNET and evidence.supernet is not None
+        if not taught and evidence.surrogate is None:
+            needed = "surrogate" if config.teacher == ENCODER else "supernet or surrogate"
+            raise errors.UsageError(f"method 'sgnas' needs {needed} in its evidence")
+        if not taught:
+            evidence = dataclasses.replace(evidence, supernet=None)
         from tfgen.generators import sgnas_training  # TensorFlow: only fits need it
 
         return SgnasGenerator(evidence.space, sgnas_training.train(evidence, config, seed))

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+import numpy as np
 
 from tfgen import errors
 from tfgen.nets import blocks
 from tfgen.nets.keras_compat import keras
 from tfgen.space.layers import INPUT, LayerSpec, check_network, range_owners
+
+KERNEL, BIAS = "kernel", "bias"
+GAMMA, BETA, MEAN, VARIANCE = "gamma", "beta", "mean", "variance"  # of batch normalisation
+# By layer and part, as Keras has them: a kernel, and a bias or what batch normalisation has.
+Weights = Mapping[str, Mapping[str, np.ndarray]]
 
 
 def build(
@@ -37,3 +44,24 @@ def build(
         bits_out = layer.activation_bits if owners[layer.name] == layer.name else None
         tensors[layer.name] = blocks.apply(layer, sources, wrap, bits_out)
     return keras.Model(inputs, tensors[layers[-1].name], name="network")
+
+
+def with_weights(
+    layers: Sequence[LayerSpec], input_shape: Sequence[int], weights: Weights
+) -> keras.Model:
+    """The float network of `layers` with these weights.
+
+    Raises:
+      UsageError: the layers are no network, or none for this input.
+    """
+    model = build(layers, input_shape)
+    for layer in layers:
+        if not layer.weighted:
+            continue
+        own = weights[layer.name]
+        if layer.batch_norm:
+            norm = model.get_layer(layer.name + blocks.NORM_SUFFIX)
+            norm.set_weights([own[part] for part in (GAMMA, BETA, MEAN, VARIANCE)])
+        bias = [] if layer.batch_norm else [own[BIAS]]
+        model.get_layer(layer.name).set_weights([own[KERNEL], *bias])
+    return model

@@ -241,18 +241,10 @@ class Supernet:
 
     def stand_alone(self, layers: Sequence[LayerSpec], statistics: Statistics) -> keras.Model:
         """The network by itself, with its part of the weights and these statistics."""
-        model = network.build(layers, self.space.input_shape)
         own = self.weights(layers)
-        for layer in layers:
-            if not layer.weighted:
-                continue
-            kernel, *others = own[layer.name].values()
-            if layer.batch_norm:
-                norm = model.get_layer(layer.name + blocks.NORM_SUFFIX)
-                norm.set_weights([*others, *statistics[layer.name]])
-                others = []
-            model.get_layer(layer.name).set_weights([kernel, *others])
-        return model
+        for name, moments in statistics.items():
+            own[name] |= dict(zip((network.MEAN, network.VARIANCE), moments, strict=True))
+        return network.with_weights(layers, self.space.input_shape, own)
 
     # --- which weights --------------------------------------------------------------------------
 

@@ -1,0 +1,127 @@
+"""Models of either Keras for tests, by a process of its own: keras_models VERSION FOLDER."""
+
+import importlib
+import pathlib
+import sys
+from typing import Any
+
+import numpy as np
+
+SHAPE = (16, 16, 3)
+
+
+def residual(keras: Any) -> Any:
+    """Basic blocks of ResNet, a shortcut, biases beside normalisation, a softmax."""
+    k = keras.layers
+    inputs = x = keras.Input(SHAPE)
+    x = k.Rescaling(2.0, offset=-1.0)(x)
+    x = k.Conv2D(8, 3, padding="same")(x)
+    x = k.BatchNormalization()(x)
+    x = k.ReLU()(x)
+    for stride, width in ((1, 8), (2, 16)):
+        y = k.Conv2D(width, 3, stride, padding="same", use_bias=False)(x)
+        y = k.BatchNormalization(epsilon=1e-5)(y)
+        y = k.Activation("relu")(y)
+        y = k.Conv2D(width, 3, padding="same", use_bias=False)(y)
+        y = k.BatchNormalization(scale=False)(y)
+        short = x if stride == 1 else k.Conv2D(width, 1, stride)(x)
+        x = k.Activation("relu")(k.Add()([y, short]))
+    x = k.Dropout(0.2)(k.GlobalAveragePooling2D()(x))
+    return keras.Model(inputs, k.Dense(10, activation="softmax")(x))
+
+
+def depthwise(keras: Any) -> Any:
+    """MobileNet's way: zeros, strides, ReLU6, squeeze-and-excitation, a nested model."""
+    k = keras.layers
+    stem = keras.Sequential(
+        [keras.Input(SHAPE), k.ZeroPadding2D(((0, 1), (0, 1))), k.Conv2D(8, 3, 2, use_bias=False)],
+        name="stem",
+    )
+    inputs = keras.Input(SHAPE)
+    x = k.ReLU(6.0)(k.BatchNormalization()(stem(inputs)))
+    y = k.DepthwiseConv2D(5, padding="same", use_bias=False)(x)
+    y = k.ReLU(6.0)(k.BatchNormalization(center=False)(y))
+    gate = k.Reshape((1, 1, 8))(k.GlobalAveragePooling2D()(y))
+    gate = k.Dense(4, activation="relu")(gate)
+    gate = k.Conv2D(8, 1, activation="sigmoid")(gate)
+    x = k.Add()([x, k.Multiply()([y, gate])])
+    x = k.SeparableConv2D(16, 3, padding="same", activation="relu")(x)
+    x = k.Activation("swish")(k.Conv2D(16, 3, 2, padding="same", groups=16)(x))
+    x = k.Dense(10)(k.GlobalAveragePooling2D(keepdims=True)(x))
+    return keras.Model(inputs, k.Flatten()(x))
+
+
+def dense(keras: Any) -> Any:
+    """DenseNet's way: normalisation before convolutions, everything joined, averages."""
+    k = keras.layers
+    inputs = keras.Input(SHAPE)
+    x = k.Conv2D(8, 3, padding="same", use_bias=False)(inputs)
+    for _ in range(2):
+        y = k.Conv2D(16, 1, use_bias=False)(k.ReLU()(k.BatchNormalization()(x)))
+        y = k.Conv2D(4, 3, padding="same", use_bias=False)(k.ReLU()(k.BatchNormalization()(y)))
+        x = k.Concatenate()([x, y])
+    x = k.AveragePooling2D(2)(k.Conv2D(8, 1)(k.ReLU()(k.BatchNormalization()(x))))
+    x = k.GlobalAveragePooling2D()(k.ReLU()(k.BatchNormalization()(x)))
+    return keras.Model(inputs, k.Dense(10)(x))
+
+
+def branches(keras: Any) -> Any:
+    """Inception's way: branches side by side, of which the input is one."""
+    k = keras.layers
+    inputs = keras.Input(SHAPE)
+    x = k.Conv2D(8, 3, 2, padding="same", activation="relu")(inputs)
+    one = k.Conv2D(4, 1, activation="relu")(x)
+    two = k.Conv2D(4, 5, padding="same", activation="relu")(one)
+    three = k.Conv2D(4, 1, activation="relu")(k.MaxPooling2D(3, 1, padding="same")(x))
+    x = k.Concatenate()([one, two, three, x])
+    x = k.Flatten()(k.AveragePooling2D(8)(x))
+    return keras.Model(inputs, k.Dense(10)(x))
+
+
+def plain(keras: Any) -> Any:
+    """VGG's way, in a row."""
+    k = keras.layers
+    return keras.Sequential(
+        [
+            keras.Input(SHAPE),
+            k.Conv2D(8, 3, padding="same", activation="relu"),
+            k.MaxPooling2D(),
+            k.Conv2D(12, 3, padding="same"),
+            k.Dropout(0.1),
+            k.BatchNormalization(),
+            k.Activation("relu"),
+            k.MaxPooling2D(2),
+            k.Flatten(),
+            k.Dense(16, activation="relu"),
+            k.Dense(10),
+            k.Softmax(),
+        ]
+    )
+
+
+MODELS = {f.__name__: f for f in (residual, depthwise, dense, branches, plain)}
+
+
+def images() -> np.ndarray:
+    """What the models are asked [images, 16, 16, 3]."""
+    return np.random.default_rng(1).uniform(0.0, 1.0, (8, *SHAPE)).astype(np.float32)
+
+
+def main(version: str, folder: str) -> None:
+    """Writes NAME.keras, NAME.h5 and NAME.npy, what the model says of `images`."""
+    keras = importlib.import_module({"2": "tf_keras", "3": "keras"}[version])
+    random = np.random.default_rng(int(version))
+    for name, make in MODELS.items():
+        model = make(keras)
+        # Moments and scales that are not all alike; variances are positive.
+        model.set_weights(
+            [w + random.uniform(0.05, 0.3, w.shape).astype(w.dtype) for w in model.get_weights()]
+        )
+        where = pathlib.Path(folder, name)
+        model.save(f"{where}.keras")
+        model.save(f"{where}.h5")
+        np.save(f"{where}.npy", np.asarray(model(images(), training=False)))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

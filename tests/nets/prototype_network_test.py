@@ -1,0 +1,222 @@
+"""Keras models of others: read, refused, cut."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import zipfile
+
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from tests.nets import keras_models
+from tfgen import errors, seeds
+from tfgen.nets import keras_file, network, prototype_network, pruning
+from tfgen.nets.keras_file import KerasGraph, Node
+from tfgen.space.lowering import lower
+from tfgen.space.prototype import Prototype
+
+SOFTMAX = ("residual", "plain")
+
+
+class ReadingTest(parameterized.TestCase):
+    """Models that both Keras versions wrote."""
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        super().setUpClass()
+        folder = tempfile.TemporaryDirectory()
+        cls.addClassCleanup(folder.cleanup)
+        cls.folder = pathlib.Path(folder.name)
+        for version in "23":
+            (cls.folder / version).mkdir()
+            subprocess.run(
+                [sys.executable, "-m", "tests.nets.keras_models", version, cls.folder / version],
+                check=True,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+                capture_output=True,
+            )
+
+    @parameterized.parameters(
+        (version, name, suffix)
+        for name, suffixes in zip(keras_models.MODELS, ["keras h5", "h5 keras"] * 3, strict=False)
+        for version, suffix in zip("23", suffixes.split(), strict=True)
+    )
+    def test_a_network_computes_what_the_model_does(self, version, name, suffix):
+        path = self.folder / version / f"{name}.{suffix}"
+        found = prototype_network.read(keras_file.read(path), str(path))
+        model = network.with_weights(found.layers, found.input_shape, found.weights)
+        outputs = model(keras_models.images(), training=False).numpy()
+        expected = np.load(self.folder / version / f"{name}.npy")
+        if name in SOFTMAX:
+            self.assertIn("softmax is left out", " ".join(found.remarks))
+            outputs = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+            outputs /= outputs.sum(axis=1, keepdims=True)
+        np.testing.assert_allclose(outputs, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+        # Only the outputs cannot be cut.
+        prototype = Prototype(found.layers, found.input_shape)
+        self.assertLen(prototype.whole, 1)
+        self.cut(prototype, found)
+
+    def cut(self, prototype, found):
+        """A cut network computes what the whole one does where cut channels are zero."""
+        space = prototype.space("p")
+        order = pruning.importance(prototype, found.weights)
+        layers = lower(space, space.architecture(space.sample(1, seeds.stream(1, "cut"))[0]))
+        small = network.with_weights(
+            layers, found.input_shape, pruning.pruned(prototype, found.weights, layers, order)
+        )
+        kept = prototype.kept(layers, order)
+        zeroed = {}
+        for name, own in found.weights.items():
+            gone = np.setdiff1d(np.arange(own["kernel"].shape[-1]), kept[name])
+            if own["kernel"].shape[-1] == 1:  # depthwise
+                gone = np.setdiff1d(np.arange(own["kernel"].shape[-2]), kept[name])
+            zeroed[name] = {part: value.copy() for part, value in own.items()}
+            for part in ("gamma", "beta", "bias"):
+                if part in own:
+                    zeroed[name][part][gone] = 0.0
+            if "gamma" not in own:
+                kernel = zeroed[name]["kernel"]
+                kernel[(..., gone, 0) if kernel.shape[-1] == 1 else (..., gone)] = 0.0
+        whole = network.with_weights(found.layers, found.input_shape, zeroed)
+        x = keras_models.images()
+        expected = whole(x, training=False).numpy()
+        np.testing.assert_allclose(
+            small(x, training=False), expected, rtol=0, atol=1e-4 * np.abs(expected).max()
+        )
+
+    def test_a_function_that_returns_a_model(self):
+        file = self.folder / "mine.py"
+        file.write_text(
+            "import keras\n"
+            "def make():\n"
+            "  return keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name='only')])\n"
+            "def fail():\n  raise OSError('no such network')\n"
+        )
+        (node,) = keras_file.read(f"{file}:make").nodes
+        self.assertEqual((node.name, node.kind, node.inputs), ("only", "Dense", ("input",)))
+        with self.assertRaisesRegex(errors.CorruptFileError, r"fail\(\) failed: OSError: no such"):
+            keras_file.read(f"{file}:fail")
+
+
+class RefusalTest(parameterized.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.folder = pathlib.Path(self.create_tempdir().full_path)
+
+    def zipped(self, **files: object) -> pathlib.Path:
+        path = self.folder / "model.keras"
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, content in files.items():
+                archive.writestr(f"{name}.json", json.dumps(content))
+        return path
+
+    def refused(self, path: object, message: str) -> None:
+        with self.assertRaisesRegex(errors.CorruptFileError, message):
+            keras_file.read(path)
+
+    def test_files_that_are_none(self):
+        self.refused(self.folder / "nowhere.keras", "file is missing")
+        for suffix, message in (("keras", "no zip archive"), ("h5", "no .h5 file")):
+            path = self.folder / f"text.{suffix}"
+            path.write_text("words")
+            self.refused(path, message)
+        self.refused(self.zipped(metadata={}), "it has no config.json")
+        with self.assertRaisesRegex(errors.UsageError, "give a .keras, .h5, .hdf5 file, or FILE"):
+            keras_file.read("model.onnx")
+
+    def test_python_code_is_never_run(self):
+        layer = {"class_name": "Lambda", "config": {"function": {"class_name": "__lambda__"}}}
+        config = {"class_name": "Functional", "config": {"layers": [{"module": "x"}, layer]}}
+        for version in ("2.15.0", "3.8.0"):
+            path = self.zipped(metadata={"keras_version": version}, config=config)
+            self.refused(path, "holds Python code, a Lambda layer")
+
+    def test_a_description_without_end(self):
+        path = self.zipped(metadata={}, config="x" * (17 << 20))
+        self.refused(path, "config.json has 17,825,794 bytes")
+
+
+def graph(*nodes: Node, shape: tuple[int, ...] = (8, 8, 4)) -> KerasGraph:
+    return KerasGraph(shape, nodes, nodes[-1].name)
+
+
+def conv(name: str = "c", read: str = "input", channels: int = 4, **config: object) -> Node:
+    kernel = int(config.get("kernel_size", 3))
+    arrays = (np.ones((kernel, kernel, 4, channels)), np.zeros(channels))
+    given = {"kernel_size": kernel, "strides": 1, "padding": "same", **config}
+    return Node(name, "Conv2D", given, (read,), arrays)
+
+
+class FormTest(parameterized.TestCase):
+    @parameterized.parameters(
+        (lambda: conv(dilation_rate=[2, 2]), "a dilated kernel"),
+        (lambda: conv(data_format="channels_first"), "channels come first"),
+        (lambda: conv(strides=[1, 2]), "stride that is not square"),
+        (lambda: conv(padding="valid"), "begin 0 before .* end 0 behind it"),
+        (lambda: conv(activation="tanh"), "activation 'tanh' is not read"),
+        (lambda: conv(groups=2), "in 2 groups"),
+        (lambda: Node("r", "LSTM", {}, ("input",), ()), "such layers are not read"),
+        (lambda: Node("r", "ReLU", {}, ("input",), ()), "relu follows what does not apply one"),
+        (lambda: Node("r", "ReLU", {"negative_slope": 0.1}, ("input",), ()), "a slope"),
+        (lambda: Node("r", "ReLU", {"max_value": 1.0}, ("input",), ()), "ends at 1.0"),
+        (lambda: Node("r", "Reshape", {"target_shape": [16, 16]}, ("input",), ()), "shape to"),
+        (lambda: Node("a", "Concatenate", {"axis": 1}, ("input", "input"), ()), "another axis"),
+    )  # fmt: skip
+    def test_what_has_no_form_is_named(self, make, message):
+        node = make()
+        with self.assertRaisesRegex(
+            errors.CorruptFileError, f"m.keras: layer '{node.name}' .{node.kind}.: .*{message}"
+        ):
+            prototype_network.read(graph(node), "m.keras")
+
+    def test_an_activation_that_others_do_not_see_is_an_error(self):
+        # The sum reads the convolution before its ReLU.
+        nodes = (
+            conv(),
+            Node("r", "ReLU", {}, ("c",), ()),
+            Node("a", "Add", {}, ("c", "r"), ()),
+        )
+        with self.assertRaisesRegex(errors.CorruptFileError, "'r' .ReLU.: relu follows"):
+            prototype_network.read(graph(*nodes), "m")
+        # Behind a dropout it is the same.
+        late = (nodes[0], Node("d", "Dropout", {}, ("c",), ()),
+                dataclasses.replace(nodes[1], inputs=("d",)), nodes[2])  # fmt: skip
+        with self.assertRaisesRegex(errors.CorruptFileError, "'r' .ReLU.: relu follows"):
+            prototype_network.read(graph(*late), "m")
+
+    def test_zeros_where_a_file_has_them_too(self):
+        # Of 8 pixels and stride 2 a 3x3 kernel sees none before and one behind.
+        pad = Node("p", "ZeroPadding2D", {"padding": [[0, 1], [0, 1]]}, ("input",), ())
+        nodes = (pad, conv(read="p", strides=2, padding="valid"))
+        (layer,) = prototype_network.read(graph(*nodes), "m").layers
+        self.assertEqual((layer.op, layer.stride, layer.out_size), ("conv", 2, (4, 4)))
+        around = dataclasses.replace(pad, config={"padding": [[1, 1], [1, 1]]})
+        with self.assertRaisesRegex(errors.CorruptFileError, "begin 1 before .* .0 and 1."):
+            prototype_network.read(graph(around, nodes[1]), "m")
+        with self.assertRaisesRegex(errors.CorruptFileError, "reads an image with zeros"):
+            prototype_network.read(graph(pad, Node("f", "Flatten", {}, ("p",), ())), "m")
+
+    def test_an_output_in_the_middle_is_refused(self):
+        nodes = (conv("c"), conv("d", "c"))
+        with self.assertRaisesRegex(errors.CorruptFileError, "of 'c', is not made by the last"):
+            prototype_network.read(KerasGraph((8, 8, 4), nodes, "c"), "m")
+
+    def test_the_heaviest_channels_come_first(self):
+        kernel = np.zeros((3, 3, 4, 4))
+        kernel[0, 0, 0] = [1.0, -3.0, 2.0, 0.5]
+        node = dataclasses.replace(conv(), arrays=(kernel, np.zeros(4)))
+        end = Node("f", "Flatten", {}, ("c",), ())
+        dense = Node("o", "Dense", {}, ("f",), (np.ones((256, 2)), np.zeros(2)))
+        found = prototype_network.read(graph(node, end, dense), "m")
+        prototype = Prototype(found.layers, found.input_shape)
+        order = pruning.importance(prototype, found.weights)
+        np.testing.assert_array_equal(order["c"], [1, 2, 0, 3])
+
+
+if __name__ == "__main__":
+    absltest.main()

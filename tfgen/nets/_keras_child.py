@@ -1,0 +1,269 @@
+"""The process in which a foreign Keras model is read, by the Keras that wrote it.
+
+Run by `keras_file`. The answer is a graph as JSON and the arrays of its layers: nothing of the file
+comes back that could run. A model that holds Python code (a Lambda layer) is refused before Keras
+sees it, since loading .h5 files has run such code with `safe_mode` on (CVE-2025-9905).
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import os
+import pathlib
+import sys
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tfgen import child_process
+
+GRAPH, ARRAYS = "graph.json", "arrays.npz"
+_CODE = "Lambda"  # the class that holds Python code
+_CONFIG_BYTES = 16 << 20  # of a model's description
+_NESTED = ("Functional", "Sequential", "Model")
+
+
+class Refused(Exception):
+    """What the user is told."""
+
+
+def main(folder: pathlib.Path) -> None:
+    request = child_process.begin(folder)
+    try:
+        model = _model(request["model"], request["factory"])
+        graph = _graph(model)
+        arrays = graph.pop("arrays")
+        np.savez(folder / ARRAYS, **arrays)
+        answer = graph
+    except Refused as error:
+        answer = {"error": str(error)}
+    (folder / GRAPH).write_text(json.dumps(answer))
+
+
+# --- opening --------------------------------------------------------------------------------------
+
+
+def _model(path: str, factory: str | None) -> Any:
+    if factory is not None:
+        return _made(path, factory)
+    version, config = _h5_config(path) if path.endswith((".h5", ".hdf5")) else _zip_config(path)
+    if _code_in(config):
+        raise Refused(f"it holds Python code, a {_CODE} layer, which is never run")
+    keras = _keras(version)
+    try:
+        return keras.models.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # Keras raises whatever its layers raise
+        raise Refused(f"Keras {version} does not read it: {_first_line(error)}") from error
+
+
+def _made(path: str, factory: str) -> Any:
+    """The model that a function of the user's own Python file returns."""
+    spec = importlib.util.spec_from_file_location("prototype_factory", path)
+    if spec is None or spec.loader is None:
+        raise Refused("it is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(pathlib.Path(path).parent))
+    try:
+        spec.loader.exec_module(module)
+        return getattr(module, factory)()
+    except Exception as error:  # it is the user's code
+        raise Refused(
+            f"{factory}() failed: {type(error).__name__}: {_first_line(error)}"
+        ) from error
+
+
+def _zip_config(path: str) -> tuple[str, Any]:
+    """Version and description of a .keras file."""
+    if not zipfile.is_zipfile(path):
+        raise Refused("it is no .keras file: no zip archive")
+    with zipfile.ZipFile(path) as archive:
+        parts = {}
+        for name in ("metadata.json", "config.json"):
+            try:
+                info = archive.getinfo(name)
+            except KeyError:
+                raise Refused(f"it is no .keras file: it has no {name}") from None
+            if info.file_size > _CONFIG_BYTES:
+                raise Refused(f"its {name} has {info.file_size:,} bytes")
+            parts[name] = json.loads(archive.read(info))
+    return str(parts["metadata.json"].get("keras_version", "3")), parts["config.json"]
+
+
+def _h5_config(path: str) -> tuple[str, Any]:
+    """The same of an .h5 file."""
+    import h5py
+
+    if not h5py.is_hdf5(path):
+        raise Refused("it is no .h5 file")
+    with h5py.File(path, "r") as file:
+        config, version = file.attrs.get("model_config"), file.attrs.get("keras_version", "2")
+    if config is None:
+        raise Refused("it holds weights alone, no model")
+    if len(config) > _CONFIG_BYTES:
+        raise Refused(f"its description has {len(config):,} bytes")
+    text = version.decode() if isinstance(version, bytes) else version
+    return str(text), json.loads(config)
+
+
+def _code_in(config: Any) -> bool:
+    if isinstance(config, Mapping):
+        return config.get("class_name") == _CODE or any(map(_code_in, config.values()))
+    return isinstance(config, list) and any(map(_code_in, config))
+
+
+def _keras(version: str) -> Any:
+    """The Keras that wrote a file: 3, or 2 under its present name."""
+    old = version.startswith("2")
+    if old:
+        os.environ["TF_USE_LEGACY_KERAS"] = "1"
+    return importlib.import_module("tf_keras" if old else "keras")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def _graph(model: Any) -> dict[str, Any]:
+    """Nodes in the order in which they run, each with its class, config, inputs and arrays."""
+    kind = type(model).__name__
+    if kind not in _NESTED or not hasattr(model, "layers"):
+        raise Refused(f"it is a {kind}; functional and sequential models are read")
+    shapes = [tuple(one.shape) for one in model.inputs]
+    if len(shapes) != 1 or len(model.outputs) != 1:
+        raise Refused(f"it has {len(shapes)} inputs and {len(model.outputs)} outputs, not one each")
+    if any(size is None for size in shapes[0][1:]):
+        raise Refused(f"its input has no fixed size: {list(shapes[0])}")
+    nodes: list[dict[str, Any]] = []
+    arrays: dict[str, np.ndarray] = {}
+    output = _walk(model, "", ["input"], nodes, arrays)
+    return {
+        "input_shape": list(shapes[0][1:]),
+        "output": output,
+        "nodes": nodes,
+        "arrays": arrays,
+    }
+
+
+def _walk(
+    model: Any,
+    prefix: str,
+    inputs: Sequence[str],
+    nodes: list[dict[str, Any]],
+    arrays: dict[str, np.ndarray],
+) -> str:
+    """Adds a model's layers; returns the name of its output."""
+    made: dict[str, str] = {}
+    links = dict(_links(model, inputs, made))
+    for name in _ordered(links):
+        layer = model.get_layer(name)
+        read = [made[source] for source in links[name]]
+        own = f"{prefix}{name}"
+        if type(layer).__name__ in _NESTED and hasattr(layer, "layers"):
+            made[name] = _walk(layer, f"{own}/", read, nodes, arrays)
+            continue
+        for number, array in enumerate(layer.get_weights()):
+            arrays[f"{len(nodes)}_{number}"] = np.asarray(array)
+        nodes.append(
+            {
+                "name": own,
+                "class": type(layer).__name__,
+                "config": _plain(layer.get_config()),
+                "inputs": read,
+                "arrays": len(layer.get_weights()),
+            }
+        )
+        made[name] = own
+    if type(model).__name__ == "Sequential":
+        return made[model.layers[-1].name]
+    (last,) = _tensors(model.get_config()["output_layers"])
+    return made[last]
+
+
+def _links(
+    model: Any, inputs: Sequence[str], made: dict[str, str]
+) -> Iterator[tuple[str, list[str]]]:
+    """Each layer that is no input, and the layers that it reads; inputs are put into `made`."""
+    if type(model).__name__ == "Sequential":
+        before = "the model's input"
+        made[before] = inputs[0]
+        for layer in model.layers:
+            if type(layer).__name__ != "InputLayer":
+                yield layer.name, [before]
+                before = layer.name
+        return
+    config = model.get_config()
+    for name, source in zip(_tensors(config["input_layers"]), inputs, strict=True):
+        made[name] = source
+    for layer in config["layers"]:
+        name, calls = layer["name"], layer["inbound_nodes"]
+        if name in made:
+            continue
+        if len(calls) != 1:
+            raise Refused(
+                f"layer {name!r} is called {len(calls)} times: shared layers are not read"
+            )
+        yield name, _tensors(calls[0])
+
+
+def _tensors(call: Any) -> list[str]:
+    """Names of the layers whose outputs a call takes, as either Keras writes it."""
+    found: list[str] = []
+    if isinstance(call, Mapping):
+        history = call.get("config", {}).get("keras_history") if "class_name" in call else None
+        if history is not None:
+            found = [_first(history)]
+        else:
+            for value in call.values():
+                found += _tensors(value)
+    elif isinstance(call, list | tuple):
+        if len(call) >= 3 and isinstance(call[0], str) and isinstance(call[1], int):
+            found = [_first(call)]
+        else:
+            for value in call:
+                found += _tensors(value)
+    return found
+
+
+def _first(history: Sequence[Any]) -> str:
+    name, _, tensor = history[:3]
+    if tensor:
+        raise Refused(f"layer {name!r} has several outputs")
+    return str(name)
+
+
+def _ordered(links: Mapping[str, Sequence[str]]) -> list[str]:
+    """Layers after all that they read."""
+    order: list[str] = []
+    waiting = dict(links)
+    while waiting:
+        ready = [n for n, read in waiting.items() if not any(source in waiting for source in read)]
+        if not ready:
+            raise Refused(f"layer {next(iter(waiting))!r} reads itself")
+        order += ready
+        for name in ready:
+            del waiting[name]
+    return order
+
+
+def _plain(value: Any) -> Any:
+    """A config as JSON: what is no number, text or list of them becomes its name."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, str | int | float | bool) or value is None:
+        return value
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    return str(value)
+
+
+if __name__ == "__main__":
+    main(pathlib.Path(sys.argv[1]))

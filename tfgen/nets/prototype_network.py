@@ -1,0 +1,578 @@
+"""A Keras model as LayerSpecs with weights: what it computes, in the ops that files are made of.
+
+  * Batch normalisation after a convolution or dense layer that nothing else reads is that layer's
+    own; anywhere else, like a rescaling and an average over windows, it is a depthwise layer.
+  * Dropout and noise are left out, and so is a softmax at the end: outputs are logits.
+  * A 1x1 convolution is a dense layer at each position.
+
+What has no such form is refused, and the layer named. A network of these layers with these weights
+computes what the model does (tested to 1e-4 of its outputs).
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tfgen import errors
+from tfgen.nets import blocks
+from tfgen.nets.keras_file import KerasGraph, Node
+from tfgen.nets.network import BETA, BIAS, GAMMA, KERNEL, MEAN, VARIANCE, Weights
+from tfgen.space.layers import INPUT, MOVING_OPS, LayerSpec, Size, check_network
+
+_SKIPPED = (
+    "ActivityRegularization",
+    "AlphaDropout",
+    "Dropout",
+    "GaussianDropout",
+    "GaussianNoise",
+    "SpatialDropout2D",
+)
+_BITS = 8
+_FUSED = {"relu": "relu", "relu6": "relu6"}
+_APART = {"sigmoid": "sigmoid", "hard_silu": "hard_swish", "hard_swish": "hard_swish"}
+
+
+@dataclasses.dataclass(frozen=True)
+class PrototypeNetwork:
+    """A model, read.
+
+    Attributes:
+      layers: of the network.
+      input_shape: of one example.
+      weights: of its layers: a kernel; and a bias, or what batch normalisation has.
+      remarks: what was left out or changed.
+    """
+
+    layers: tuple[LayerSpec, ...]
+    input_shape: tuple[int, ...]
+    weights: Weights
+    remarks: tuple[str, ...]
+
+
+def read(graph: KerasGraph, source: str) -> PrototypeNetwork:
+    """Makes layers of a graph.
+
+    Args:
+      graph: of one input and one output.
+      source: what errors name.
+
+    Raises:
+      CorruptFileError: a layer has no such form; names it.
+    """
+    reader = _Reader(graph)
+    for node in graph.nodes:
+        try:
+            reader.add(node)
+        except _NoForm as error:
+            raise errors.CorruptFileError(
+                f"{source}: layer {node.name!r} ({node.kind}): {error}"
+            ) from None
+    try:
+        layers = reader.finished(graph.output)
+        check_network(layers, graph.input_shape)
+    except ValueError as error:
+        raise errors.CorruptFileError(f"{source}: {error}") from error
+    return PrototypeNetwork(layers, graph.input_shape, reader.weights, tuple(reader.remarks))
+
+
+class _NoForm(Exception):
+    """Why a layer has no form."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Tensor:
+    """What a node made.
+
+    Attributes:
+      layer: that makes it, or INPUT.
+      channels: of it.
+      size: of the image, () of a vector.
+      padding: zeros around it that are still to be added: top, bottom, left, right.
+    """
+
+    layer: str
+    channels: int
+    size: Size
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+
+
+class _Reader:
+    """The layers so far."""
+
+    def __init__(self, graph: KerasGraph):
+        *size, channels = graph.input_shape
+        if len(size) not in (0, 2):
+            raise errors.CorruptFileError(f"inputs are images or vectors, not {graph.input_shape}")
+        self.weights: dict[str, dict[str, np.ndarray]] = {}
+        self.remarks: list[str] = []
+        self._layers: list[LayerSpec] = []
+        self._tensors = {"input": _Tensor(INPUT, channels, tuple(size))}
+        self._output = graph.output
+        # How many nodes read a node, and by layer how many read what it makes.
+        self._readers = collections.Counter(name for node in graph.nodes for name in node.inputs)
+        self._readers[graph.output] += 1
+        self._uses: dict[str, int] = {}
+        self._makers: dict[str, str] = {}  # by layer, the node that it is of
+
+    def add(self, node: Node) -> None:
+        """Adds a node's layers; raises _NoForm."""
+        inputs = [self._tensors[name] for name in node.inputs]
+        if node.kind in _SKIPPED:
+            self._tensors[node.name] = self.same(node, inputs[0])
+            return
+        if node.kind not in _FORMS:
+            raise _NoForm("such layers are not read")
+        if any(any(tensor.padding) for tensor in inputs) and node.kind not in _PADDED:
+            raise _NoForm("it reads an image with zeros around it")
+        self._tensors[node.name] = _FORMS[node.kind](self, node, inputs)
+
+    def finished(self, output: str) -> tuple[LayerSpec, ...]:
+        """The layers, of which the last one makes the output; raises ValueError."""
+        last = self._tensors[output]
+        if not self._layers or self._layers[-1].name != last.layer or any(last.padding):
+            raise ValueError(f"its output, of {output!r}, is not made by the last layer")
+        for layer in [layer for layer in self._layers if layer.op == "concat"]:
+            self._own_ranges(layer)
+        return tuple(self._layers)
+
+    def _own_ranges(self, concat: LayerSpec) -> None:
+        """Copies what a concatenation reads where that cannot take the range of the whole."""
+        inputs = list(concat.inputs)
+        for place, name in enumerate(inputs):
+            made = next((layer for layer in self._layers if layer.name == name), None)
+            uses = sum(layer.inputs.count(name) for layer in self._layers)
+            if made is not None and made.op not in MOVING_OPS and uses == 1:
+                continue
+            size = concat.out_size
+            if not size:
+                raise ValueError(f"layer {concat.name!r} joins vectors that others read too")
+            channels = self._tensors["input"].channels if made is None else made.out_channels
+            copy = LayerSpec(
+                name=self._name(f"{concat.name}_copy_{place}"),
+                op="depthwise",
+                inputs=(name,),
+                in_channels=channels,
+                out_channels=channels,
+                in_size=size,
+                out_size=size,
+                weight_bits=_BITS,
+            )
+            self._layers.insert(self._layers.index(self._by_name(concat.name)), copy)
+            ones = np.ones((1, 1, channels, 1), np.float32)
+            self.weights[copy.name] = {KERNEL: ones, BIAS: np.zeros(channels, np.float32)}
+            inputs[place] = copy.name
+            self.remarks.append(f"{concat.name}: joins a copy of {name!r}, which has another range")
+        self.replace(self._by_name(concat.name), inputs=tuple(inputs))
+
+    def _by_name(self, name: str) -> LayerSpec:
+        return next(layer for layer in self._layers if layer.name == name)
+
+    # --- what forms use -------------------------------------------------------------------------
+
+    def layer(
+        self,
+        node: Node,
+        op: str,
+        inputs: Sequence[_Tensor],
+        *,
+        suffix: str = "",
+        weights: Mapping[str, np.ndarray] | None = None,
+        size: Size | None = None,
+        channels: int | None = None,
+        **fields: Any,
+    ) -> _Tensor:
+        """Adds one layer; sizes and channels are the first input's unless they are given."""
+        name = self._name(f"{node.name}{suffix}")
+        first = inputs[0]
+        out = _Tensor(
+            name,
+            first.channels if channels is None else channels,
+            first.size if size is None else size,
+        )
+        spec = LayerSpec(
+            name=name,
+            op=op,
+            inputs=tuple(tensor.layer for tensor in inputs),
+            in_channels=first.channels,
+            out_channels=out.channels,
+            in_size=first.size,
+            out_size=out.size,
+            weight_bits=_BITS if weights is not None else 0,
+            **fields,
+        )
+        self._layers.append(spec)
+        self._makers[name] = node.name
+        self._uses[name] = self._readers[node.name]
+        if weights is not None:
+            self.weights[name] = {k: np.asarray(v, np.float32) for k, v in weights.items()}
+        return out
+
+    def activated(self, node: Node, x: _Tensor, activation: str) -> _Tensor:
+        """Applies an activation: as part of the op that makes x, or as an op of its own."""
+        if activation == "linear":
+            return self.same(node, x)
+        if activation in _FUSED:
+            made = self.maker(x)
+            fusing = made is not None and (made.weighted or made.op == "add")
+            if made is None or not fusing or made.activation != "linear" or not self.alone(node, x):
+                raise _NoForm(f"{activation} follows what does not apply one")
+            self.replace(made, activation=_FUSED[activation])
+            return self.same(node, x)
+        if activation in _APART:
+            suffix = "" if node.kind in ("Activation", "ReLU") else f"_{activation}"
+            return self.layer(node, _APART[activation], [x], suffix=suffix)
+        if activation in ("silu", "swish"):
+            gate = self.layer(node, "sigmoid", [x], suffix="_sigmoid")
+            return self.layer(node, "multiply", [x, gate], suffix="_multiply")
+        if activation == "softmax" and node.name == self._output:
+            self.remarks.append(f"{node.name}: outputs are logits, the softmax is left out")
+            return self.same(node, x)
+        raise _NoForm(f"activation {activation!r} is not read")
+
+    def same(self, node: Node, x: _Tensor) -> _Tensor:
+        """x as what the node makes, too: who reads the node reads x."""
+        if self._makers.get(x.layer) != node.name:
+            self._uses[x.layer] = self._uses.get(x.layer, 0) - 1 + self._readers.get(node.name, 0)
+        return x
+
+    def alone(self, node: Node, x: _Tensor) -> bool:
+        """Whether nothing but the node reads x."""
+        return self._makers.get(x.layer) == node.name or self._uses.get(x.layer, 0) == 1
+
+    def maker(self, x: _Tensor) -> LayerSpec | None:
+        """The layer that makes x; None for the input."""
+        return next((layer for layer in self._layers if layer.name == x.layer), None)
+
+    def replace(self, layer: LayerSpec, **fields: Any) -> None:
+        """Changes a layer that was added."""
+        place = self._layers.index(layer)
+        self._layers[place] = dataclasses.replace(layer, **fields)
+
+    def _name(self, name: str) -> str:
+        plain = re.sub(r"\W", "_", name)
+        taken = {layer.name for layer in self._layers} | {INPUT}
+        return plain if plain not in taken else f"{plain}_{len(self._layers)}"
+
+
+# --- layers with weights --------------------------------------------------------------------------
+
+
+def _conv(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tensor:
+    (x,) = inputs
+    config, kernel = node.config, node.arrays[0]
+    kernel_size = _square(config["kernel_size"], "kernel")
+    stride, size = _window(config, x, kernel_size)
+    groups = int(config.get("groups", 1))
+    bias = _bias(node, kernel.shape[-1])
+    if groups == x.channels and kernel.shape[-1] == groups:
+        weights = {KERNEL: np.swapaxes(kernel, 2, 3), BIAS: bias}
+        y = reader.layer(node, "depthwise", [_bare(x)], weights=weights, size=size,
+                         kernel=kernel_size, stride=stride)  # fmt: skip
+    elif groups != 1:
+        raise _NoForm(f"convolutions in {groups} groups are not read")
+    elif kernel_size == 1 and stride == 1:
+        y = reader.layer(
+            node,
+            "dense",
+            [x],
+            weights={KERNEL: kernel[0, 0], BIAS: bias},
+            channels=kernel.shape[-1],
+        )
+    else:
+        y = reader.layer(
+            node,
+            "conv",
+            [_bare(x)],
+            weights={KERNEL: kernel, BIAS: bias},
+            size=size,
+            channels=kernel.shape[-1],
+            kernel=kernel_size,
+            stride=stride,
+        )
+    return reader.activated(node, y, _activation(config))
+
+
+def _depthwise(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tensor:
+    (x,) = inputs
+    kernel = node.arrays[0]
+    if kernel.shape[-1] != 1:
+        raise _NoForm(f"a depth multiplier of {kernel.shape[-1]} is not read")
+    kernel_size = _square(node.config["kernel_size"], "kernel")
+    stride, size = _window(node.config, x, kernel_size)
+    weights = {KERNEL: kernel, BIAS: _bias(node, x.channels)}
+    y = reader.layer(node, "depthwise", [_bare(x)], weights=weights, size=size,
+                     kernel=kernel_size, stride=stride)  # fmt: skip
+    return reader.activated(node, y, _activation(node.config))
+
+
+def _separable(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tensor:
+    (x,) = inputs
+    depthwise, pointwise, *rest = node.arrays
+    if depthwise.shape[-1] != 1:
+        raise _NoForm(f"a depth multiplier of {depthwise.shape[-1]} is not read")
+    kernel_size = _square(node.config["kernel_size"], "kernel")
+    stride, size = _window(node.config, x, kernel_size)
+    y = reader.layer(
+        node,
+        "depthwise",
+        [_bare(x)],
+        suffix="_depthwise",
+        weights={KERNEL: depthwise, BIAS: np.zeros(x.channels)},
+        size=size,
+        kernel=kernel_size,
+        stride=stride,
+    )
+    outputs = pointwise.shape[-1]
+    bias = rest[0] if rest else np.zeros(outputs)
+    weights = {KERNEL: pointwise[0, 0], BIAS: bias}
+    y = reader.layer(node, "dense", [y], weights=weights, channels=outputs)
+    return reader.activated(node, y, _activation(node.config))
+
+
+def _dense(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tensor:
+    kernel = node.arrays[0]
+    weights = {KERNEL: kernel, BIAS: _bias(node, kernel.shape[-1])}
+    y = reader.layer(node, "dense", inputs, weights=weights, channels=kernel.shape[-1])
+    return reader.activated(node, y, _activation(node.config))
+
+
+def _batch_norm(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tensor:
+    (x,) = inputs
+    if _axis(node.config.get("axis", -1)) not in (-1, len(x.size) + 1):
+        raise _NoForm("normalisation of another axis than the channels is not read")
+    arrays = list(node.arrays)
+    gamma = arrays.pop(0) if node.config.get("scale", True) else np.ones(x.channels)
+    beta = arrays.pop(0) if node.config.get("center", True) else np.zeros(x.channels)
+    mean, variance = arrays
+    epsilon = float(node.config["epsilon"])
+    made = reader.maker(x)
+    bare = made is not None and made.activation == "linear" and not made.batch_norm
+    if made is not None and bare and made.weighted and reader.alone(node, x):
+        # Ours has an epsilon of its own: the scale makes up for the difference.
+        gamma = gamma * np.sqrt((variance + blocks.NORM_EPSILON) / (variance + epsilon))
+        own = reader.weights[made.name]
+        own[MEAN] = np.asarray(mean - own.pop(BIAS), np.float32)
+        for name, value in ((GAMMA, gamma), (BETA, beta), (VARIANCE, variance)):
+            own[name] = np.asarray(value, np.float32)
+        reader.replace(made, batch_norm=True)
+        return reader.same(node, x)
+    scale = gamma / np.sqrt(variance + epsilon)
+    return _scaled(reader, node, x, scale, beta - mean * scale)
+
+
+def _rescaling(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tensor:
+    (x,) = inputs
+    scale, offset = (
+        np.broadcast_to(np.asarray(node.config[name], np.float64), (x.channels,))
+        for name in ("scale", "offset")
+    )
+    return _scaled(reader, node, x, scale, offset)
+
+
+def _scaled(
+    reader: _Reader, node: Node, x: _Tensor, scale: np.ndarray, offset: np.ndarray
+) -> _Tensor:
+    """x times a number and plus another, of each channel: a 1x1 depthwise layer."""
+    if not x.size:
+        raise _NoForm("of a vector that no dense layer makes, it is not read")
+    return reader.layer(
+        node, "depthwise", [x], weights={KERNEL: scale[None, None, :, None], BIAS: offset}
+    )
+
+
+def _average(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tensor:
+    """A depthwise layer of equal weights, where no window reaches beyond the image."""
+    (x,) = inputs
+    side = _square(node.config["pool_size"], "window")
+    stride, size = _window({**node.config, "kernel_size": side}, x, side)
+    if (side, side) == x.size and size == (1, 1):
+        return reader.layer(node, "mean", [x], size=(1, 1))
+    if any((out - 1) * stride + side > given for out, given in zip(size, x.size, strict=True)):
+        raise _NoForm("an average whose windows reach beyond the image is not read")
+    weights = {
+        KERNEL: np.full((side, side, x.channels, 1), 1.0 / side**2),
+        BIAS: np.zeros(x.channels),
+    }
+    reader.remarks.append(f"{node.name}: averages are a depthwise layer of equal weights")
+    return reader.layer(node, "depthwise", [x], weights=weights, size=size, kernel=side,
+                        stride=stride)  # fmt: skip
+
+
+# --- layers without -------------------------------------------------------------------------------
+
+
+def _max_pool(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tensor:
+    (x,) = inputs
+    side = _square(node.config["pool_size"], "window")
+    stride, size = _window({**node.config, "kernel_size": side}, x, side)
+    return reader.layer(node, "max_pool", [x], size=size, kernel=side, stride=stride)
+
+
+def _global_mean(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tensor:
+    size: Size = (1, 1) if node.config.get("keepdims") else ()
+    return reader.layer(node, "mean", inputs, size=size)
+
+
+def _flatten(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tensor:
+    (x,) = inputs
+    if not x.size:
+        return reader.same(node, x)
+    features = x.channels * x.size[0] * x.size[1]
+    return reader.layer(node, "flatten", [x], size=(), channels=features)
+
+
+def _reshape(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tensor:
+    (x,) = inputs
+    target = tuple(node.config["target_shape"])
+    features = x.channels * int(np.prod(x.size or (1, 1)))
+    if len(target) == 1 and target[0] in (-1, features):
+        return _flatten(reader, node, inputs)
+    made = reader.maker(x)
+    vector = not x.size and target in ((1, 1, x.channels), (1, 1, -1))
+    if vector and made is not None and made.op == "mean" and reader.alone(node, x):
+        reader.replace(made, out_size=(1, 1))
+        return reader.same(node, dataclasses.replace(x, size=(1, 1)))
+    raise _NoForm(f"a change of shape to {target} is not read")
+
+
+def _zero_padding(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tensor:
+    (x,) = inputs
+    (top, bottom), (left, right) = node.config["padding"]
+    return reader.same(node, dataclasses.replace(x, padding=(top, bottom, left, right)))
+
+
+def _add(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tensor:
+    return _chained(reader, node, inputs, "add")
+
+
+def _multiply(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tensor:
+    gates_last = sorted(inputs, key=lambda tensor: tensor.size == (1, 1))
+    return _chained(reader, node, gates_last, "multiply")
+
+
+def _chained(reader: _Reader, node: Node, inputs: Sequence[_Tensor], op: str) -> _Tensor:
+    """Sums and products of two, one after the other."""
+    first, *others = inputs
+    for number, other in enumerate(others, 1):
+        gate = op == "multiply" and other.size == (1, 1)
+        if other.channels != first.channels or not (other.size == first.size or gate):
+            raise _NoForm("its inputs differ in shape")
+        suffix = "" if number == len(others) else f"_{number}"
+        first = reader.layer(node, op, [first, other], suffix=suffix)
+    return first
+
+
+def _concatenate(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tensor:
+    if _axis(node.config.get("axis", -1)) not in (-1, len(inputs[0].size) + 1):
+        raise _NoForm("another axis than the channels is not read")
+    if len(inputs) == 1:
+        return reader.same(node, inputs[0])
+    if len({tensor.size for tensor in inputs}) > 1:
+        raise _NoForm("its inputs differ in size")
+    channels = sum(tensor.channels for tensor in inputs)
+    return reader.layer(node, "concat", inputs, channels=channels)
+
+
+def _activate(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tensor:
+    return reader.activated(node, inputs[0], _activation(node.config))
+
+
+def _relu(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tensor:
+    config = node.config
+    if config.get("negative_slope") or config.get("threshold"):
+        raise _NoForm("a ReLU with a slope or a threshold is not read")
+    largest = config.get("max_value")
+    if largest not in (None, 6, 6.0):
+        raise _NoForm(f"a ReLU that ends at {largest} is not read")
+    return reader.activated(node, inputs[0], "relu" if largest is None else "relu6")
+
+
+def _softmax(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tensor:
+    return reader.activated(node, inputs[0], "softmax")
+
+
+_Form = Callable[[_Reader, Node, Sequence[_Tensor]], _Tensor]
+_FORMS: Mapping[str, _Form] = {
+    "Activation": _activate,
+    "Add": _add,
+    "AveragePooling2D": _average,
+    "BatchNormalization": _batch_norm,
+    "Concatenate": _concatenate,
+    "Conv2D": _conv,
+    "Dense": _dense,
+    "DepthwiseConv2D": _depthwise,
+    "Flatten": _flatten,
+    "GlobalAveragePooling2D": _global_mean,
+    "MaxPooling2D": _max_pool,
+    "Multiply": _multiply,
+    "ReLU": _relu,
+    "Rescaling": _rescaling,
+    "Reshape": _reshape,
+    "SeparableConv2D": _separable,
+    "Softmax": _softmax,
+    "ZeroPadding2D": _zero_padding,
+}
+_PADDED = ("Conv2D", "DepthwiseConv2D", "SeparableConv2D")
+
+
+# --- configs --------------------------------------------------------------------------------------
+
+
+def _window(config: Mapping[str, Any], x: _Tensor, kernel: int) -> tuple[int, Size]:
+    """Stride and output size; raises _NoForm where windows do not lie as they do in files."""
+    if len(x.size) != 2:
+        raise _NoForm("it reads no image")
+    if config.get("data_format", "channels_last") != "channels_last":
+        raise _NoForm("channels come first")
+    if _square(config.get("dilation_rate", 1), "dilation") != 1:
+        raise _NoForm("a dilated kernel is not read")
+    stride = _square(config.get("strides") or kernel, "stride")
+    same = tuple(-(-given // stride) for given in x.size)
+    # Zeros before and after, so that out = ceil(in / stride).
+    lacking = [max((o - 1) * stride + kernel - n, 0) for o, n in zip(same, x.size, strict=True)]
+    wanted = [(lack // 2, lack - lack // 2) for lack in lacking]
+    given = (x.padding[:2], x.padding[2:])
+    if config.get("padding", "valid") == "same":
+        if any(x.padding):
+            raise _NoForm("zeros are added twice")
+        return stride, same
+    for (before, after), (top, bottom), n, out in zip(wanted, given, x.size, same, strict=True):
+        if top != before or bottom < after or (n + top + bottom - kernel) // stride + 1 != out:
+            raise _NoForm(
+                f"windows that begin {top} before the image and end {bottom} behind it lie "
+                f"otherwise in a file ({before} and {after})"
+            )
+    return stride, same
+
+
+def _bare(x: _Tensor) -> _Tensor:
+    return dataclasses.replace(x, padding=(0, 0, 0, 0))
+
+
+def _square(value: Any, what: str) -> int:
+    sides = {int(side) for side in (value if isinstance(value, list | tuple) else [value])}
+    if len(sides) != 1:
+        raise _NoForm(f"a {what} that is not square is not read: {value}")
+    return sides.pop()
+
+
+def _axis(value: Any) -> int:
+    return int(value[0] if isinstance(value, list | tuple) else value)
+
+
+def _bias(node: Node, channels: int) -> np.ndarray:
+    return node.arrays[1] if node.config.get("use_bias", True) else np.zeros(channels)
+
+
+def _activation(config: Mapping[str, Any]) -> str:
+    """Name of an activation, which Keras writes as a name or as a registered object."""
+    value = config.get("activation", "linear")
+    if isinstance(value, Mapping):
+        value = value.get("config") if value.get("class_name") == "function" else str(value)
+    return str(value or "linear").rsplit(".", 1)[-1]
