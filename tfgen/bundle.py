@@ -170,7 +170,7 @@ def save(
     """
     with workdir.writing_folder(path) as folder:
         workdir.write_json(folder / _SPACE, bundle.space.to_json())
-        workdir.write_arrays(folder / _SURROGATE, bundle.surrogate.state())
+        workdir.write_arrays(folder / _SURROGATE, bundle.surrogate.state(), compressed=True)
         for method, generator in bundle.generators.items():
             workdir.write_arrays(folder / _GENERATORS / f"{method}.npz", generator.state())
         if bundle.shared is not None:

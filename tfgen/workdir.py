@@ -163,10 +163,13 @@ def read_json(path: pathlib.Path) -> Any:
         raise errors.CorruptFileError(f"{path}: not readable as JSON ({error})") from error
 
 
-def write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes named arrays as an uncompressed .npz; equal arrays give equal bytes."""
+def write_arrays(
+    path: pathlib.Path, arrays: Mapping[str, np.ndarray], compressed: bool = False
+) -> None:
+    """Writes named arrays as a .npz; equal arrays give equal bytes."""
     buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **{n: np.asarray(arrays[n]) for n in sorted(arrays)})
+    write = np.savez_compressed if compressed else np.savez
+    write(buffer, allow_pickle=False, **{n: np.asarray(arrays[n]) for n in sorted(arrays)})
     write_bytes(path, buffer.getvalue())
 
 

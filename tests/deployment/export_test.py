@@ -13,7 +13,7 @@ from tfgen.deployment import benchmark, export, tflite_file
 from tfgen.nets import rounding
 from tfgen.space import bits
 from tfgen.space.layers import LayerSpec
-from tfgen.training import datasets, quantize_aware, trainer
+from tfgen.training import datasets, quantize_aware, tasks, trainer
 from tfgen.training.recipe import Recipe
 
 ANY_BITS = bits.load("litert-2.3")
@@ -218,6 +218,30 @@ class RefusalTest(absltest.TestCase):
                 self.assertRaisesRegex(errors.ExportMismatchError, "steps from the network"),
             ):
                 self.export()
+
+    def test_close_decisions_may_fall_either_way(self) -> None:
+        # Steps of 0.5. The file decides otherwise three times: where the network preferred its own
+        # class by one step, by two, and by three.
+        expected = np.array([[0.0, 0.5], [0.0, 1.0], [0.0, 1.5], [3.0, 0.0]])
+        given = np.array([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [1.0, 0.0]])
+        self.assertEqual(export._agreements(expected, given, 0.5), (0.25, 0.75))
+        self.assertEqual(export._agreements(expected[:, :1], given[:, :1], 0.5), (None, None))
+
+    def test_other_decisions(self) -> None:
+        layers = mlp((8, 3), (8, 8), 4)
+        x = np.random.default_rng(1).normal(size=(600, 4)).astype(np.float32)
+        split = datasets.Split(x, x[:, :3].argmax(axis=1))
+        data = datasets.Dataset("largest", tasks.CLASSIFICATION, split, split, split, {})
+        model = trainer.train(layers, data, RECIPE, 1).model
+        x = x[:200]
+        # The least likely class is far from close.
+        wrong = -trainer.predict(model, x)
+        with (
+            mock.patch.object(benchmark, "predict", return_value=wrong),
+            mock.patch.object(export, "MAX_STEPS_PER_LAYER", 1e9),
+            self.assertRaisesRegex(errors.ExportMismatchError, "of those of 200 decisions that"),
+        ):
+            export.export(model, layers, x, ANY_BITS)
 
     def test_weights_that_are_not_finite(self) -> None:
         model = quantize_aware.build(self.layers, (4,))

@@ -192,6 +192,23 @@ class EncodingTest(absltest.TestCase):
         np.testing.assert_array_equal(features[0], [1, 0, 0, 0, 0, 0, 0, 0])  # depth 1
         np.testing.assert_array_equal(features[3], np.zeros(8))  # width_2 is inactive
 
+    def test_parts_of_unified_blocks_and_of_numbers(self):
+        encoding = Encoding(catalog.get("mnist_mobile"))
+        parts = encoding.parts()
+        space = encoding.space
+        number = space.index["sub_blocks_1_1"]
+        values = [str(value) for value in space.decisions[number].values]
+        begin = number * encoding.knots
+        columns = np.flatnonzero(parts[begin : begin + encoding.knots].any(axis=0))
+        # Of at most four sub-blocks "335" has three: two of 3x3 and one of 5x5.
+        row = parts[begin + values.index("335"), columns]
+        np.testing.assert_allclose(row, [3 / 4, 2 / 4, 1 / 4])
+        # Bits of 2, 4 and 8 lie evenly by their logarithm.
+        begin = space.index["bits_output"] * encoding.knots
+        (column,) = np.flatnonzero(parts[begin : begin + encoding.knots].any(axis=0))
+        np.testing.assert_allclose(parts[begin : begin + 3, column], [0.0, 0.5, 1.0])
+        self.assertEqual(Encoding(small_space()).parts().shape[1], 0)
+
     def test_what_a_generator_writes_reads_like_the_architecture(self):
         # Rows written with all decisions filled in: inactive ones must vanish by the depth alone.
         encoding = Encoding(catalog.get("california_housing_mlp"))

@@ -28,7 +28,10 @@ from tfgen.training import quantize_aware, trainer
 
 INPUT_OUTPUT = ("float", "int8")
 COMPARED = 1000  # examples
-MIN_AGREEMENT = 0.99  # share of equal decisions
+MIN_AGREEMENT = 0.99  # share of equal decisions, close ones left out
+# Of the network's margin: each of the two outputs may be a step off, which built-in kernels round
+# otherwise. Networks that inherit their weights make one decision in ten as closely as that.
+CLOSE_STEPS = 2.0
 # Sound files differ by up to a step a layer, where built-in kernels run (4-bit convolutions,
 # hard-swish); kernels that are broken, and levels on another grid, by 16 and more. That is the
 # bound of a network that decides nothing, whose outputs are all there is to compare.
@@ -45,6 +48,7 @@ class Exported:
       recipe_json: the AI Edge quantizer's recipe; its regexes are layer names.
       compared: examples that both ran.
       agreement: share of them whose largest output is the same unit; None for a single output.
+        The file is refused by those alone that are not close, see CLOSE_STEPS.
       max_steps: largest difference of an output, in steps of the int8 output.
       mean_steps: mean absolute difference, in the same steps.
     """
@@ -119,7 +123,10 @@ def export(
     _compare_levels(content, layers, grids, policy)
     step = float(quantize_aware.step(ranges[layers[-1].name], layers[-1].activation_bits))
     compared = examples[:COMPARED]
-    agreement, largest, mean = _compare_outputs(model, content, compared, step)
+    expected, given = _outputs(model, content, compared)
+    steps = np.abs(given.astype(np.float64) - expected) / step
+    agreement, clear = _agreements(expected, given, step)
+    largest, mean = float(steps.max()), float(steps.mean())
     allowed = MAX_STEPS_PER_LAYER * len(layers)
     if agreement is None:
         allowed = min(allowed, MAX_STEPS)
@@ -129,10 +136,10 @@ def export(
             f"an output of the file is {largest:.1f} steps from the network's; at most "
             f"{allowed:g} are allowed"
         )
-    if agreement is not None and not agreement >= MIN_AGREEMENT:
+    if clear is not None and not clear >= MIN_AGREEMENT:
         raise errors.ExportMismatchError(
-            f"file and network agree on {agreement:.1%} of {len(compared)} decisions; "
-            f"at least {MIN_AGREEMENT:.0%} are required"
+            f"file and network agree on {clear:.1%} of those of {len(compared)} decisions that are "
+            f"not close; at least {MIN_AGREEMENT:.0%} are required"
         )
     return Exported(content, recipe_json, len(compared), agreement, largest, mean)
 
@@ -271,10 +278,10 @@ def _compare_levels(
         raise errors.ExportMismatchError(f"the file has more layers: {', '.join(stored)}")
 
 
-def _compare_outputs(
-    model: keras.Model, content: bytes, examples: np.ndarray, step: float
-) -> tuple[float | None, float, float]:
-    """Agreement of decisions, largest and mean difference in steps, of file and network.
+def _outputs(
+    model: keras.Model, content: bytes, examples: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Outputs of the network and of its file, each [examples, units].
 
     XNNPACK's kernels round as the network does. The built-in ones, which run 4-bit convolutions,
     hard-swish and whatever has 16-bit activations, round up to a quarter of the outputs up.
@@ -284,11 +291,22 @@ def _compare_outputs(
         path = pathlib.Path(folder) / "model.tflite"
         path.write_bytes(content)
         try:
-            given = benchmark.predict(path, examples)
+            return expected, benchmark.predict(path, examples)
         except errors.CorruptFileError as error:
             raise errors.ExportMismatchError(f"the runtime does not run it: {error}") from error
-    steps = np.abs(given.astype(np.float64) - expected) / step
-    agreement = None
-    if expected.shape[-1] > 1:
-        agreement = float((given.argmax(-1) == expected.argmax(-1)).mean())
-    return agreement, float(steps.max()), float(steps.mean())
+
+
+def _agreements(
+    expected: np.ndarray, given: np.ndarray, step: float
+) -> tuple[float | None, float | None]:
+    """Share of equal decisions, of all and of those that are not close; None for a single output.
+
+    A decision is close where the network prefers its class to the file's by CLOSE_STEPS or less.
+    """
+    if expected.shape[-1] == 1:
+        return None, None
+    rows = np.arange(len(expected))
+    own, other = expected.argmax(-1), given.argmax(-1)
+    close = expected[rows, own] - expected[rows, other] <= CLOSE_STEPS * step * (1 + 1e-6)
+    equal = own == other
+    return float(equal.mean()), float((equal | close).mean())

@@ -26,6 +26,8 @@ from tfgen.space.search_space import Choices, SearchSpace
 
 _QUANTILES = np.linspace(0.0, 1.0, 1001)
 _DRAWN = 100  # of the quantiles, for a mean over them
+_PARTS = "parts"
+_OWN_DECAY = 50.0  # of what features have of their own, beside their parts
 _LAYERS = 3
 # Scores below this many scale lengths under the worst regular record tell nothing more.
 _FLOOR = -0.1
@@ -185,7 +187,7 @@ def fit(
     order = seeds.stream(seed, "surrogate", "split").permutation(len(records))
     held_out = order[: max(1, int(len(order) * config.calibration_share))]
     fitted = order[len(held_out) :]
-    state = _train(features[fitted], targets[fitted].astype(np.float32), config, seed)
+    state = _train(features[fitted], targets[fitted].astype(np.float32), encoding, config, seed)
     mean, scatter = moments(np, state, features[held_out])
     residuals = (targets[held_out] - mean) / scatter
     state["residuals"] = _conformal(residuals)
@@ -205,23 +207,55 @@ def _conformal(residuals: np.ndarray) -> np.ndarray:
 
 
 def _train(
-    features: np.ndarray, targets: np.ndarray, config: SurrogateConfig, seed: int
+    features: np.ndarray,
+    targets: np.ndarray,
+    encoding: Encoding,
+    config: SurrogateConfig,
+    seed: int,
 ) -> dict[str, np.ndarray]:
-    """The ensemble's weights after Gaussian maximum likelihood."""
+    """The ensemble's weights after Gaussian maximum likelihood.
+
+    The first layer's kernel is one of the features' parts, if they have any, plus one of their own,
+    which then decays faster: 80 values of a decision are too many to learn one by one.
+
+    Args:
+      features: of the records [records, features].
+      targets: their performance [records].
+      encoding: of the space. Features that only pad rows to the length of the longest get no
+        weights, and a bundle that packs them gets small.
+      config: how.
+      seed: of weights and batches.
+    """
     from tfgen.nets.keras_compat import keras, tf
 
     random = seeds.stream(seed, "surrogate", "weights")
     sizes = [features.shape[1], config.units, config.units, 2]
     weights = {}
+    parts = encoding.parts()
+    if parts.shape[1]:
+        shape = (config.members, parts.shape[1], config.units)
+        common = random.normal(0.0, np.sqrt(2.0 / parts.shape[1]), shape).astype(np.float32)
+        weights[_PARTS] = tf.Variable(common)
     for layer, (inputs, outputs) in enumerate(itertools.pairwise(sizes)):
         shape = (config.members, inputs, outputs)
         kernel = random.normal(0.0, np.sqrt(2.0 / inputs), shape).astype(np.float32)
+        if not layer:
+            # Where features have parts, what is their own begins at nothing.
+            kernel *= (encoding.absent.ravel() == 0.0)[:, None] & (parts.shape[1] == 0)
         weights[f"kernel_{layer}"] = tf.Variable(kernel)
         weights[f"bias_{layer}"] = tf.Variable(np.zeros((config.members, 1, outputs), np.float32))
     variables = list(weights.values())
     schedule = keras.optimizers.schedules.CosineDecay(config.learning_rate, config.steps)
     optimizer = keras.optimizers.Adam(schedule)
     optimizer.build(variables)
+
+    def whole() -> dict[str, Any]:
+        """The weights as `heads` reads them."""
+        own = dict(weights)
+        if _PARTS in own:
+            own["kernel_0"] = own["kernel_0"] + tf.linalg.matmul(parts, own.pop(_PARTS))
+        return own
+
     x, y = tf.constant(features), tf.constant(targets)
     batches = seeds.stream(seed, "surrogate", "batches").integers(
         len(targets), size=(config.steps, config.batch_size), dtype=np.int32
@@ -230,16 +264,17 @@ def _train(
     @tf.function
     def step(rows):  # type: ignore[no-untyped-def]
         with tf.GradientTape() as tape:
-            means, log_scales = heads(tf, weights, tf.gather(x, rows))
+            means, log_scales = heads(tf, whole(), tf.gather(x, rows))
             error = (tf.gather(y, rows) - means) * tf.exp(-log_scales)
             loss = tf.reduce_mean(tf.reduce_sum(log_scales + 0.5 * error * error, axis=0))
         optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
-        decay = 1.0 - config.weight_decay * tf.cast(optimizer.learning_rate, tf.float32)
+        decay = config.weight_decay * tf.cast(optimizer.learning_rate, tf.float32)
         for name, variable in weights.items():
             if name.startswith("kernel"):
-                variable.assign(variable * decay)
+                faster = _OWN_DECAY if name == "kernel_0" and _PARTS in weights else 1.0
+                variable.assign(variable * (1.0 - faster * decay))
         return loss
 
     for rows in batches:
         step(tf.constant(rows))
-    return {name: variable.numpy() for name, variable in weights.items()}
+    return {name: np.asarray(value) for name, value in whole().items()}

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tfgen.space.search_space import Choices, Decision, SearchSpace
+from tfgen.space.search_space import Choices, Chosen, Decision, SearchSpace
 
 _KNOTS = 8  # for widths up to 128: one an octave
 _NEVER = -1e9  # a logit that no softmax gives a share
@@ -72,6 +72,35 @@ class Encoding:
     def features_count(self) -> int:
         """Length of a feature vector."""
         return len(self.long) * self.knots
+
+    def parts(self) -> Float:
+        """What features of one-hot rows have in common [features, parts].
+
+        A unified block's value is its number of sub-blocks and how many have each kernel; any other
+        number is where it lies among its decision's values. Spaces without unified blocks have no
+        parts: their rows tell neighbours already.
+        """
+        options = [s.options["sub_blocks"] for s in self.space.stages if s.block == "unified"]
+        unified = {option.decision for option in options if isinstance(option, Chosen)}
+        columns: list[Float] = []
+        for number, decision in enumerate(self.space.decisions if unified else ()):
+            if decision.name in unified:
+                texts = [str(value) for value in decision.values]
+                longest = max(map(len, texts))
+                kinds = sorted(set("".join(texts)))
+                told = [[len(t), *(t.count(kind) for kind in kinds)] for t in texts]
+                values = np.array(told, np.float32) / longest
+            elif decision.ordinal and not self.long[number] and len(decision.values) > 1:
+                values = _positions(decision).astype(np.float32)[:, None]
+            else:
+                continue
+            for column in values.T:
+                whole = np.zeros((len(self.long), self.knots), np.float32)
+                whole[number, : len(column)] = column
+                columns.append(whole.ravel())
+        if not columns:
+            return np.zeros((self.features_count, 0), np.float32)
+        return np.stack(columns, axis=1)
 
     def features_of(self, choices: Choices) -> Float:
         """What networks read of canonical choices [architectures, decisions * knots]."""
