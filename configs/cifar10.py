@@ -53,7 +53,8 @@ def get_config() -> ml_collections.ConfigDict:
             "surrogate": {"steps": 2_000, "weight_decay": 0.5},
             # The first one answers; a plain dictionary would be sorted.
             "methods": ml_collections.ConfigDict(
-                {"sgnas": {"teacher": "encoder"}, "random": {}}, sort_keys=False
+                {"sgnas": {"teacher": "encoder", "constraint_weight": 8.0}, "random": {}},
+                sort_keys=False,
             ),
             "seed": 2020,
         }
