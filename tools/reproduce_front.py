@@ -348,7 +348,12 @@ def _write(
         f"c10_valid of the answers on {first}, per cent, mean over seeds. {asked}",
         reports.markdown(table_3, own),
     )
-    reports.write_markdown(folder / "nag4.md", asked, reports.markdown(TABLE_4, summaries))
+    reports.write_markdown(
+        folder / "nag4.md",
+        f"{asked} Evolution asks the evaluator of the policy for all budgets: what it needs before "
+        "any budget is a part of what is told.",
+        reports.markdown(TABLE_4, summaries),
+    )
     _histogram(bench, raw, limits, first, folder)
     series = [charts.Series(s.method, limits, s.accuracies, "line") for s in own]
     best = [bench.best_accuracy(first, limit) for limit in limits]

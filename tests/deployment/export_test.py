@@ -221,10 +221,12 @@ class RefusalTest(absltest.TestCase):
 
     def test_close_decisions_may_fall_either_way(self) -> None:
         # Steps of 0.5. The file decides otherwise three times: where the network preferred its own
-        # class by one step, by two, and by three.
+        # class by one step, by two, and by three. Of the two that are not close one is right.
         expected = np.array([[0.0, 0.5], [0.0, 1.0], [0.0, 1.5], [3.0, 0.0]])
         given = np.array([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [1.0, 0.0]])
-        self.assertEqual(export._agreements(expected, given, 0.5), (0.25, 0.75))
+        self.assertEqual(export._agreements(expected, given, 0.5), (0.25, 0.5))
+        # Where all are close nothing is told by decisions.
+        self.assertEqual(export._agreements(expected[:2], given[:2], 0.5), (0.0, None))
         self.assertEqual(export._agreements(expected[:, :1], given[:, :1], 0.5), (None, None))
 
     def test_other_decisions(self) -> None:

@@ -185,7 +185,7 @@ class TrainingTest(absltest.TestCase):
         told = Evidence(
             SPACE, CostModel(SPACE, latency=Board()), surrogate=evidence(SPACE.name).surrogate
         )
-        config = sgnas.SgnasConfig(costs=("macs", "latency_ms"), steps=200, batch_size=32)
+        config = sgnas.SgnasConfig(costs=("macs", "latency_ms"), steps=400, batch_size=32)
         generator = sgnas.Sgnas().fit(told, config, 1)
         low, high = generator.state()["ranges"][sgnas.COSTS.index("latency_ms")]
         # Half a millisecond is outside of the layers.

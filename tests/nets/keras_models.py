@@ -117,6 +117,7 @@ def main(version: str, folder: str) -> None:
         model.set_weights(
             [w + random.uniform(0.05, 0.3, w.shape).astype(w.dtype) for w in model.get_weights()]
         )
+        model.compile(optimizer="adam", loss="mse")
         where = pathlib.Path(folder, name)
         model.save(f"{where}.keras")
         model.save(f"{where}.h5")

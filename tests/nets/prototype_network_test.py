@@ -129,12 +129,35 @@ class RefusalTest(parameterized.TestCase):
         with self.assertRaisesRegex(errors.UsageError, "give a .keras, .h5, .hdf5 file, or FILE"):
             keras_file.read("model.onnx")
 
-    def test_python_code_is_never_run(self):
-        layer = {"class_name": "Lambda", "config": {"function": {"class_name": "__lambda__"}}}
-        config = {"class_name": "Functional", "config": {"layers": [{"module": "x"}, layer]}}
+    @parameterized.parameters(
+        ({"class_name": "Lambda", "config": {"name": "x"}}, "'x' .Lambda.: such layers are not"),
+        # CVE-2025-1550: a "layer" that is a function of any module, called on a constant.
+        (
+            {"class_name": "function", "module": "os", "config": "system", "name": "x"},
+            "'os'.* .function.: such layers are not read",
+        ),
+        ({"class_name": "TFOpLambda", "config": {"function": "io.write_file"}}, "TFOpLambda"),
+        (
+            {"class_name": "Dense", "config": {"activation": {
+                "module": "os", "class_name": "function", "config": "system"}}},
+            "names function 'system', which is never",
+        ),
+        (
+            {"class_name": "Dense", "config": {"kernel_initializer": {
+                "module": "subprocess", "class_name": "Popen", "config": {}}}},
+            "names Popen 'subprocess', which is never",
+        ),
+        ({"class_name": "Dense", "module": "mine", "config": {}}, "Dense 'mine'"),
+        (
+            {"class_name": "Dense", "inbound_nodes": [[["_CONSTANT_VALUE", -1, "ls", {}]]]},
+            "a layer with a constant",
+        ),
+    )  # fmt: skip
+    def test_what_could_run_is_refused_before_keras_sees_it(self, layer, message):
+        config = {"class_name": "Functional", "config": {"layers": [layer]}}
         for version in ("2.15.0", "3.8.0"):
             path = self.zipped(metadata={"keras_version": version}, config=config)
-            self.refused(path, "holds Python code, a Lambda layer")
+            self.refused(path, message)
 
     def test_a_description_without_end(self):
         path = self.zipped(metadata={}, config="x" * (17 << 20))
@@ -160,6 +183,10 @@ class FormTest(parameterized.TestCase):
         (lambda: conv(padding="valid"), "begin 0 before .* end 0 behind it"),
         (lambda: conv(activation="tanh"), "activation 'tanh' is not read"),
         (lambda: conv(groups=2), "in 2 groups"),
+        (lambda: dataclasses.replace(conv(), arrays=(np.ones(3, np.int8),)), "no floats"),
+        (lambda: Node("d", "Dense", {}, ("input",), (np.ones((3, 2)), np.ones(2))), "4 channels"),
+        (lambda: Node("d", "Dense", {}, ("input",), (np.ones((4, 2)),) * 4), "4 arrays"),
+        (lambda: Node("f", "Flatten", {"data_format": "channels_first"}, ("input",), ()), "first"),
         (lambda: Node("r", "LSTM", {}, ("input",), ()), "such layers are not read"),
         (lambda: Node("r", "ReLU", {}, ("input",), ()), "relu follows what does not apply one"),
         (lambda: Node("r", "ReLU", {"negative_slope": 0.1}, ("input",), ()), "a slope"),

@@ -200,6 +200,11 @@ class ShrinkingTest(parameterized.TestCase):
                 for field in ("kernel", "out_channels")
             )
             deep = {sum(l.op == "depthwise" for l in layers) for layers in drawn}
+            # The last block's kernels are drawn as often, though depths were not all drawn alike.
+            if "kernel_1_1" in names and "depth_1" not in names:
+                last = [next(l.kernel for l in layers[::-1] if l.op == "depthwise")
+                        for layers in drawn]  # fmt: skip
+                self.assertEqual((last.count(3), last.count(5)), (6, 6))
             # Decks of 12: each value is there.
             self.assertEqual(kernel, {3, 5} if "kernel_1_1" in names else {5})
             self.assertEqual(deep, {1, 2} if "depth_1" in names else {2})
@@ -259,6 +264,7 @@ class ShrinkingTest(parameterized.TestCase):
 
     @parameterized.parameters(
         ({"epochs": 6}, "phases take 6 epochs"),
+        ({"switchable": True}, "set switchable to False"),
         ({"distillation": -1.0}, "distillation is at least 0"),
         ({"phases": (Phase("width", 2, 0.1), Phase("width", 3, 0.1))}, "another dimension"),
     )

@@ -32,6 +32,7 @@ MIN_AGREEMENT = 0.99  # share of equal decisions, close ones left out
 # Of the network's margin: each of the two outputs may be a step off, which built-in kernels round
 # otherwise. Networks that inherit their weights make one decision in ten as closely as that.
 CLOSE_STEPS = 2.0
+FEWEST_CLEAR = 0.1  # share of the decisions; of fewer, outputs themselves are compared
 # Sound files differ by up to a step a layer, where built-in kernels run (4-bit convolutions,
 # hard-swish); kernels that are broken, and levels on another grid, by 16 and more. That is the
 # bound of a network that decides nothing, whose outputs are all there is to compare.
@@ -128,7 +129,7 @@ def export(
     agreement, clear = _agreements(expected, given, step)
     largest, mean = float(steps.max()), float(steps.mean())
     allowed = MAX_STEPS_PER_LAYER * len(layers)
-    if agreement is None:
+    if clear is None:
         allowed = min(allowed, MAX_STEPS)
     # Written so that NaN fails.
     if not largest <= allowed:
@@ -299,14 +300,15 @@ def _outputs(
 def _agreements(
     expected: np.ndarray, given: np.ndarray, step: float
 ) -> tuple[float | None, float | None]:
-    """Share of equal decisions, of all and of those that are not close; None for a single output.
+    """Share of equal decisions: of all, and of those that are not close.
 
-    A decision is close where the network prefers its class to the file's by CLOSE_STEPS or less.
+    A decision is close where the network's two largest outputs differ by CLOSE_STEPS at most. None
+    stands for a single output, and where fewer than FEWEST_CLEAR decisions are not close.
     """
     if expected.shape[-1] == 1:
         return None, None
-    rows = np.arange(len(expected))
-    own, other = expected.argmax(-1), given.argmax(-1)
-    close = expected[rows, own] - expected[rows, other] <= CLOSE_STEPS * step * (1 + 1e-6)
-    equal = own == other
-    return float(equal.mean()), float((equal | close).mean())
+    equal = expected.argmax(-1) == given.argmax(-1)
+    second, first = np.sort(expected, axis=-1)[:, -2:].T
+    clear = first - second > CLOSE_STEPS * step * (1 + 1e-6)
+    share = float(equal[clear].mean()) if clear.sum() >= FEWEST_CLEAR * len(clear) else None
+    return float(equal.mean()), share

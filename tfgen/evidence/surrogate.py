@@ -216,7 +216,8 @@ def _train(
     """The ensemble's weights after Gaussian maximum likelihood.
 
     The first layer's kernel is one of the features' parts, if they have any, plus one of their own,
-    which then decays faster: 80 values of a decision are too many to learn one by one.
+    which then begins at nothing and decays faster: 80 values of a decision are too many to learn
+    one by one. What is common does not decay.
 
     Args:
       features: of the records [records, features].

@@ -277,6 +277,7 @@ class Nag:
     config = NagConfig
 
     def fit(self, evidence: Evidence, config: NagConfig, seed: int) -> NagGenerator:
+        evidence.check(self.name, self.needs)
         platform = Platform.of(evidence.cost_model, config.costs, config.budgets)
         return self._fit(evidence, [platform], None, config, seed)
 
@@ -288,6 +289,7 @@ class Nag:
         Raises:
           UsageError: the budget limits none of the config's costs.
         """
+        evidence.check(self.name, self.needs)
         platform = Platform.of(evidence.cost_model, config.costs, config.budgets)
         asked = platform.targets.asked(budget)
         if not asked.any():
@@ -311,6 +313,7 @@ class Nag:
             raise errors.UsageError(f"a policy of several devices needs {LATENCY} in its costs")
         random = seeds.stream(seed, "nag", "references")
         references = evidence.space.sample(_DEVICE_REFERENCES, random)
+        evidence.check(self.name, self.needs)
         platforms = [Platform.of(own, config.costs, config.budgets, references) for own in devices]
         return self._fit(evidence, platforms, references, config, seed)
 
@@ -322,7 +325,6 @@ class Nag:
         config: NagConfig,
         seed: int,
     ) -> NagGenerator:
-        evidence.check(self.name, self.needs)
         from tfgen.generators import nag_training  # TensorFlow: only fits need it
 
         state = nag_training.train(platforms, evidence, config, seed)

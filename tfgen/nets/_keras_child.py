@@ -1,8 +1,10 @@
 """The process in which a foreign Keras model is read, by the Keras that wrote it.
 
 Run by `keras_file`. The answer is a graph as JSON and the arrays of its layers: nothing of the file
-comes back that could run. A model that holds Python code (a Lambda layer) is refused before Keras
-sees it, since loading .h5 files has run such code with `safe_mode` on (CVE-2025-9905).
+comes back that could run. A file names classes and functions that Keras imports and calls while it
+loads it, with `safe_mode` on too (CVE-2025-1550, CVE-2025-9905), so its description is looked
+through before Keras sees it: what is not one of the layers that are read, or a plain part of them,
+is refused.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import re
 import sys
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,9 +23,19 @@ from typing import Any
 import numpy as np
 
 from tfgen import child_process
+from tfgen.nets.keras_kinds import KINDS
 
 GRAPH, ARRAYS = "graph.json", "arrays.npz"
-_CODE = "Lambda"  # the class that holds Python code
+# What a description may name beside the layers of KINDS: models, and plain parts of layers.
+_MODELS = ("Functional", "InputLayer", "Model", "Sequential")
+_LAYERS_OF = re.compile(r"(tf_)?keras(\.src)?(\.(layers|models|engine)[a-z0-9_.]*)?")
+_PARTS_OF = re.compile(
+    r"(tf_)?keras(\.src)?(\.(initializers|regularizers|constraints|dtype_policies|mixed_precision)"
+    r"[a-z0-9_.]*)?"
+)
+_RUN = ("function", "Lambda", "__lambda__")
+_UNREAD = ("compile_config", "build_config")  # Keras makes nothing of these: compile=False
+_CONSTANT = "_CONSTANT_VALUE"  # in place of a layer that a call reads
 _CONFIG_BYTES = 16 << 20  # of a model's description
 _NESTED = ("Functional", "Sequential", "Model")
 
@@ -51,8 +64,7 @@ def _model(path: str, factory: str | None) -> Any:
     if factory is not None:
         return _made(path, factory)
     version, config = _h5_config(path) if path.endswith((".h5", ".hdf5")) else _zip_config(path)
-    if _code_in(config):
-        raise Refused(f"it holds Python code, a {_CODE} layer, which is never run")
+    _check(config)
     keras = _keras(version)
     try:
         return keras.models.load_model(path, compile=False, safe_mode=True)
@@ -109,10 +121,30 @@ def _h5_config(path: str) -> tuple[str, Any]:
     return str(text), json.loads(config)
 
 
-def _code_in(config: Any) -> bool:
-    if isinstance(config, Mapping):
-        return config.get("class_name") == _CODE or any(map(_code_in, config.values()))
-    return isinstance(config, list) and any(map(_code_in, config))
+def _check(config: Any) -> None:
+    """Refuses a description that names anything but layers that are read and their plain parts."""
+    if isinstance(config, list):
+        for value in config:
+            _check(value)
+    elif config == _CONSTANT:
+        raise Refused("it calls a layer with a constant, which is not read")
+    if not isinstance(config, Mapping):
+        return
+    layers = config.get("layers")
+    for layer in layers if isinstance(layers, list) else ():
+        kind = layer.get("class_name") if isinstance(layer, Mapping) else None
+        if kind not in KINDS and kind not in _MODELS:
+            own = layer.get("config") if kind else None
+            name = own.get("name") if isinstance(own, Mapping) else layer
+            raise Refused(f"layer {name!r} ({kind}): such layers are not read")
+    kind, module = config.get("class_name"), config.get("module")
+    home = _LAYERS_OF if kind in KINDS or kind in _MODELS else _PARTS_OF
+    if kind in _RUN or not (module is None or home.fullmatch(str(module))):
+        named = config.get("config") if kind in _RUN else module
+        raise Refused(f"it names {kind} {named!r}, which is never imported or run")
+    for key, value in config.items():
+        if key not in _UNREAD:
+            _check(value)
 
 
 def _keras(version: str) -> Any:
@@ -205,11 +237,26 @@ def _links(
         name, calls = layer["name"], layer["inbound_nodes"]
         if name in made:
             continue
+        if _arguments(calls):
+            raise Refused(f"layer {name!r} is called with {', '.join(_arguments(calls))}")
         if len(calls) != 1:
             raise Refused(
                 f"layer {name!r} is called {len(calls)} times: shared layers are not read"
             )
         yield name, _tensors(calls[0])
+
+
+def _arguments(calls: Any) -> list[str]:
+    """Names of what calls give beside tensors, where it says anything."""
+    found: list[str] = []
+    if isinstance(calls, Mapping):
+        found += [k for k, v in calls.get("kwargs", {}).items() if v not in (None, False)]
+    elif isinstance(calls, list | tuple):
+        if len(calls) == 4 and isinstance(calls[3], Mapping):  # Keras 2: name, call, tensor, these
+            return [k for k, v in calls[3].items() if v not in (None, False)]
+        for call in calls:
+            found += _arguments(call)
+    return found
 
 
 def _tensors(call: Any) -> list[str]:

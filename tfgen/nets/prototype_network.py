@@ -22,18 +22,12 @@ import numpy as np
 from tfgen import errors
 from tfgen.nets import blocks
 from tfgen.nets.keras_file import KerasGraph, Node
+from tfgen.nets.keras_kinds import SKIPPED
 from tfgen.nets.network import BETA, BIAS, GAMMA, KERNEL, MEAN, VARIANCE, Weights
 from tfgen.space.layers import INPUT, MOVING_OPS, LayerSpec, Size, check_network
 
-_SKIPPED = (
-    "ActivityRegularization",
-    "AlphaDropout",
-    "Dropout",
-    "GaussianDropout",
-    "GaussianNoise",
-    "SpatialDropout2D",
-)
 _BITS = 8
+_MOST_ARRAYS = {"BatchNormalization": 4, "SeparableConv2D": 3}  # 2 elsewhere
 _FUSED = {"relu": "relu", "relu6": "relu6"}
 _APART = {"sigmoid": "sigmoid", "hard_silu": "hard_swish", "hard_swish": "hard_swish"}
 
@@ -123,11 +117,17 @@ class _Reader:
     def add(self, node: Node) -> None:
         """Adds a node's layers; raises _NoForm."""
         inputs = [self._tensors[name] for name in node.inputs]
-        if node.kind in _SKIPPED:
+        if node.kind in SKIPPED:
             self._tensors[node.name] = self.same(node, inputs[0])
             return
         if node.kind not in _FORMS:
             raise _NoForm("such layers are not read")
+        if node.config.get("data_format") == "channels_first":
+            raise _NoForm("channels come first")
+        if any(array.dtype.kind != "f" for array in node.arrays):
+            raise _NoForm("weights that are no floats are not read")
+        if len(node.arrays) > _MOST_ARRAYS.get(node.kind, 2):
+            raise _NoForm(f"it has {len(node.arrays)} arrays of weights")
         if any(any(tensor.padding) for tensor in inputs) and node.kind not in _PADDED:
             raise _NoForm("it reads an image with zeros around it")
         self._tensors[node.name] = _FORMS[node.kind](self, node, inputs)
@@ -255,9 +255,15 @@ class _Reader:
         self._layers[place] = dataclasses.replace(layer, **fields)
 
     def _name(self, name: str) -> str:
-        plain = re.sub(r"\W", "_", name)
-        taken = {layer.name for layer in self._layers} | {INPUT}
-        return plain if plain not in taken else f"{plain}_{len(self._layers)}"
+        """A name that no layer has, nor any of the Keras layers that a layer becomes."""
+        plain = free = re.sub(r"\W", "_", name)
+        suffixes = ("", blocks.NORM_SUFFIX, blocks.OUTPUT_SUFFIX)
+        taken = {INPUT} | {layer.name + s for layer in self._layers for s in suffixes}
+        number = len(self._layers)
+        while taken & {free + suffix for suffix in suffixes}:
+            free = f"{plain}_{number}"
+            number += 1
+        return free
 
 
 # --- layers with weights --------------------------------------------------------------------------
@@ -337,6 +343,8 @@ def _separable(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tenso
 
 def _dense(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tensor:
     kernel = node.arrays[0]
+    if kernel.shape[:-1] != (inputs[0].channels,):
+        raise _NoForm(f"its kernel is {kernel.shape}, its input has {inputs[0].channels} channels")
     weights = {KERNEL: kernel, BIAS: _bias(node, kernel.shape[-1])}
     y = reader.layer(node, "dense", inputs, weights=weights, channels=kernel.shape[-1])
     return reader.activated(node, y, _activation(node.config))
@@ -528,8 +536,6 @@ def _window(config: Mapping[str, Any], x: _Tensor, kernel: int) -> tuple[int, Si
     """Stride and output size; raises _NoForm where windows do not lie as they do in files."""
     if len(x.size) != 2:
         raise _NoForm("it reads no image")
-    if config.get("data_format", "channels_last") != "channels_last":
-        raise _NoForm("channels come first")
     if _square(config.get("dilation_rate", 1), "dilation") != 1:
         raise _NoForm("a dilated kernel is not read")
     stride = _square(config.get("strides") or kernel, "stride")

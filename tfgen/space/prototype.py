@@ -84,7 +84,8 @@ class Prototype:
           ValueError: the input is no image and no vector.
         """
         draft = Draft(bit_policy)
-        draft.choose_kernels()
+        if {layer.op for layer in self.layers} & {"conv", "depthwise"}:
+            draft.choose_kernels()
         widths: dict[str, Value | Chosen] = {}
         menus = {"conv": draft.conv_bits, "depthwise": draft.depthwise_bits}
         for group in self.groups:

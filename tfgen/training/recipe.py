@@ -205,6 +205,11 @@ class SupernetRecipe:
             raise ValueError(f"a weight of distillation is at least 0: {self}")
         if self.phases and sum(phase.epochs for phase in self.phases) != self.epochs:
             raise ValueError(f"phases take {self.epochs} epochs in all: {self}")
+        if self.phases and self.switchable:
+            raise ValueError(
+                "progressive shrinking has one set of scales for all expansions: those of narrower "
+                "ones would not be trained before widths shrink; set switchable to False"
+            )
         added = [phase.adds for phase in self.phases if phase.adds != "none"]
         if len(added) != len(set(added)):
             raise ValueError(f"each phase adds another dimension: {self}")

@@ -179,10 +179,12 @@ class SupernetTraining:
         largest = evenly(self.steps, self._recipe.largest_share)
         networks = np.repeat(ends(space)[:1], self.steps, axis=0)
         whole = networks.copy()
-        drawn = fair_networks(space, int((~largest).sum()), random)
+        # Not canonical: a depth that is held opens blocks whose values were drawn fairly too.
+        drawn = fair_draws(space, int((~largest).sum()), random)
         free = free_decisions(space, self._recipe.dimensions(self.epoch))
         networks[~largest] = np.where(free, drawn, whole[~largest])
-        return space.canonical(networks), (networks != whole).any(axis=1)
+        networks = space.canonical(networks)
+        return networks, (networks != whole).any(axis=1)
 
     def _step(
         self,
@@ -206,15 +208,14 @@ class SupernetTraining:
             context = tf.distribute.get_replica_context()
             replicas = context.num_replicas_in_sync
             part = slice(int(context.replica_id_in_sync_group), None, replicas)
+            teacher = self._taught(x[part], quantized) if taught else None
             with tf.GradientTape() as tape:
                 logits = self.supernet.outputs(
                     layers, tf.constant(x[part]), quantized=quantized, taken=taken
                 )
                 loss = _cross_entropy(logits, y[part], recipe.label_smoothing)
-                if taught:
-                    loss += recipe.distillation * _distance(
-                        logits, self._taught(x[part], quantized)
-                    )
+                if teacher is not None:
+                    loss += recipe.distillation * _distance(logits, teacher)
             gradients = {
                 name: tf.convert_to_tensor(found)
                 for name, found in tape.gradient(loss, variables).items()
@@ -239,9 +240,7 @@ class SupernetTraining:
 
     def _taught(self, x: np.ndarray, quantized: bool) -> tf.Tensor:
         """What the largest network makes of a batch [batch, classes]."""
-        return tf.stop_gradient(
-            self.supernet.outputs(self._largest, tf.constant(x), quantized=quantized)
-        )
+        return self.supernet.outputs(self._largest, tf.constant(x), quantized=quantized)
 
     def state(self) -> dict[str, np.ndarray]:
         """Everything that `restore` needs, as plain arrays."""
@@ -301,6 +300,11 @@ def augmented(x: np.ndarray, recipe: SupernetRecipe, random: np.random.Generator
 
 def fair_networks(space: SearchSpace, count: int, random: np.random.Generator) -> Choices:
     """Networks that have each value of a decision equally often [count, decisions]."""
+    return space.canonical(fair_draws(space, count, random))
+
+
+def fair_draws(space: SearchSpace, count: int, random: np.random.Generator) -> Choices:
+    """The same with decisions that are not active drawn too [count, decisions]."""
     options = [s.options["sub_blocks"] for s in space.stages if s.block == "unified"]
     unified = {option.decision for option in options if isinstance(option, Chosen)}
     columns = [
@@ -309,7 +313,7 @@ def fair_networks(space: SearchSpace, count: int, random: np.random.Generator) -
         else _deck(len(decision.values), count, random)
         for decision in space.decisions
     ]
-    return space.canonical(np.stack(columns, axis=1))
+    return np.stack(columns, axis=1)
 
 
 def _kernels(decision: Decision, count: int, random: np.random.Generator) -> np.ndarray:
