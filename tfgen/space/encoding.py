@@ -89,7 +89,7 @@ class Encoding:
                 longest = max(map(len, texts))
                 kinds = sorted(set("".join(texts)))
                 told = [[len(t), *(t.count(kind) for kind in kinds)] for t in texts]
-                values = np.array(told, np.float32) / longest
+                values: Float = np.asarray(np.array(told) / longest, np.float32)
             elif decision.ordinal and not self.long[number] and len(decision.values) > 1:
                 values = _positions(decision).astype(np.float32)[:, None]
             else:
