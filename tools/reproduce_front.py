@@ -57,7 +57,7 @@ class Front:
       latency_ms: of the answer.
       accuracy: of the answer, per cent.
       regret: points below the best cell within the budget.
-      within: of raw samples, the share within the budget; NaN for evolution.
+      within: of raw samples, the share within the budget; None for evolution.
       seconds: from the budget to the answer, training for it included.
       prepared_seconds: of what was trained before any budget was known.
     """
@@ -69,7 +69,7 @@ class Front:
     latency_ms: float
     accuracy: float
     regret: float
-    within: float
+    within: float | None
     seconds: float
     prepared_seconds: float
 
@@ -86,7 +86,7 @@ class Summary:
       low: least mean of a seed.
       high: largest mean of a seed.
       over: answers above their budget.
-      within: mean share of raw samples within the budget.
+      within: mean share of raw samples within the budget; None for evolution.
       prepared_seconds: median.
       seconds: median, of one budget.
     """
@@ -98,7 +98,7 @@ class Summary:
     low: float
     high: float
     over: int
-    within: float
+    within: float | None
     prepared_seconds: float
     seconds: float
 
@@ -109,7 +109,7 @@ TABLE_1 = (
     Column("mean regret, points", lambda s: f"{s.regret:.3f}"),
     Column("seeds", lambda s: f"{s.low:.3f}–{s.high:.3f}"),
     Column("over budget", lambda s: f"{s.over}"),
-    Column("raw samples within, %", lambda s: "-" if np.isnan(s.within) else percent(s.within)),
+    Column("raw samples within, %", lambda s: percent(s.within)),
 )
 TABLE_4 = (
     Column("device", lambda s: s.device),
@@ -221,13 +221,13 @@ def _asked(
         method: str,
         budget: Budget,
         architecture: Architecture,
-        within: float,
+        within: float | None,
         seconds: float,
         before: float,
     ) -> Front:
         limit = budget.limits[LATENCY]
         cell = bench.space.choices([architecture])
-        told = bench.answer(number, method, device, limit, cell, within)
+        told = bench.answer(number, method, device, limit, cell, np.nan)
         return Front(
             number,
             device,
@@ -254,7 +254,7 @@ def _asked(
         best = _evolved(bench, whole, records, device, budget, seed)
         seconds = time.perf_counter() - since
         # The evaluator is the policy's: a search of its own would train it first.
-        yield row(EVOLUTION, budget, best, np.nan, seconds, prepared), np.zeros(0)
+        yield row(EVOLUTION, budget, best, None, seconds, prepared), np.zeros(0)
 
 
 def _evolved(
@@ -308,7 +308,7 @@ def summarise(rows: Sequence[Front]) -> list[Summary]:
                     min(by_seed),
                     max(by_seed),
                     sum(row.latency_ms > row.limit_ms for row in own),
-                    float(np.mean([row.within for row in own])),
+                    None if method == EVOLUTION else float(np.mean([row.within for row in own])),
                     float(np.median([row.prepared_seconds for row in own])),
                     float(np.median([row.seconds for row in own])),
                 )
