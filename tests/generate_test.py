@@ -286,7 +286,7 @@ class AnswerTest(Temporary):
             "import sys\n"
             "from absl import app\n"
             "from tfgen import generate, program\n"
-            "sys.argv[1:] = ['--budget=macs=300', '--stop_after=candidates', "
+            "sys.argv[1:] = ['--budget=macs=8e6', '--stop_after=candidates', "
             f"'--output_dir={self.root}']\n"
             "try:\n"
             "    program.run(generate.main)\n"
