@@ -80,7 +80,7 @@ class PipelineTest(absltest.TestCase):
 
     def test_the_configs_first_method_answers(self):
         experiment = reproduce_supernet.experiment()
-        self.assertEqual(list(experiment.methods), ["sgnas", "nagan", "random"])
+        self.assertEqual(list(experiment.methods), ["sgnas", "random"])
 
     def test_from_a_supernet_to_a_file(self):
         with self.assertRaisesRegex(errors.UsageError, "0 of 2 epochs; run train_supernet first"):
