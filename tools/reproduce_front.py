@@ -106,8 +106,7 @@ class Summary:
 TABLE_1 = (
     Column("device", lambda s: s.device),
     Column("method", lambda s: s.method),
-    Column("mean regret, points", lambda s: f"{s.regret:.3f}"),
-    Column("seeds", lambda s: f"{s.low:.3f}–{s.high:.3f}"),
+    *reproduce_nag.REGRETS,
     Column("over budget", lambda s: f"{s.over}"),
     Column("raw samples within, %", lambda s: percent(s.within)),
 )

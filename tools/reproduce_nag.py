@@ -152,13 +152,16 @@ class Summary:
     least_within: float
 
 
+REGRETS = (
+    Column("mean regret, points", lambda s: f"{s.regret:.3f}"),
+    Column("seeds", lambda s: f"{s.low:.3f}–{s.high:.3f}"),
+)
 SUMMARY = (
     Column("method", lambda s: s.method),
     Column("devices", lambda s: s.devices),
     Column("answers", lambda s: f"{s.answers:,}"),
     Column("over budget", lambda s: f"{s.over}"),
-    Column("mean regret, points", lambda s: f"{s.regret:.3f}"),
-    Column("seeds", lambda s: f"{s.low:.3f}–{s.high:.3f}"),
+    *REGRETS,
     Column("worst device", lambda s: f"{s.worst:.3f}"),
     Column("budget used, %", lambda s: percent(s.used)),
     Column("by the best cell, %", lambda s: percent(s.best_used)),
@@ -550,8 +553,7 @@ class VariantSummary:
 VARIANTS = (
     Column("policy", lambda s: s.variant),
     Column("mean accuracy, %", lambda s: f"{s.accuracy:.2f}"),
-    Column("mean regret, points", lambda s: f"{s.regret:.3f}"),
-    Column("seeds", lambda s: f"{s.low:.3f}–{s.high:.3f}"),
+    *REGRETS,
     Column("samples' share of the budget, %", lambda s: percent(s.used)),
     Column("samples within, %", lambda s: percent(s.within)),
     Column("budgets without an answer", lambda s: f"{s.unanswered}"),

@@ -32,7 +32,7 @@ from tfgen.cost.budget import Budget
 from tfgen.cost.cost_model import LATENCY, CostModel, Costs
 from tfgen.generators.base import Evidence, Proposals
 from tfgen.generators.targets import Targets
-from tfgen.space.search_space import Choices, Chosen, SearchSpace
+from tfgen.space.search_space import Choices, SearchSpace
 
 # What a target may limit, in this order; latency on one device, which was profiled before the fit.
 COSTS = ("macs", "params", "storage_kb", "energy_uj", LATENCY)
@@ -110,8 +110,7 @@ class ParameterMap:
 
     def __init__(self, space: SearchSpace):
         self.space = space
-        options = [s.options["sub_blocks"] for s in space.stages if s.block == "unified"]
-        unified = {option.decision for option in options if isinstance(option, Chosen)}
+        unified = space.unified
         operations = {
             d.name: sorted(set("".join(map(str, d.values)))) for d in space.decisions
             if d.name in unified

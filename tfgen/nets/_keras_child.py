@@ -27,7 +27,8 @@ from tfgen.nets.keras_kinds import KINDS
 
 GRAPH, ARRAYS = "graph.json", "arrays.npz"
 # What a description may name beside the layers of KINDS: models, and plain parts of layers.
-_MODELS = ("Functional", "InputLayer", "Model", "Sequential")
+_NESTED = ("Functional", "Sequential", "Model")
+_MODELS = (*_NESTED, "InputLayer")
 _LAYERS_OF = re.compile(r"(tf_)?keras(\.src)?(\.(layers|models|engine)[a-z0-9_.]*)?")
 _PARTS_OF = re.compile(
     r"(tf_)?keras(\.src)?(\.(initializers|regularizers|constraints|dtype_policies|mixed_precision)"
@@ -37,7 +38,6 @@ _RUN = ("function", "Lambda", "__lambda__")
 _UNREAD = ("compile_config", "build_config")  # Keras makes nothing of these: compile=False
 _CONSTANT = "_CONSTANT_VALUE"  # in place of a layer that a call reads
 _CONFIG_BYTES = 16 << 20  # of a model's description
-_NESTED = ("Functional", "Sequential", "Model")
 
 
 class Refused(Exception):
@@ -200,7 +200,8 @@ def _walk(
         if type(layer).__name__ in _NESTED and hasattr(layer, "layers"):
             made[name] = _walk(layer, f"{own}/", read, nodes, arrays)
             continue
-        for number, array in enumerate(layer.get_weights()):
+        weights = layer.get_weights()
+        for number, array in enumerate(weights):
             arrays[f"{len(nodes)}_{number}"] = np.asarray(array)
         nodes.append(
             {
@@ -208,7 +209,7 @@ def _walk(
                 "class": type(layer).__name__,
                 "config": _plain(layer.get_config()),
                 "inputs": read,
-                "arrays": len(layer.get_weights()),
+                "arrays": len(weights),
             }
         )
         made[name] = own

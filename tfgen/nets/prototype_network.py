@@ -28,7 +28,7 @@ from tfgen.space.layers import INPUT, MOVING_OPS, LayerSpec, Size, check_network
 
 _BITS = 8
 _MOST_ARRAYS = {"BatchNormalization": 4, "SeparableConv2D": 3}  # 2 elsewhere
-_FUSED = {"relu": "relu", "relu6": "relu6"}
+_FUSED = ("relu", "relu6")
 _APART = {"sigmoid": "sigmoid", "hard_silu": "hard_swish", "hard_swish": "hard_swish"}
 
 
@@ -145,7 +145,7 @@ class _Reader:
         """Copies what a concatenation reads where that cannot take the range of the whole."""
         inputs = list(concat.inputs)
         for place, name in enumerate(inputs):
-            made = next((layer for layer in self._layers if layer.name == name), None)
+            made = self._found(name)
             uses = sum(layer.inputs.count(name) for layer in self._layers)
             if made is not None and made.op not in MOVING_OPS and uses == 1:
                 continue
@@ -163,15 +163,15 @@ class _Reader:
                 out_size=size,
                 weight_bits=_BITS,
             )
-            self._layers.insert(self._layers.index(self._by_name(concat.name)), copy)
+            self._layers.insert(self._layers.index(concat), copy)
             ones = np.ones((1, 1, channels, 1), np.float32)
             self.weights[copy.name] = {KERNEL: ones, BIAS: np.zeros(channels, np.float32)}
             inputs[place] = copy.name
             self.remarks.append(f"{concat.name}: joins a copy of {name!r}, which has another range")
-        self.replace(self._by_name(concat.name), inputs=tuple(inputs))
+        self.replace(concat, inputs=tuple(inputs))
 
-    def _by_name(self, name: str) -> LayerSpec:
-        return next(layer for layer in self._layers if layer.name == name)
+    def _found(self, name: str) -> LayerSpec | None:
+        return next((layer for layer in self._layers if layer.name == name), None)
 
     # --- what forms use -------------------------------------------------------------------------
 
@@ -222,7 +222,7 @@ class _Reader:
             fusing = made is not None and (made.weighted or made.op == "add")
             if made is None or not fusing or made.activation != "linear" or not self.alone(node, x):
                 raise _NoForm(f"{activation} follows what does not apply one")
-            self.replace(made, activation=_FUSED[activation])
+            self.replace(made, activation=activation)
             return self.same(node, x)
         if activation in _APART:
             suffix = "" if node.kind in ("Activation", "ReLU") else f"_{activation}"
@@ -247,7 +247,7 @@ class _Reader:
 
     def maker(self, x: _Tensor) -> LayerSpec | None:
         """The layer that makes x; None for the input."""
-        return next((layer for layer in self._layers if layer.name == x.layer), None)
+        return self._found(x.layer)
 
     def replace(self, layer: LayerSpec, **fields: Any) -> None:
         """Changes a layer that was added."""
@@ -398,7 +398,7 @@ def _average(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tensor:
     """A depthwise layer of equal weights, where no window reaches beyond the image."""
     (x,) = inputs
     side = _square(node.config["pool_size"], "window")
-    stride, size = _window({**node.config, "kernel_size": side}, x, side)
+    stride, size = _window(node.config, x, side)
     if (side, side) == x.size and size == (1, 1):
         return reader.layer(node, "mean", [x], size=(1, 1))
     if any((out - 1) * stride + side > given for out, given in zip(size, x.size, strict=True)):
@@ -418,7 +418,7 @@ def _average(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tensor:
 def _max_pool(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tensor:
     (x,) = inputs
     side = _square(node.config["pool_size"], "window")
-    stride, size = _window({**node.config, "kernel_size": side}, x, side)
+    stride, size = _window(node.config, x, side)
     return reader.layer(node, "max_pool", [x], size=size, kernel=side, stride=stride)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tfgen.space.search_space import Choices, Chosen, Decision, SearchSpace
+from tfgen.space.search_space import Choices, Decision, SearchSpace
 
 _KNOTS = 8  # for widths up to 128: one an octave
 _NEVER = -1e9  # a logit that no softmax gives a share
@@ -80,8 +80,7 @@ class Encoding:
         number is where it lies among its decision's values. Spaces without unified blocks have no
         parts: their rows tell neighbours already.
         """
-        options = [s.options["sub_blocks"] for s in self.space.stages if s.block == "unified"]
-        unified = {option.decision for option in options if isinstance(option, Chosen)}
+        unified = self.space.unified
         columns: list[Float] = []
         for number, decision in enumerate(self.space.decisions if unified else ()):
             if decision.name in unified:

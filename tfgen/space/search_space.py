@@ -276,6 +276,12 @@ class SearchSpace:
         position = self.index[value.decision]
         return np.asarray(self.decisions[position].values)[choices[:, position]]
 
+    @functools.cached_property
+    def unified(self) -> frozenset[str]:
+        """Names of the decisions about the sub-blocks of unified blocks."""
+        options = [stage.options["sub_blocks"] for stage in self.stages if stage.block == "unified"]
+        return frozenset(option.decision for option in options if isinstance(option, Chosen))
+
     def menu(self, option: Value | Chosen) -> tuple[Value, ...]:
         """The values that a stage's option may have."""
         if not isinstance(option, Chosen):

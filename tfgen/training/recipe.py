@@ -238,8 +238,7 @@ class SupernetRecipe:
         """Which of DIMENSIONS are free in an epoch."""
         if not self.phases:
             return frozenset(DIMENSIONS)
-        first, own = self.phase(epoch)
-        del first
+        _, own = self.phase(epoch)
         known = self.phases[: self.phases.index(own) + 1]
         return frozenset(phase.adds for phase in known) - {"none"}
 

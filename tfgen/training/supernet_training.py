@@ -305,11 +305,9 @@ def fair_networks(space: SearchSpace, count: int, random: np.random.Generator) -
 
 def fair_draws(space: SearchSpace, count: int, random: np.random.Generator) -> Choices:
     """The same with decisions that are not active drawn too [count, decisions]."""
-    options = [s.options["sub_blocks"] for s in space.stages if s.block == "unified"]
-    unified = {option.decision for option in options if isinstance(option, Chosen)}
     columns = [
         _kernels(decision, count, random)
-        if decision.name in unified
+        if decision.name in space.unified
         else _deck(len(decision.values), count, random)
         for decision in space.decisions
     ]
