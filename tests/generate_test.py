@@ -78,7 +78,7 @@ class BadInputTest(Temporary):
             "no public table has device 'pixel3' on space 'california_housing_mlp'",
         ),
         (["--budget=macs=9", "--train=inherit"], "has no supernet; leave the flag out"),
-        (["--budget=macs=9", "--method=gan"], "unknown method 'gan'; known: nag, nagan, random"),
+        (["--budget=macs=9", "--method=gan"], "unknown method 'gan'; known: gensynth, nag, nagan"),
         (["--budget=macs=9", "--method=sgnas"], "has no generator of method 'sgnas'; it has:"),
         (
             ["--budget=macs=9", "--bundle=mars"],

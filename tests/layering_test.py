@@ -26,7 +26,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("tfgen.space",),
     ("tfgen.cost",),
     # Importing the record imports its package, so the package's __init__.py is as low.
-    ("tfgen.evidence.record", "tfgen.evidence.__init__"),
+    ("tfgen.evidence.record", "tfgen.evidence.reactions", "tfgen.evidence.__init__"),
     ("tfgen.nets",),
     ("tfgen.training",),
     ("tfgen.evidence",),
@@ -37,6 +37,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("tfgen.deployment",),
     ("tfgen.bundle",),
     ("tfgen.supernets",),
+    ("tfgen.prototypes",),
     ("tfgen.pipeline",),
     # The programs.
     (

@@ -22,7 +22,7 @@ from tfgen.nets.supernet import Supernet
 from tfgen.selection import Selector
 from tfgen.space import catalog, published
 from tfgen.space.lowering import lower
-from tfgen.training import datasets, supernet_training, trainer
+from tfgen.training import datasets, supernet_training, tasks, trainer
 from tfgen.training.recipe import Recipe, SupernetRecipe
 from tools import reproduce_supernet, reproduce_variants
 from tools.single_path import SinglePath
@@ -126,9 +126,10 @@ class PipelineTest(absltest.TestCase):
         self.assertEqual(delivery.contract.tested_on, "400 examples of mnist_images_shipped")
         # By chance a quarter; the file scores what the supernet does for that network.
         supernet = supernets.load(EXPERIMENT, self.work, self.dataset)
-        expected = supernet_training.accuracy(
+        expected = supernet_training.score(
             supernet,
             lower(bundle.space, answers[0].architecture),
+            tasks.CLASSIFICATION,
             self.dataset.test,
             self.dataset.train.x[:512],
         )
@@ -225,7 +226,9 @@ class InheritanceTest(absltest.TestCase):
 
     def evaluator(self) -> Inheritance:
         x = self.examples.x[:64]
-        return Inheritance(self.store, self.supernet, "data", self.examples, x)
+        return Inheritance(
+            self.store, self.supernet, "data", tasks.CLASSIFICATION, self.examples, x
+        )
 
     def test_a_network_is_scored_once_and_counted_each_time(self):
         space = self.supernet.space
@@ -234,7 +237,7 @@ class InheritanceTest(absltest.TestCase):
         )
         evaluate = self.evaluator()
         with mock.patch.object(
-            supernet_training, "accuracy", side_effect=supernet_training.accuracy
+            supernet_training, "score", side_effect=supernet_training.score
         ) as scored:
             records = evaluate([first, second, first], seed=9)
             self.assertEqual(scored.call_count, 2)
@@ -243,8 +246,8 @@ class InheritanceTest(absltest.TestCase):
             self.assertEqual(scored.call_count, 2)  # read from the store
         self.assertEqual(evaluate.trainings, 3)
         layers = lower(space, first)
-        expected = supernet_training.accuracy(
-            self.supernet, layers, self.examples, self.examples.x[:64]
+        expected = supernet_training.score(
+            self.supernet, layers, tasks.CLASSIFICATION, self.examples, self.examples.x[:64]
         )
         self.assertEqual(records[0].metric, expected)
 

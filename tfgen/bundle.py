@@ -21,6 +21,7 @@ import numpy as np
 from tfgen import errors, generators, seeds, workdir
 from tfgen.cost.budget import Budget
 from tfgen.cost.cost_model import CostModel
+from tfgen.evidence.insight import InsightSurrogate
 from tfgen.evidence.surrogate import Surrogate
 from tfgen.generators.base import Generator
 from tfgen.space.lowering import ACTIVATION_BITS
@@ -110,7 +111,7 @@ class Bundle:
       dataset_fingerprint: of its arrays.
       recipe: how the records were trained, where there are no shared weights; deliveries from
         scratch are trained alike.
-      surrogate: the encoder.
+      surrogate: the encoder, or what was learned of a prototype in its place.
       generators: by method; the first answers where none is named.
       manifest_sha256: of the manifest it was read from; empty for one that is not written yet.
       activation_bits: of every network that is answered; 16 are computed by slow kernels.
@@ -124,7 +125,7 @@ class Bundle:
     dataset: str
     dataset_fingerprint: str
     recipe: Recipe
-    surrogate: Surrogate
+    surrogate: Surrogate | InsightSurrogate
     generators: Mapping[str, Generator]
     manifest_sha256: str = ""
     activation_bits: int = ACTIVATION_BITS
@@ -216,7 +217,7 @@ def load(path: pathlib.Path) -> Bundle:
         probe = space.sample(1, seeds.stream(0, "probe"))
         CostModel(space).costs(probe)
         where = path / _SURROGATE
-        surrogate = Surrogate(space, _finite(where))
+        surrogate = _predictor(space, _finite(where))
         if not np.isfinite(surrogate.predict(probe).low).all():
             raise ValueError("predicts no number")
         restored = {}
@@ -242,6 +243,11 @@ def load(path: pathlib.Path) -> Bundle:
         workdir.sha256(path / workdir.MANIFEST),
         shared=shared,
     )
+
+
+def _predictor(space: SearchSpace, state: Mapping[str, np.ndarray]) -> Surrogate | InsightSurrogate:
+    """What `save` wrote the state of."""
+    return InsightSurrogate(space, state) if "costs" in state else Surrogate(space, state)
 
 
 def _finite(path: pathlib.Path) -> dict[str, np.ndarray]:

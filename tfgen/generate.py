@@ -2,9 +2,14 @@
 
     generate --budget=storage_kb=0.5,r2=0.72
 
+    generate --prototype=my_model.keras --task=cifar10 --require=accuracy=0.89 --count=4
+
 Prints the candidates, trains the best one with quantization in the loop, writes model.tflite,
 recipe.json and contract.json, runs the file and prints the contract. Exit codes: 0 all contracts
 hold, 2 bad usage, 3 infeasible, 4 a contract was missed after measuring, 1 anything else.
+
+With --prototype the networks are smaller ones made of a network of yours: a generator is learned
+first, which takes minutes to hours and is kept in --output_dir; then it answers as others do.
 """
 
 from __future__ import annotations
@@ -16,14 +21,17 @@ import sys
 import time
 from collections.abc import Sequence
 
+import numpy as np
 from absl import flags
 
 from tfgen import bundle as bundles
-from tfgen import errors, generators, pipeline, program, workdir
+from tfgen import errors, generators, pipeline, program, prototypes, workdir
 from tfgen.cost.budget import Budget, parse_all, rounded_up
 from tfgen.cost.cost_model import LATENCY
+from tfgen.cost.netscore import information_density, netscore
 from tfgen.deployment import devices
-from tfgen.selection import Candidate, Ranking, Selector
+from tfgen.nets import keras_file
+from tfgen.selection import NETSCORE, Candidate, Ranking, Selector
 from tfgen.space.architecture import Architecture
 from tfgen.space.lowering import lower
 from tfgen.space.search_space import SearchSpace
@@ -33,6 +41,28 @@ from tfgen.training import datasets
 _BUDGET = flags.DEFINE_multi_string(
     "budget", [], "What you can afford: storage_kb=64,accuracy=0.87. Costs are at most, the task's "
     "metric is at least. Repeat for several answers."
+)  # fmt: skip
+_PROTOTYPE = flags.DEFINE_string(
+    "prototype", None, "A network of yours to make smaller ones of: a .keras or .h5 file, or "
+    "FILE.py:FUNCTION that returns a model, which is run."
+)  # fmt: skip
+_TASK = flags.DEFINE_string("task", None, "The data set that --prototype is for: cifar10.")
+_REQUIRE = flags.DEFINE_multi_string(
+    "require", [], "With --prototype, what its networks must keep: accuracy=0.89. As --budget."
+)
+_ADAPTATION_EPOCHS = flags.DEFINE_integer(
+    "adaptation_epochs", 4, "With --prototype: of training its weights for smaller networks.",
+    lower_bound=1,
+)  # fmt: skip
+_CYCLES = flags.DEFINE_integer(
+    "cycles", 12, "With --prototype: of generating, probing and learning.", lower_bound=1
+)
+_TUNING_STEPS = flags.DEFINE_integer(
+    "tuning_steps", 2500, "With --prototype: of training one network to its end.", lower_bound=1
+)
+_LOW_BITS = flags.DEFINE_bool(
+    "low_bits", False, "With --prototype: offers convolutions of fewer than 8 bits, which are "
+    "smaller and slower."
 )  # fmt: skip
 _BUNDLE = flags.DEFINE_string(
     "bundle", None, "A trained bundle of the zoo, or the folder of one. Default: the zoo's first "
@@ -52,7 +82,10 @@ _TABLES_DIR = flags.DEFINE_string(
     "tables_dir", None, "Where public tables lie, for budgets on devices that others measured."
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Equal seeds give equal answers.", lower_bound=0)
-_COUNT = flags.DEFINE_integer("count", 10, "Candidates to show for a budget.")
+_COUNT = flags.DEFINE_integer(
+    "count", None, "Candidates to show for a budget, 10 by default; with --prototype networks to "
+    "deliver, 4 by default."
+)  # fmt: skip
 _DRAWS = flags.DEFINE_integer("draws", 4096, "Networks drawn in a round.")
 _REFINEMENTS = flags.DEFINE_integer(
     "refinements", 10, "Steps in which neighbours of the best draws are tried."
@@ -62,11 +95,11 @@ _MAX_DISTANCE = flags.DEFINE_float(
     "max_distance", 0.1, "Most distance between a draw's predicted performance and its condition."
 )
 _RANK_BY = flags.DEFINE_string(
-    "rank_by", "auto", "quality, distance or a cost metric; auto: quality under cost limits, else "
-    "storage_kb."
+    "rank_by", "auto", "quality, distance, netscore or a cost metric; auto: quality under cost "
+    "limits, else netscore with --prototype, else storage_kb."
 )  # fmt: skip
 _MAX_TRAININGS = flags.DEFINE_integer(
-    "max_trainings", 3, "Candidates to train for a budget until one keeps its contract.",
+    "max_trainings", 3, "Candidates to train until one keeps the contract, for each to deliver.",
     lower_bound=1,
 )  # fmt: skip
 _THREADS = flags.DEFINE_integer("threads", 1, "Threads of the measured runtime.", lower_bound=1)
@@ -94,6 +127,7 @@ _COSTS = (
 _WORDS = {
     "conv": "{kernel}>{channels}",
     "dense": "{units}",
+    "layer": "{channels}",
     "pointwise": "{channels}",
     "residual": "{kernel},{kernel}>{channels}",
     "unified": "{sub_blocks}>{channels}",
@@ -104,12 +138,24 @@ def main(argv: Sequence[str]) -> int:
     """Answers every budget; returns the exit code."""
     del argv
     start = time.monotonic()
-    budgets = parse_all(_BUDGET.value)
+    budgets = parse_all([*_BUDGET.value, *_REQUIRE.value])
     _check_devices(budgets)
     if _METHOD.value is not None:
         generators.get(_METHOD.value)
+    if _PROTOTYPE.value is None:
+        for flag in (_TASK, _REQUIRE):
+            if flag.value:
+                raise errors.UsageError(f"--{flag.name} goes with --prototype")
+    selector = Selector(
+        count=_COUNT.value if _COUNT.value is not None else 4 if _PROTOTYPE.value else 10,
+        draws=_DRAWS.value,
+        refinements=_REFINEMENTS.value,
+        confidence=_CONFIDENCE.value,
+        max_distance=_MAX_DISTANCE.value,
+        ranking=_ranking(budgets),
+    )
     bundle = dataclasses.replace(
-        bundles.load(_bundle_path(budgets)),
+        bundles.load(_bundle_path(budgets)) if _PROTOTYPE.value is None else _made(budgets),
         activation_bits=int(_ACTIVATION_BITS.value),
         io=_IO.value,
     )
@@ -120,14 +166,6 @@ def main(argv: Sequence[str]) -> int:
             f"--train={_TRAIN.value}: bundle {bundle.name!r} has no supernet; leave the flag out"
         )
     pipeline.check_executed(bundle)
-    selector = Selector(
-        count=_COUNT.value,
-        draws=_DRAWS.value,
-        refinements=_REFINEMENTS.value,
-        confidence=_CONFIDENCE.value,
-        max_distance=_MAX_DISTANCE.value,
-        ranking=Ranking(_RANK_BY.value),
-    )
     method = _METHOD.value or bundle.default_method
     bundle.generator(method)
     tables_dir = workdir.user_path(_TABLES_DIR.value) if _TABLES_DIR.value else None
@@ -179,6 +217,41 @@ def run() -> None:
     program.run(main)
 
 
+def _ranking(budgets: Sequence[Budget]) -> Ranking:
+    """How candidates are ordered; a prototype's by U, as the paper does."""
+    if _PROTOTYPE.value and _RANK_BY.value == "auto" and not any(b.limits for b in budgets):
+        return Ranking(NETSCORE)
+    return Ranking(_RANK_BY.value)
+
+
+def _made(budgets: Sequence[Budget]) -> bundles.Bundle:
+    """The bundle of a prototype, made where the output directory has none yet."""
+    if _TASK.value is None or _BUNDLE.value is not None:
+        raise errors.UsageError("--prototype needs --task, and no --bundle")
+    defaults = prototypes.PrototypeConfig()
+    config = dataclasses.replace(
+        defaults,
+        adaptation=dataclasses.replace(defaults.adaptation, epochs=_ADAPTATION_EPOCHS.value),
+        fine_tuning=dataclasses.replace(
+            defaults.fine_tuning,
+            steps=_TUNING_STEPS.value,
+            warmup_steps=min(defaults.fine_tuning.warmup_steps, _TUNING_STEPS.value),
+        ),
+        synthesis=dataclasses.replace(defaults.synthesis, cycles=_CYCLES.value),
+        compact=_LOW_BITS.value,
+    )
+    keras_file.file_of(_PROTOTYPE.value)  # says what is wrong before data are read
+    program.prefer_onednn()
+    dataset = datasets.load(_TASK.value, _DATA_DIR.value)
+    for budget in budgets:
+        if budget.quality is not None and budget.quality[0] != dataset.task.metric:
+            raise errors.UsageError(
+                f"{dataset.name!r} is judged by {dataset.task.metric}, not by {budget.quality[0]}"
+            )
+    work = workdir.WorkDir(workdir.user_path(_OUTPUT_DIR.value))
+    return prototypes.make(_PROTOTYPE.value, dataset, work, config, _say)
+
+
 def _bundle_path(budgets: Sequence[Budget]) -> pathlib.Path:
     if _BUNDLE.value is not None:
         return bundles.find(_BUNDLE.value)
@@ -204,7 +277,8 @@ def _check_devices(budgets: Sequence[Budget]) -> None:
 
 def _deliver(bundle: bundles.Bundle, candidates: Sequence[Candidate], work: workdir.WorkDir) -> int:
     """Trains candidates in order until one keeps the contract; the exit code of this answer."""
-    start = _TRAIN.value or (pipeline.SCRATCH if bundle.shared is None else pipeline.INHERIT)
+    start = pipeline.SCRATCH if bundle.shared is None else pipeline.INHERIT
+    start = _TRAIN.value or (pipeline.QAT if _PROTOTYPE.value else start)
     if start == pipeline.INHERIT and _DATA_DIR.value is None:
         return _deliver_on(bundle, candidates, work, bundle.shared.examples, start)
     dataset = datasets.load(bundle.dataset, _DATA_DIR.value)
@@ -223,7 +297,7 @@ def _deliver_on(
     dataset: datasets.Dataset,
     start: str,
 ) -> int:
-    if bundle.shared is not None and start != pipeline.INHERIT:
+    if bundle.shared is not None and start != pipeline.INHERIT and not _PROTOTYPE.value:
         _say(
             "note: predictions are of inherited weights; a network that is trained is mostly better"
         )
@@ -246,7 +320,8 @@ def _deliver_on(
             )
             return errors.InfeasibleBudgetError.exit_code
         candidates = roomy or timed
-    attempts = list(candidates[: _MAX_TRAININGS.value])
+    wanted = len(candidates) if _PROTOTYPE.value else 1
+    attempts = list(candidates[: wanted * _MAX_TRAININGS.value])
     exit_code = 0
     for number_, candidate in enumerate(attempts, start=1):
         what = "weights are inherited by" if start == pipeline.INHERIT else "training"
@@ -267,9 +342,13 @@ def _deliver_on(
             exit_code = max(exit_code, error.exit_code)
             continue
         print(_contract_text(delivery, candidate))
-        if delivery.contract.holds:
+        if _PROTOTYPE.value:
+            print(_efficiency(bundle, delivery))
+        wanted -= delivery.contract.holds
+        if not wanted:
             return 0
-        exit_code = errors.ContractMissedError.exit_code
+        if not delivery.contract.holds:
+            exit_code = errors.ContractMissedError.exit_code
     return exit_code
 
 
@@ -345,6 +424,19 @@ def _contract_text(delivery: pipeline.Delivery, candidate: Candidate) -> str:
             f"latency: {delivery.timed.quiet_windows} quiet windows, the middle one "
             f"{delivery.timed.spread:.1%} over the least",
         ]
+    )
+
+
+def _efficiency(bundle: bundles.Bundle, delivery: pipeline.Delivery) -> str:
+    """NetScore and information density of a delivered network, and what it takes beside."""
+    measured = {term.metric: term.measured for term in delivery.contract.terms}
+    metric, params, macs = (measured[m] for m in (bundle.task.metric, "params", "macs"))
+    whole = bundle.cost_model.cost(bundle.space.point({}))
+    return (
+        f"NetScore {float(netscore(np, max(metric, 1e-3), params, macs)):.1f}, "
+        f"{information_density(metric, params):.0f} % per million parameters; "
+        f"{params / whole['params']:.1%} of the prototype's parameters, "
+        f"{macs / whole['macs']:.1%} of its MACs"
     )
 
 

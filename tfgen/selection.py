@@ -19,6 +19,7 @@ from tfgen import errors, seeds
 from tfgen.cost import kernels
 from tfgen.cost.budget import COST_METRICS, Budget, Cost, Quantity, rounded_up
 from tfgen.cost.cost_model import CostModel, Costs, source
+from tfgen.cost.netscore import netscore
 from tfgen.space import bits
 from tfgen.space.architecture import Architecture
 from tfgen.space.lowering import ACTIVATION_BITS, lower_batch
@@ -29,6 +30,8 @@ _VERIFICATIONS = 3  # of the nearest feasible budget
 _PARENTS, _CHILDREN = 64, 16  # in a step of refinement
 _MAX_DRAWS = 200_000  # some 2 GB of scores
 _BYTE_METRICS = ("storage_kb", "file_kb")
+NETSCORE, _SCORED = "netscore", ("params", "macs")
+_LEAST_METRIC = 1e-3
 _MAX_CONFIDENCE = 0.99  # what a few hundred held-out records and fifty files can tell
 
 
@@ -223,16 +226,22 @@ class Ranking:
     """The output selector: by which number candidates are ordered.
 
     Attributes:
-      by: "quality" (the lower end of the metric, highest first), "distance" (eq. 1, least first), a
-        cost metric (least first), or "auto": quality where a cost is limited, else storage.
+      by: "quality" (the lower end of the metric, highest first), "distance" (eq. 1, least first),
+        "netscore" (highest first), a cost metric (least first), or "auto": quality where a cost is
+        limited, else storage.
     """
 
     by: str = "auto"
 
     def __post_init__(self) -> None:
-        known = ("auto", "quality", "distance", *COST_METRICS)
+        known = ("auto", "quality", "distance", NETSCORE, *COST_METRICS)
         if self.by not in known:
             raise errors.UsageError(f"unknown ranking {self.by!r}; known: {', '.join(known)}")
+
+    @property
+    def read(self) -> tuple[str, ...]:
+        """The costs that it may order by."""
+        return _SCORED if self.by == NETSCORE else (self.by,)
 
     def order(self, pool: Pool, budget: Budget) -> npt.NDArray[np.int64]:
         """Rows of the pool, best first; ties go to the smaller network."""
@@ -243,6 +252,9 @@ class Ranking:
             key = -pool.low
         elif by == "distance":
             key = pool.distance if pool.distance is not None else -pool.low
+        elif by == NETSCORE and set(_SCORED) <= set(pool.costs):
+            reached = np.clip(pool.metric, _LEAST_METRIC, None)
+            key = -netscore(np, reached, *(pool.costs[metric] for metric in _SCORED))
         elif by in pool.costs:
             key = pool.costs[by]
         else:
@@ -338,7 +350,7 @@ class Selector:
         stages = network_stages(cost_model, budget, self.max_distance)
         limits = budget_stages(budget)
         # What stages and ranking read; a candidate's other costs are told at the end.
-        read = {*budget.limits, "storage_kb", self.ranking.by}
+        read = {*budget.limits, "storage_kb", *self.ranking.read}
 
         def pool_of(choices: Choices, conditions: Floats | None) -> Pool:
             return self._pool(choices, conditions, predictor, cost_model, read)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # TensorFlow is imported where it is needed
     from tfgen.training.supernet_training import Progress, SupernetTraining
 
 CHECKPOINT = "checkpoint.npz"
+PROTOTYPE_SPACE, PROTOTYPE_WEIGHTS = "space.json", "weights.npz"
 _CALIBRATION = 512  # images, on which a network estimates its statistics
 _SEARCHED = 2_000  # images of the search split, by which networks are compared
 _SHIPPED = 1_000  # images of the test split that ship with a bundle
@@ -100,8 +101,8 @@ def train(
             continue
         told = {"loss": loss}
         for name, layers in (("largest", largest), ("smallest", smallest)):
-            told[f"accuracy/{name}"] = supernet_training.accuracy(
-                training.supernet, layers, searched(dataset), calibration(dataset)
+            told[f"{dataset.task.metric}/{name}"] = supernet_training.score(
+                training.supernet, layers, dataset.task, searched(dataset), calibration(dataset)
             )
         with writer.as_default(step=training.epoch):
             for name, value in told.items():
@@ -129,6 +130,26 @@ def _scalars() -> Any:
     return metadata
 
 
+def space_of(experiment: Experiment, work: workdir.WorkDir) -> SearchSpace:
+    """The experiment's space: that of the work directory's prototype, or of the catalogue."""
+    if not (work.prototype / workdir.MANIFEST).is_file():
+        return catalog.get(experiment.space)
+    workdir.read_manifest(work.prototype)
+    space = SearchSpace.from_json(workdir.read_json(work.prototype / PROTOTYPE_SPACE))
+    if space.name != experiment.space:
+        raise errors.UsageError(f"{work.prototype}: is of another space than {experiment.space!r}")
+    return space
+
+
+def _prototype_weights(work: workdir.WorkDir) -> dict[str, dict[str, np.ndarray]]:
+    """By layer, what the prototype in the work directory has."""
+    weights: dict[str, dict[str, np.ndarray]] = {}
+    for name, array in workdir.read_arrays(work.prototype / PROTOTYPE_WEIGHTS).items():
+        layer, _, part = name.rpartition("/")
+        weights.setdefault(layer, {})[part] = array
+    return weights
+
+
 def load(experiment: Experiment, work: workdir.WorkDir, dataset: Dataset) -> Supernet:
     """The trained supernet; raises UsageError where epochs are missing."""
     training = _begun(experiment, work, dataset)
@@ -148,9 +169,11 @@ def _begun(experiment: Experiment, work: workdir.WorkDir, dataset: Dataset) -> S
 
     config = json.loads(json.dumps(experiment.supernet_json()))
     assert experiment.supernet is not None  # supernet_json said so
-    space, seed = catalog.get(experiment.space), experiment.seed
+    space, seed = space_of(experiment, work), experiment.seed
     switchable = experiment.supernet.switchable
     supernet = Supernet(space, seeds.derive(seed, "supernet"), switchable)
+    if work.prototype.is_dir():
+        supernet.take(_prototype_weights(work))
     training = SupernetTraining(supernet, dataset, experiment.supernet, seed)
     workdir.recover(work.supernet)
     if (work.supernet / workdir.MANIFEST).is_file():
@@ -182,7 +205,12 @@ def evaluator(supernet: Supernet, dataset: Dataset, store: RecordStore) -> Inher
     from tfgen.evidence.inherited import Inheritance
 
     return Inheritance(
-        store, supernet, dataset.fingerprint, searched(dataset), calibration(dataset)
+        store,
+        supernet,
+        dataset.fingerprint,
+        dataset.task,
+        searched(dataset),
+        calibration(dataset),
     )
 
 

@@ -41,6 +41,11 @@ class WorkDir:
         return self.root / "supernet"
 
     @property
+    def prototype(self) -> pathlib.Path:
+        """A user's model as it was read: its space and its weights."""
+        return self.root / "prototype"
+
+    @property
     def bundle(self) -> pathlib.Path:
         return self.root / "bundle"
 

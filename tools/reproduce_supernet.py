@@ -99,8 +99,12 @@ class Lab:
         calibration = supernets.calibration(self.dataset)
         return np.array(
             [
-                supernet_training.accuracy(
-                    self.supernet, lower(self.space, own), self.dataset.test, calibration
+                supernet_training.score(
+                    self.supernet,
+                    lower(self.space, own),
+                    self.dataset.task,
+                    self.dataset.test,
+                    calibration,
                 )
                 for own in self._architectures(choices)
             ]

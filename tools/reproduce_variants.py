@@ -213,9 +213,10 @@ def _score(
 
     architecture = supernet.space.architecture(choices)
     random = seeds.stream(0, "taken", architecture.fingerprint)
-    return supernet_training.accuracy(
+    return supernet_training.score(
         supernet,
         lower(supernet.space, architecture),
+        dataset.task,
         supernets.searched(dataset),
         supernets.calibration(dataset),
         taken=None if forced else supernet_training.any_sub_blocks(supernet, random),

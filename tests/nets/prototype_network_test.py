@@ -15,7 +15,9 @@ from absl.testing import absltest, parameterized
 from tests.nets import keras_models
 from tfgen import errors, seeds
 from tfgen.nets import keras_file, network, prototype_network, pruning
+from tfgen.nets.keras_compat import tf
 from tfgen.nets.keras_file import KerasGraph, Node
+from tfgen.nets.supernet import Supernet
 from tfgen.space.lowering import lower
 from tfgen.space.prototype import Prototype
 
@@ -66,9 +68,8 @@ class ReadingTest(parameterized.TestCase):
         space = prototype.space("p")
         order = pruning.importance(prototype, found.weights)
         layers = lower(space, space.architecture(space.sample(1, seeds.stream(1, "cut"))[0]))
-        small = network.with_weights(
-            layers, found.input_shape, pruning.pruned(prototype, found.weights, layers, order)
-        )
+        sliced = pruning.pruned(prototype, found.weights, layers, order)
+        small = network.with_weights(layers, found.input_shape, sliced)
         kept = prototype.kept(layers, order)
         zeroed = {}
         for name, own in found.weights.items():
@@ -88,6 +89,16 @@ class ReadingTest(parameterized.TestCase):
         np.testing.assert_allclose(
             small(x, training=False), expected, rtol=0, atol=1e-4 * np.abs(expected).max()
         )
+        # So does the same network of a supernet that has the prototype's weights.
+        supernet = Supernet(space, seed=1, switchable=False)
+        supernet.take(pruning.pruned(prototype, found.weights, prototype.layers, order))
+        statistics = {
+            layer.name: (sliced[layer.name]["mean"], sliced[layer.name]["variance"])
+            for layer in layers
+            if layer.batch_norm
+        }
+        outputs = supernet.outputs(layers, tf.constant(x), quantized=False, statistics=statistics)
+        np.testing.assert_allclose(outputs, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
 
     def test_a_function_that_returns_a_model(self):
         file = self.folder / "mine.py"

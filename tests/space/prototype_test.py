@@ -118,14 +118,16 @@ class PrototypeTest(parameterized.TestCase):
         }
         kept = prototype.kept(layers, order)
         np.testing.assert_array_equal(kept[INPUT], [0, 1, 2])
-        np.testing.assert_array_equal(kept["a"], [0, 1, 5, 7])
-        np.testing.assert_array_equal(kept["b"], range(4, 12))
+        np.testing.assert_array_equal(kept["a"], [5, 1, 7, 0])
+        np.testing.assert_array_equal(kept["b"], range(11, 3, -1))
         # Behind a's eight channels those of b.
-        np.testing.assert_array_equal(kept["c"], [0, 1, 5, 7, *range(12, 20)])
+        np.testing.assert_array_equal(kept["c"], [5, 1, 7, 0, *range(19, 11, -1)])
         # Sixteen positions of sixteen channels each.
-        flat = [16 * position + channel for position in range(16) for channel in (3, 8, 9, 15)]
+        flat = [16 * position + channel for position in range(16) for channel in (9, 3, 8, 15)]
         np.testing.assert_array_equal(kept["f"], flat)
         self.assertEqual({l.name: l.out_channels for l in layers}["f"], 64)
+        np.testing.assert_array_equal(prototype.kept(layers)["c"], [0, 1, 2, 3, *range(8, 16)])
+        self.assertEqual(Prototype.of(space).groups, prototype.groups)
 
     def test_what_cannot_be_cut_says_why(self):
         whole = Prototype(every_op(), (8, 8, 1)).whole

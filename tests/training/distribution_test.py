@@ -56,7 +56,8 @@ for name, variable in training.supernet.variables.items():
 assert losses[-1] < 1.2 and losses[-1] < losses[0], losses
 largest = lower(SPACE, SPACE.architecture(supernet_training.ends(SPACE)[0]))
 test = dataset().test
-accuracy = supernet_training.accuracy(training.supernet, largest, test, test.x[:100])
+task = dataset().task
+accuracy = supernet_training.score(training.supernet, largest, task, test, test.x[:100])
 assert accuracy > 0.4, accuracy
 """
 # The program with data that TensorFlow reads: its strategy comes first.

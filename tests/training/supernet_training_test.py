@@ -13,6 +13,7 @@ from tfgen.nets.supernet import Supernet
 from tfgen.space import catalog, image_spaces
 from tfgen.space.lowering import lower
 from tfgen.training import datasets, supernet_training, tasks
+from tfgen.training import losses as losses_of
 from tfgen.training.recipe import DIMENSIONS, Phase, SupernetRecipe
 from tfgen.training.supernet_training import SupernetTraining
 
@@ -77,8 +78,12 @@ class TrainingTest(absltest.TestCase):
         test = dataset().test
         rows = SPACE.sample(3, seeds.stream(9, "networks"))
         found = [
-            supernet_training.accuracy(
-                whole.supernet, lower(SPACE, SPACE.architecture(row)), test, test.x[:100]
+            supernet_training.score(
+                whole.supernet,
+                lower(SPACE, SPACE.architecture(row)),
+                dataset().task,
+                test,
+                test.x[:100],
             )
             for row in rows
         ]
@@ -233,22 +238,22 @@ class ShrinkingTest(parameterized.TestCase):
 
     def test_the_largest_network_teaches_the_others(self):
         # With logits 0 and a teacher that is sure of one of four: log 4, for any teacher.
-        found = supernet_training._distance(tf.zeros([2, 4]), 50.0 * tf.eye(4)[:2])
+        found = losses_of.from_teacher(tasks.CLASSIFICATION)(50.0 * tf.eye(4)[:2], tf.zeros([2, 4]))
         self.assertAlmostEqual(float(found), np.log(4.0), places=5)
         smallest = lower(self.SPACE, self.SPACE.architecture([0] * len(self.SPACE.decisions)))
         data = dataset().train
-        losses = []
+        found = []
         x, y = data.x[:32], data.y[:32]
         for taught in (False, True):
             training = self.begun()
-            losses.append(float(training._step(smallest, x, y, 0, None, taught)))
+            found.append(float(training._step(smallest, x, y, 0, None, taught)))
         net = self.begun().supernet
         logits, teacher = (
             net.outputs(layers, tf.constant(x), quantized=False)
             for layers in (smallest, lower(self.SPACE, self.SPACE.point({})))
         )
-        distance = float(supernet_training._distance(logits, teacher))
-        self.assertAlmostEqual(losses[1] - losses[0], 0.5 * distance, places=4)
+        distance = float(losses_of.from_teacher(tasks.CLASSIFICATION)(teacher, logits))
+        self.assertAlmostEqual(found[1] - found[0], 0.5 * distance, places=4)
 
     def test_networks_learn_and_a_stopped_training_goes_on(self):
         whole, losses = self.begun(), []

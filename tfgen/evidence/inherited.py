@@ -20,6 +20,7 @@ from tfgen.space.architecture import Architecture
 from tfgen.space.lowering import lower
 from tfgen.training import supernet_training
 from tfgen.training.datasets import Split
+from tfgen.training.tasks import Task
 
 _SEED = 0  # nothing is random
 
@@ -49,6 +50,7 @@ class Inheritance:
         store: RecordStore,
         supernet: Supernet,
         dataset_fingerprint: str,
+        task: Task,
         examples: Split,
         calibration: np.ndarray,
     ):
@@ -58,12 +60,14 @@ class Inheritance:
           store: of the supernet's space.
           supernet: trained.
           dataset_fingerprint: of the data that examples are of.
+          task: whose metric is the score.
           examples: of the search split; the more, the longer an evaluation takes.
           calibration: images of the training split [images, height, width, channels].
         """
         self._store = store
         self._supernet = supernet
         self._dataset = dataset_fingerprint
+        self._task = task
         self._examples = examples
         self._calibration = calibration
         self.recipe = fingerprint(supernet, examples, calibration)
@@ -84,11 +88,12 @@ class Inheritance:
 
     def _scored(self, architecture: Architecture) -> Record:
         begin = time.perf_counter()
-        accuracy = supernet_training.accuracy(
+        metric = supernet_training.score(
             self._supernet,
             lower(self._supernet.space, architecture),
+            self._task,
             self._examples,
             self._calibration,
         )
         seconds = time.perf_counter() - begin
-        return Record(architecture, self._dataset, self.recipe, _SEED, accuracy, seconds)
+        return Record(architecture, self._dataset, self.recipe, _SEED, metric, seconds)

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 from tfgen import errors
-from tfgen.generators import baselines, bayesian, evolution, nag, nagan, nsga2, sgnas, tpe
+from tfgen.generators import (
+    baselines,
+    bayesian,
+    evolution,
+    gensynth,
+    nag,
+    nagan,
+    nsga2,
+    sgnas,
+    tpe,
+)
 from tfgen.generators.base import Method, Searcher
 
 METHODS: dict[str, Method] = {
+    "gensynth": gensynth.Gensynth(),
     "nag": nag.Nag(),
     "nagan": nagan.Nagan(),
     "random": baselines.Random(),

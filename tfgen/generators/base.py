@@ -12,6 +12,7 @@ import numpy as np
 from tfgen import errors
 from tfgen.cost.budget import Budget
 from tfgen.cost.cost_model import CostModel
+from tfgen.evidence.reactions import Reactions
 from tfgen.evidence.record import Record
 from tfgen.evidence.surrogate import Surrogate
 from tfgen.space.architecture import Architecture
@@ -23,6 +24,7 @@ if TYPE_CHECKING:  # answers do not import TensorFlow
     from tfgen.training.datasets import Split
 
 Evaluate = Callable[[Sequence[Architecture], int], Sequence[Record]]
+Probe = Callable[[Sequence[Architecture]], Sequence[Reactions]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Evidence:
       evaluate: trains architectures, stores and returns the records, and counts them.
       supernet: the trained weights that all networks of the space share.
       examples: of the search split, on which networks of the supernet are compared.
+      probe: shows stimuli to networks of a prototype's space; how each reacts.
     """
 
     space: SearchSpace
@@ -46,6 +49,7 @@ class Evidence:
     evaluate: Evaluate | None = None
     supernet: Supernet | CellSupernet | None = None
     examples: Split | None = None
+    probe: Probe | None = None
 
     def check(self, method: str, needs: frozenset[str]) -> None:
         """Raises UsageError where a part that the method needs is missing."""

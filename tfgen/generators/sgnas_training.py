@@ -24,6 +24,7 @@ the tightest is met.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -42,6 +43,7 @@ from tfgen.generators.sgnas import (
     SgnasConfig,
     generate,
 )
+from tfgen.generators.single_changes import single_changes
 from tfgen.generators.targets import Targets
 from tfgen.nets.cell_supernet import CellSupernet
 from tfgen.nets.keras_compat import keras, tf
@@ -89,19 +91,15 @@ def train(evidence: Evidence, config: SgnasConfig, seed: int) -> dict[str, np.nd
     def constraint_loss(logits, limits):  # type: ignore[no-untyped-def]
         """L_C; limits [batch, costs], infinity where a cost is free."""
         chosen = [tf.one_hot(tf.argmax(x, axis=1), x.shape[1]) for x in logits]
-        with tf.GradientTape(persistent=True) as tape:
-            tape.watch(chosen)
-            own = [mean(tf, chosen) for _, mean in means]  # each [batch]
-        slopes = [tape.gradient(cost, chosen) for cost in own]  # [costs][decisions]
+        changes = [
+            single_changes(functools.partial(mean, tf), chosen)[1] for _, mean in means
+        ]  # [costs][decisions]
         total = 0.0
         for decision, scores in enumerate(logits):
-            ratios = []
-            for (column, _), cost, slope in zip(means, own, slopes, strict=True):
-                changed = cost[:, None] + tf.zeros_like(scores)
-                if slope[decision] is not None:  # not every cost knows every decision
-                    at = tf.reduce_sum(slope[decision] * chosen[decision], axis=1, keepdims=True)
-                    changed = changed + slope[decision] - at
-                ratios.append(changed / limits[:, column, None])
+            ratios = [
+                changed[decision] / limits[:, column, None]
+                for (column, _), changed in zip(means, changes, strict=True)
+            ]
             off = tf.reduce_max(tf.stack(ratios), axis=0) - 1.0  # [batch, values]
             rho = tf.abs(off) * tf.where(off > 0.0, config.overshoot_weight, 1.0)
             shares = tf.nn.softmax(scores, axis=1)

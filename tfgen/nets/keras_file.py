@@ -52,6 +52,22 @@ class KerasGraph:
     output: str
 
 
+def file_of(source: str | os.PathLike[str]) -> pathlib.Path:
+    """The file of a source as `read` takes it; raises what `read` does where it is none."""
+    text = os.fspath(source)
+    path = text
+    if ".py:" in text:
+        path, _, _ = text.rpartition(":")
+    elif not text.endswith(_SUFFIXES):
+        raise errors.UsageError(
+            f"{text}: give a {', '.join(_SUFFIXES)} file, or FILE.py:FUNCTION that returns a model"
+        )
+    file = pathlib.Path(path).absolute()
+    if not file.is_file():
+        raise errors.CorruptFileError(f"{file}: file is missing")
+    return file
+
+
 def read(
     source: str | os.PathLike[str],
     *,
@@ -71,17 +87,8 @@ def read(
       CorruptFileError: the file is missing, or no model that can be read; says why.
       TfgenError: it took too long.
     """
-    text = os.fspath(source)
-    path, factory = text, None
-    if ".py:" in text:
-        path, factory = text.rsplit(":", 1)
-    elif not text.endswith(_SUFFIXES):
-        raise errors.UsageError(
-            f"{text}: give a {', '.join(_SUFFIXES)} file, or FILE.py:FUNCTION that returns a model"
-        )
-    file = pathlib.Path(path).absolute()
-    if not file.is_file():
-        raise errors.CorruptFileError(f"{file}: file is missing")
+    file = file_of(source)
+    factory = os.fspath(source).rpartition(":")[2] if file.suffix == ".py" else None
     with tempfile.TemporaryDirectory(prefix="tfgen-") as name:
         folder = pathlib.Path(name)
         ended = child_process.run(

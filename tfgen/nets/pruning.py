@@ -15,7 +15,7 @@ _BY_CHANNEL = (BIAS, GAMMA, BETA, MEAN, VARIANCE)
 
 
 def importance(prototype: Prototype, weights: Weights) -> dict[str, np.ndarray]:
-    """By group, its channels, the most important one first.
+    """By group, its channels, the most important one first, as `Prototype.kept` reads them.
 
     A channel is worth the Euclidean norm of the weights that make it, in all layers that do; where
     the layer is normalised, of the weights with the normalisation folded into them.
@@ -45,7 +45,9 @@ def pruned(
     layers: Sequence[LayerSpec],
     order: Mapping[str, np.ndarray],
 ) -> dict[str, dict[str, np.ndarray]]:
-    """The weights of a network of the prototype's space.
+    """The weights of a network of the prototype's space, channels by their importance.
+
+    The largest network's are the prototype's own, in another order.
 
     Args:
       prototype: whose weights they are.

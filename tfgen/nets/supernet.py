@@ -11,6 +11,9 @@ exists for every sub-block; equal ones merge by lying side by side. Inverted blo
 too, with one depthwise kernel: a smaller one is its centre, through a matrix that all channels
 share (Once-for-All, section 3.3; it begins as the identity).
 
+The networks of a prototype (`space.prototype`) have the first channels of each group, which lie in
+the order of their importance.
+
 Normalisation is by the statistics of the batch. The scale and the shift of a block's normalisations
 are its expansion rate's own (switchable batch normalisation, section 3.3.1). A stand-alone network
 needs fixed statistics: they are estimated again, for that network, on a few hundred images
@@ -31,6 +34,7 @@ from tfgen.nets import blocks, network, rounding
 from tfgen.nets.keras_compat import keras, tf
 from tfgen.space.layers import INPUT, WEIGHTED_OPS, LayerSlots, LayerSpec, range_owners
 from tfgen.space.lowering import KERNELS, lower_batch
+from tfgen.space.prototype import Prototype
 from tfgen.space.search_space import Choices, SearchSpace
 
 KERNEL, BIAS, SCALE, SHIFT = "kernel", "bias", "scale", "shift"
@@ -89,20 +93,22 @@ class Supernet:
         """Weights at random (He et al. 2015).
 
         Args:
-          space: of images.
+          space: of images, or of a prototype.
           seed: of the weights.
           switchable: whether each expansion rate has its own scales and shifts.
 
         Raises:
           UsageError: the space has layers that a supernet cannot share.
         """
-        if len(space.input_shape) != 3:
+        single = bool(space.stages) and all(stage.block == "layer" for stage in space.stages)
+        self._prototype = Prototype.of(space) if single else None
+        if len(space.input_shape) != 3 and not single:
             raise errors.UsageError(f"a supernet is of images; {space.name!r} takes vectors")
         self.space = space
         self._switchable = switchable
         slots = [slot for slot in lower_batch(space, _extremes(space)) if slot.present.any()]
         flattened = [slot.name for slot in slots if slot.op == "flatten"]
-        if flattened:
+        if flattened and not single:
             raise errors.UsageError(
                 f"space {space.name!r} flattens images ({flattened[0]}): which weights its "
                 "networks would share is not defined"
@@ -146,6 +152,18 @@ class Supernet:
                     if expanded_out and not (own == KERNEL and name == "depthwise"):
                         value = value[..., order]
                     variable.assign(value)
+
+    def take(self, weights: network.Weights) -> None:
+        """Takes over what the largest network of a prototype's space has, as Keras has it.
+
+        Args:
+          weights: of each layer; what normalisations estimate is not read.
+        """
+        parts = {KERNEL: network.KERNEL, BIAS: network.BIAS}
+        parts |= {SCALE: network.GAMMA, SHIFT: network.BETA}
+        for name, variable in self.variables.items():
+            layer, _, part = name.rpartition("/")
+            variable.assign(np.reshape(weights[layer][parts[part]], variable.shape))
 
     def assign(self, values: Mapping[str, np.ndarray]) -> None:
         """Takes over the variables of a supernet that was trained; others may be among them.
@@ -277,6 +295,8 @@ class Supernet:
         self, layers: Sequence[LayerSpec], taken: Taken | None = None
     ) -> dict[str, np.ndarray]:
         """By tensor of one network, which of the supernet's channels it has."""
+        if self._prototype is not None:
+            return self._prototype.kept(layers)
         channels = {INPUT: np.arange(self.space.input_shape[-1])}
         for layer in layers:
             read = [channels[name] for name in layer.inputs]
@@ -314,7 +334,12 @@ class Supernet:
     # --- running --------------------------------------------------------------------------------
 
     def _groups(self, layers: Sequence[LayerSpec]) -> list[tuple[LayerSpec, ...]]:
-        """The layers stage by stage: beyond its stage only a stage's last output is read."""
+        """The layers stage by stage: beyond its stage only a stage's last output is read.
+
+        Those of a prototype, which read any others, all at once.
+        """
+        if self._prototype is not None:
+            return [tuple(layers)]
         stages = sorted((s.name for s in self.space.stages), key=len, reverse=True)
 
         def stage_of(layer: LayerSpec) -> str:
@@ -504,9 +529,10 @@ def _pointwise(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
 def _normalised(
     x: tf.Tensor, scale: tf.Tensor, shift: tf.Tensor, moments: tf.Tensor | None
 ) -> tuple[tf.Tensor, tuple[tf.Tensor, tf.Tensor]]:
-    """x [batch, height, width, channels] by these moments, or by its own; and the moments."""
+    """x [batch, .., channels] by these moments, or by its own; and the moments."""
+    vectors = len(x.shape) == 2
     y, mean, variance = tf.compat.v1.nn.fused_batch_norm(
-        x,
+        x[:, None, None] if vectors else x,
         scale,
         shift,
         *([None, None] if moments is None else tf.unstack(moments)),
@@ -516,7 +542,7 @@ def _normalised(
     if moments is None:  # it divides by one example less than it normalises by
         count = tf.cast(tf.reduce_prod(tf.shape(x)[:-1]), tf.float32)
         variance *= (count - 1.0) / count
-    return y, (mean, variance)
+    return y[:, 0, 0] if vectors else y, (mean, variance)
 
 
 def _rounded_kernel(kernel: tf.Tensor, layer: LayerSpec, top: tf.Tensor) -> tf.Tensor:
@@ -543,6 +569,7 @@ def _rounded_activation(x: tf.Tensor, bits: int) -> tf.Tensor:
 _OPS: Mapping[str, Callable[[LayerSpec, Sequence[tf.Tensor]], tf.Tensor]] = {
     "add": lambda layer, x: ACTIVATIONS[layer.activation](x[0] + x[1]),
     "concat": lambda layer, x: tf.concat(x, axis=-1),
+    "flatten": lambda layer, x: tf.reshape(x[0], (tf.shape(x[0])[0], -1)),
     "hard_swish": lambda layer, x: blocks.hard_swish(x[0]),
     "max_pool": lambda layer, x: tf.nn.max_pool2d(x[0], layer.kernel, layer.stride, "SAME"),
     "mean": lambda layer, x: tf.reduce_mean(x[0], axis=(1, 2), keepdims=bool(layer.out_size)),

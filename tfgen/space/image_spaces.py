@@ -226,15 +226,17 @@ def cnn(
 class Draft:
     """A space of image networks in the making: what it has so far, and its menus of bits."""
 
-    def __init__(self, bit_policy: str, weight_bits: tuple[int, ...] | None = None):
+    def __init__(
+        self, bit_policy: str, weight_bits: tuple[int, ...] | None = None, compact: bool = True
+    ):
         self._decisions: list[Decision] = []
         self._stages: list[Stage] = []
         self._bit_policy = bit_policy
         policy = bits.load(bit_policy)
         self.dense_bits = weight_bits or policy.weight_bits("dense")
         # The widest first: a decision that is not active reads as its first value.
-        self.conv_bits = weight_bits or policy.weight_bits("conv", compact=True)[::-1]
-        self.depthwise_bits = weight_bits or policy.weight_bits("depthwise", compact=True)[::-1]
+        self.conv_bits = weight_bits or policy.weight_bits("conv", compact=compact)[::-1]
+        self.depthwise_bits = weight_bits or policy.weight_bits("depthwise", compact=compact)[::-1]
         self.compact: When | None = None
 
     def choose(self, name: str, menu: Sequence[Value], when: When | None = None) -> Value | Chosen:

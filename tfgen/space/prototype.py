@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from tfgen.space.image_spaces import RUNTIME, Draft
 from tfgen.space.layers import INPUT, LayerSpec, check_network
+from tfgen.space.lowering import lower
 from tfgen.space.search_space import Chosen, SearchSpace, Value
 
 _STEPS = 8  # of a group's menu: eighths of its channels
@@ -66,6 +67,11 @@ class Prototype:
         )
         self._numbers = {root: number for number, root in enumerate(members)}
 
+    @classmethod
+    def of(cls, space: SearchSpace) -> Prototype:
+        """The largest network of a space that `space` made."""
+        return cls(lower(space, space.point({})), space.input_shape)
+
     @property
     def whole(self) -> dict[str, str]:
         """By layer whose outputs cannot be cut, the reason."""
@@ -73,17 +79,18 @@ class Prototype:
             layer: group.whole for group in self.groups if group.whole for layer in group.layers
         }
 
-    def space(self, name: str, bit_policy: str = RUNTIME) -> SearchSpace:
+    def space(self, name: str, bit_policy: str = RUNTIME, compact: bool = True) -> SearchSpace:
         """All networks that keep some of the channels of each group.
 
         Args:
           name: the space's name.
           bit_policy: the runtime whose bits are offered.
+          compact: whether bits are offered that only slow kernels read.
 
         Raises:
           ValueError: the input is no image and no vector.
         """
-        draft = Draft(bit_policy)
+        draft = Draft(bit_policy, compact=compact)
         if {layer.op for layer in self.layers} & {"conv", "depthwise"}:
             draft.choose_kernels()
         widths: dict[str, Value | Chosen] = {}
@@ -105,30 +112,36 @@ class Prototype:
                 "weight_bits": 0,
             }
             if layer.weighted:
-                compact = draft.compact if layer.op in menus else None
+                when = draft.compact if layer.op in menus else None
                 options["weight_bits"] = draft.choose(
-                    f"bits_{layer.name}", menus.get(layer.op, draft.dense_bits), compact
+                    f"bits_{layer.name}", menus.get(layer.op, draft.dense_bits), when
                 )
             draft.add(layer.name, "layer", None, **options)
         return draft.space(name, self.input_shape)
 
-    def kept(self, layers: Sequence[LayerSpec], order: Mapping[str, Rows]) -> dict[str, Rows]:
+    def kept(
+        self, layers: Sequence[LayerSpec], order: Mapping[str, Rows] | None = None
+    ) -> dict[str, Rows]:
         """By tensor of a network of the space, which of the prototype's channels it has.
 
         Args:
           layers: of the network.
-          order: by group, its channels by their importance, the most important one first.
+          order: by group, its channels by their importance, the most important one first; None
+            where they lie in this order. Groups that are left whole keep theirs.
         """
         widths = {layer.name: layer.out_channels for layer in layers}
         rows: dict[str, Rows] = {}
         for group in self.groups:
-            rows[group.name] = np.sort(order[group.name][: widths[group.name]])
+            own = np.arange(group.channels)
+            if order is not None and not group.whole:
+                own = order[group.name]
+            rows[group.name] = own[: widths[group.name]]
         kept: dict[str, Rows] = {}
         for tensor, parts in self._parts.items():
             begin, found = 0, []
             for number, size in parts:
-                own = self._numbers.get(self._roots[number])
-                chosen = np.arange(size) if own is None else rows[self.groups[own].name]
+                place = self._numbers.get(self._roots[number])
+                chosen = np.arange(size) if place is None else rows[self.groups[place].name]
                 found.append(begin + chosen)
                 begin += size
             kept[tensor] = np.concatenate(found)

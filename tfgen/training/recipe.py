@@ -220,6 +220,11 @@ class SupernetRecipe:
         values = {key: value for key, value in config.items() if key != "phases"}
         return cls(**values, phases=tuple(Phase(**phase) for phase in config.get("phases", ())))
 
+    @property
+    def augments(self) -> bool:
+        """Whether images are moved or mirrored."""
+        return bool(self.shift or self.flip)
+
     def phase(self, epoch: int) -> tuple[int, Phase]:
         """The phase that an epoch is in, and the phase's first epoch.
 

@@ -40,9 +40,10 @@ from tfgen.nets.supernet import KERNEL, Supernet, Taken
 from tfgen.space.layers import LayerSpec
 from tfgen.space.lowering import lower
 from tfgen.space.search_space import Choices, Chosen, Decision, SearchSpace
-from tfgen.training import augmentation, fitting
+from tfgen.training import augmentation, fitting, losses
 from tfgen.training.datasets import Dataset, Split
 from tfgen.training.recipe import DIMENSIONS, SupernetRecipe
+from tfgen.training.tasks import Task
 
 _MOMENTUM_SUFFIX = "/momentum"
 _EVALUATED_AT_ONCE = 500
@@ -95,8 +96,8 @@ class SupernetTraining:
         space = supernet.space
         first = space.architecture(np.zeros(len(space.decisions), np.int64))
         fitting.check(lower(space, first), dataset, f"space {space.name!r}")
-        if dataset.task.name != "classification":
-            raise errors.UsageError(f"a supernet classifies; {dataset.name!r} is a regression")
+        if recipe.augments and dataset.train.x.ndim != 4:
+            raise errors.UsageError(f"{dataset.name!r} has no images to move or mirror")
         self._strategy = tf.distribute.get_strategy()
         if recipe.batch_size % self._strategy.num_replicas_in_sync:
             raise errors.UsageError(
@@ -109,6 +110,8 @@ class SupernetTraining:
         self._dataset = dataset
         self._recipe = recipe
         self._seed = seed
+        self._loss = losses.of(dataset.task, recipe.label_smoothing)
+        self._distance = losses.from_teacher(dataset.task)
         self._momenta = {
             name: tf.Variable(tf.zeros_like(variable))
             for name, variable in supernet.variables.items()
@@ -136,7 +139,7 @@ class SupernetTraining:
         total, since, begin = 0.0, tf.zeros([]), time.perf_counter()
         for step in range(self.steps):
             rows = order[step * recipe.batch_size : (step + 1) * recipe.batch_size]
-            x = augmented(train.x[rows], recipe, random)
+            x = augmented(train.x[rows], recipe, random) if recipe.augments else train.x[rows]
             done = self.epoch * self.steps + step
             layers = lower(self.supernet.space, self.supernet.space.architecture(networks[step]))
             taken = None if recipe.forced else any_sub_blocks(self.supernet, random)
@@ -210,12 +213,12 @@ class SupernetTraining:
             part = slice(int(context.replica_id_in_sync_group), None, replicas)
             teacher = self._taught(x[part], quantized) if taught else None
             with tf.GradientTape() as tape:
-                logits = self.supernet.outputs(
+                outputs = self.supernet.outputs(
                     layers, tf.constant(x[part]), quantized=quantized, taken=taken
                 )
-                loss = _cross_entropy(logits, y[part], recipe.label_smoothing)
+                loss = self._loss(tf.constant(y[part]), outputs)
                 if teacher is not None:
-                    loss += recipe.distillation * _distance(logits, teacher)
+                    loss += recipe.distillation * self._distance(teacher, outputs)
             gradients = {
                 name: tf.convert_to_tensor(found)
                 for name, found in tape.gradient(loss, variables).items()
@@ -274,19 +277,6 @@ def learning_rate(recipe: SupernetRecipe, done: int, epoch_steps: int) -> float:
     warmup = max(1, int(recipe.warmup_share * steps))
     cosine = 0.5 * (1.0 + math.cos(math.pi * done / steps))
     return phase.learning_rate * min(1.0, (done + 1) / warmup) * cosine
-
-
-def _cross_entropy(logits: tf.Tensor, y: np.ndarray, smoothing: float) -> tf.Tensor:
-    """Mean over the batch."""
-    classes = logits.shape[-1]
-    targets = tf.one_hot(y, classes) * (1.0 - smoothing) + smoothing / classes
-    return tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(targets, logits))
-
-
-def _distance(logits: tf.Tensor, teacher: tf.Tensor) -> tf.Tensor:
-    """Cross-entropy with the teacher's shares, mean over the batch."""
-    targets = tf.nn.softmax(teacher)
-    return tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(targets, logits))
 
 
 def augmented(x: np.ndarray, recipe: SupernetRecipe, random: np.random.Generator) -> np.ndarray:
@@ -393,31 +383,33 @@ def ends(space: SearchSpace) -> Choices:
 # --- evaluation ---------------------------------------------------------------------------------
 
 
-def accuracy(
+def score(
     supernet: Supernet,
     layers: Sequence[LayerSpec],
+    task: Task,
     examples: Split,
     calibration: np.ndarray,
     *,
     quantized: bool = True,
     taken: Taken | None = None,
 ) -> float:
-    """Share of examples that a network of the supernet classifies rightly, with inherited weights.
+    """The metric of a network of the supernet, with inherited weights.
 
     Args:
       supernet: trained.
       layers: of the network.
+      task: whose metric.
       examples: which.
       calibration: images on which its statistics are estimated [images, h, w, channels].
       quantized: whether weights and activations are rounded to their bits.
       taken: which sub-blocks of its unified blocks; None for the first ones.
     """
     statistics = supernet.statistics(layers, [calibration], quantized=quantized, taken=taken)
-    right = 0
+    made = []
     for begin in range(0, len(examples), _EVALUATED_AT_ONCE):
         x = tf.constant(examples.x[begin : begin + _EVALUATED_AT_ONCE])
-        logits = supernet.outputs(
+        outputs = supernet.outputs(
             layers, x, quantized=quantized, statistics=statistics, taken=taken
         )
-        right += int((logits.numpy().argmax(1) == examples.y[begin : begin + len(x)]).sum())
-    return right / len(examples)
+        made.append(outputs.numpy())
+    return task.score(examples.y, np.concatenate(made))

@@ -13,7 +13,7 @@ import numpy as np
 from tfgen import errors, seeds, workdir
 from tfgen.nets.keras_compat import keras, tf
 from tfgen.space.layers import LayerSpec
-from tfgen.training import augmentation, fitting, population, quantize_aware
+from tfgen.training import augmentation, fitting, losses, population, quantize_aware
 from tfgen.training.datasets import Dataset
 from tfgen.training.recipe import FIT_EXAMPLES, Recipe, initial_weights
 
@@ -261,11 +261,7 @@ def _steps(
     steps. Data are an argument, since Keras keeps graphs, with all constants, longer than their
     training.
     """
-    losses = {
-        "mean_squared_error": keras.losses.MeanSquaredError(),
-        "softmax_cross_entropy": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-    }
-    loss_of = losses[dataset.task.loss]
+    loss_of = losses.of(dataset.task)
     x, y = tf.constant(dataset.train.x), tf.constant(dataset.train.y)
     batches = tf.constant(recipe.batches(len(dataset.train), seed))  # [steps, batch]
     moves = augmentation.draw(

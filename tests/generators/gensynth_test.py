@@ -1,0 +1,195 @@
+"""Generative synthesis: the inquisitor finds what a cut costs, the generator uses it."""
+
+import functools
+
+import numpy as np
+from absl.testing import absltest
+
+from tests.space.small import mlp
+from tfgen import errors, seeds
+from tfgen.cost.budget import Budget
+from tfgen.cost.cost_model import CostModel
+from tfgen.cost.metrics import PerformanceScale
+from tfgen.cost.netscore import information_density, netscore
+from tfgen.evidence.insight import Insight, InsightSurrogate, log_odds
+from tfgen.evidence.reactions import Reactions
+from tfgen.evidence.record import Record
+from tfgen.generators import gensynth
+from tfgen.generators.base import Evidence
+from tfgen.generators.inquisitor import Inquisitor
+from tfgen.selection import Ranking, Selector
+from tfgen.space import published
+from tfgen.space.lowering import lower
+from tfgen.space.prototype import Prototype
+
+TOP = 0.9  # of the prototype
+NOISE = 0.03  # log-odds
+
+
+@functools.cache
+def space():
+    network, point = published.network("resnet8")
+    return Prototype(lower(network, point), network.input_shape).space("p", compact=False)
+
+
+def reactions() -> Reactions:
+    """Every decision matters alike; a value loses what its width lacks."""
+    lost = tuple(
+        1.0 - np.array([int(v) for v in d.values]) / int(d.values[-1]) for d in space().decisions
+    )
+    return Reactions(np.ones(len(space().decisions)), lost)
+
+
+# What halving what is left costs in truth; the second decision is free, the third dear.
+TRUTH = np.array([0.5, 0.0, 1.5, 0.5, 0.4, 0.5, 0.1])
+
+
+def truth(choices: np.ndarray) -> np.ndarray:
+    left = [1.0 - lost[column] for lost, column in zip(reactions().lost, choices.T, strict=True)]
+    odds = log_odds(TOP) + np.log2(np.stack(left, axis=1)) @ TRUTH
+    return 1.0 / (1.0 + np.exp(-odds))
+
+
+class Trials:
+    """Scores networks and counts them."""
+
+    def __init__(self):
+        self.choices, self.metrics = [], []
+
+    def __call__(self, architectures, seed):
+        choices = space().choices(architectures)
+        noise = NOISE * seeds.stream(seed, "noise").normal(size=len(choices))
+        metrics = 1.0 / (1.0 + np.exp(-log_odds(truth(choices)) - noise))
+        self.choices += list(choices)
+        self.metrics += metrics.tolist()
+        return [
+            Record(architecture, "data", "recipe", 0, float(metric), 0.0)
+            for architecture, metric in zip(architectures, metrics, strict=True)
+        ]
+
+
+def score(choices: np.ndarray, metrics: np.ndarray) -> np.ndarray:
+    costs = CostModel(space()).costs(choices)
+    return netscore(np, metrics, costs["params"], costs["macs"])
+
+
+CONFIG = gensynth.GensynthConfig(cycles=6, networks=8, steps=150)
+
+
+@functools.cache
+def fitted() -> tuple[gensynth.GensynthGenerator, Trials]:
+    trials = Trials()
+    evidence = Evidence(
+        space(),
+        CostModel(space()),
+        evaluate=trials,
+        probe=lambda networks: [reactions() for _ in networks],
+    )
+    return gensynth.Gensynth().fit(evidence, CONFIG, 1), trials
+
+
+class NetscoreTest(absltest.TestCase):
+    def test_by_hand(self):
+        # 20 log10(50^2 / (4^1/2 * 0.25^1/2)) = 20 log10(2500), and 50 % of 4 million parameters.
+        self.assertAlmostEqual(float(netscore(np, 0.5, 4e6, 0.25e9)), 20 * np.log10(2500.0))
+        self.assertEqual(information_density(0.5, 4e6), 12.5)
+
+
+class InquisitorTest(absltest.TestCase):
+    def test_finds_what_each_decision_costs(self):
+        inquisitor = Inquisitor(space(), reactions(), TOP)
+        before = inquisitor.insight()
+        choices = space().sample(60, seeds.stream(2, "networks"))
+        inquisitor.observe(choices, truth(choices), [])
+        found = inquisitor.insight()
+        # The first value of each decision costs log2 of what is left, times the truth.
+        for number, (own, lost) in enumerate(zip(found.costs, reactions().lost, strict=True)):
+            expected = -np.log2(1.0 - lost[0]) * TRUTH[number]
+            self.assertAlmostEqual(own[0], expected, delta=0.1, msg=space().decisions[number].name)
+            self.assertEqual(own[-1], 0.0)
+        new = space().sample(200, seeds.stream(3, "networks"))
+        errors_ = [np.abs(log_odds(truth(new)) - i.log_odds(new)).mean() for i in (before, found)]
+        self.assertLess(errors_[1], 0.1 * errors_[0])
+        # What it expected before is kept: the later half of sixty.
+        self.assertLen(inquisitor.residuals, 30)
+
+    def test_nothing_gains_by_losing(self):
+        inquisitor = Inquisitor(space(), reactions(), TOP)
+        choices = space().sample(30, seeds.stream(2, "networks"))
+        inquisitor.observe(choices, seeds.stream(3, "metrics").uniform(0.2, 0.9, 30), [])
+        for own in inquisitor.insight().costs:
+            self.assertTrue((own >= 0).all())
+            self.assertTrue((np.diff(own) <= 1e-12).all())  # less, the wider it is
+
+    def test_an_insight_of_another_space_is_refused(self):
+        state = Inquisitor(space(), reactions(), TOP).insight().state()
+        other = Prototype(mlp([16, 3], [8, 8], 4), (4,)).space("q")
+        with self.assertRaisesRegex(ValueError, "another space"):
+            Insight.restored(other, state)
+
+    def test_intervals_and_gains(self):
+        insight = Inquisitor(space(), reactions(), TOP).insight()
+        residuals = np.array([-0.4, -0.2, 0.0, 0.2, 0.4])
+        surrogate = InsightSurrogate.of(space(), insight, residuals, PerformanceScale(0.4, 0.9))
+        whole = space().choices([space().point({})])
+        found = surrogate.predict(whole, 0.75)
+        self.assertAlmostEqual(found.metric[0], TOP)
+        self.assertAlmostEqual(found.low[0], 1 / (1 + np.exp(0.2 - log_odds(TOP))))
+        # A quarter between the two gains that were measured.
+        gained = surrogate.with_gain(np.array([[1.0, 0.0], [0.6, 0.2]])).predict(whole)
+        self.assertAlmostEqual(gained.metric[0], TOP + 0.05)
+
+
+class GeneratorTest(absltest.TestCase):
+    def test_seeds_give_different_networks_that_meet_the_requirement(self):
+        generator, _ = fitted()
+        scores = []
+        for place in (0.8, 0.5, 0.2):
+            required = TOP - CONFIG.reach * (1.0 - place)
+            networks = generator.sample(np.full(64, place), seed=7)
+            self.assertGreater(len(np.unique(networks, axis=0)), 4)
+            # Those that the inquisitor misjudges are a little below.
+            self.assertGreater(np.mean(truth(networks) >= required - 0.01), 0.8)
+            scores.append(score(networks, truth(networks)).mean())
+        # U, of which accuracy is a part, is nearly flat here: what is asked less has no less of it.
+        self.assertGreater(min(scores[1:]), scores[0] - 0.5)
+
+    def test_at_equal_evaluations_it_beats_random_points_and_a_uniform_multiplier(self):
+        generator, trials = fitted()
+        evaluations = len(trials.metrics)
+        self.assertEqual(evaluations, 1 + CONFIG.cycles * CONFIG.networks)
+        drawn = space().sample(evaluations, seeds.stream(4, "random"))
+        sizes = np.array([len(d.values) for d in space().decisions])
+        uniform = np.array([np.ceil(sizes * step / 32).astype(int) - 1 for step in range(1, 33)])
+        surrogate = generator.surrogate(PerformanceScale.of(trials.metrics))
+        for required in (0.87, 0.82, 0.75):
+            (answer,) = Selector(count=1, confidence=0.5, ranking=Ranking("netscore")).select(
+                space(), generator, surrogate, CostModel(space()),
+                Budget({}, ("accuracy", required)), "gensynth", 0,
+            )  # fmt: skip
+            own = space().choices([answer.architecture])
+            self.assertGreater(truth(own)[0], required - 0.01)
+            best = score(own, truth(own))[0]
+            for others in (drawn, uniform):
+                kept = others[truth(others) >= required]
+                rivals = score(kept, truth(kept))
+                self.assertGreater(best, rivals.max() if len(kept) else -np.inf, required)
+
+    def test_a_prototype_that_knows_nothing_is_refused(self):
+        evidence = Evidence(
+            space(),
+            CostModel(space()),
+            evaluate=lambda networks, seed: [Record(networks[0], "d", "r", 0, 0.0, 0.0)],
+            probe=lambda networks: [reactions()],
+        )
+        with self.assertRaisesRegex(errors.UsageError, "scores 0.0000: nothing to learn from"):
+            gensynth.Gensynth().fit(evidence, CONFIG, 1)
+
+    def test_wrong_configurations_are_refused(self):
+        for wrong in ({"cycles": 0}, {"probed": 99}, {"reach": 0.0}, {"taste": -1.0}):
+            with self.assertRaisesRegex(ValueError, "generative synthesis needs positive"):
+                gensynth.GensynthConfig(**wrong)
+
+
+if __name__ == "__main__":
+    absltest.main()

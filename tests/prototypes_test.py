@@ -1,0 +1,118 @@
+"""From a Keras file to measured smaller networks, on data that ship."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+import numpy as np
+from absl.testing import absltest
+
+from tfgen import workdir
+from tfgen.nets.keras_compat import keras
+from tfgen.training import datasets
+
+QUICK = [
+    "--adaptation_epochs=2",
+    "--cycles=2",
+    "--tuning_steps=200",
+    "--task=california_housing",
+]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "tfgen.generate", *arguments],
+        capture_output=True,
+        check=False,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+
+
+class PrototypesTest(absltest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.temporary = tempfile.TemporaryDirectory()
+        cls.root = pathlib.Path(cls.temporary.name)
+        cls.model = cls.root / "mine.keras"
+        keras.utils.set_random_seed(1)
+        k = keras.layers
+        model = keras.Sequential(
+            [
+                keras.Input((8,)),
+                k.Dense(48, activation="relu"),
+                k.Dense(48, activation="relu"),
+                k.Dense(1),
+            ]
+        )
+        model.compile(keras.optimizers.Adam(3e-3), "mse")
+        data = datasets.california_housing()
+        model.fit(data.train.x, data.train.y, 64, epochs=4, verbose=0)
+        cls.r2 = data.task.score(data.test.y, np.asarray(model(data.test.x)))
+        model.save(cls.model)
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.temporary.cleanup()
+        super().tearDownClass()
+
+    def test_smaller_networks_that_keep_the_requirement(self):
+        self.assertGreater(self.r2, 0.7)
+        out = self.root / "out"
+        arguments = (
+            f"--prototype={self.model}", "--require=r2=0.62", "--count=2", f"--output_dir={out}",
+            *QUICK,
+        )  # fmt: skip
+        done = run(*arguments)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.assertIn("layer 'dense_2' is left whole: it is the network's output", done.stderr)
+        self.assertEqual(done.stdout.count("contract kept"), 2)
+        self.assertEqual(done.stdout.count("NetScore"), 2)
+        whole = 8 * 48 + 48 * 48 + 48  # MACs of the prototype
+        for contract in out.glob("deployments/*/contract.json"):
+            terms = {t["metric"]: t for t in json.loads(contract.read_text())["terms"]}
+            self.assertGreaterEqual(terms["r2"]["measured"], 0.62)
+            self.assertLess(terms["macs"]["measured"], whole / 2)
+        manifest = workdir.read_manifest(out / "prototype")
+        self.assertEqual(manifest["parents"], {str(self.model): workdir.sha256(self.model)})
+
+        # What was made is not made again; the bundle answers other requirements.
+        again = run(*arguments[:1], "--require=r2=0.55", *arguments[2:], "--stop_after=candidates")
+        self.assertEqual(again.returncode, 0, again.stderr)
+        self.assertNotIn("epoch 1/2", again.stderr)
+        answer = run("--budget=r2=0.55", f"--bundle={out / 'bundle'}", "--stop_after=candidates")
+        self.assertEqual(answer.returncode, 0, answer.stderr)
+        self.assertIn("by gensynth", answer.stdout)
+
+        # Another model needs another place.
+        other = self.root / "other.keras"
+        keras.Sequential([keras.Input((8,)), keras.layers.Dense(1)]).save(other)
+        refused = run(f"--prototype={other}", "--require=r2=0.5", f"--output_dir={out}", *QUICK)
+        self.assertEqual(refused.returncode, 2)
+        self.assertIn("is of another prototype; use another --output_dir", refused.stderr)
+
+    def test_bad_input_is_one_line(self):
+        model = f"--prototype={self.model}"
+        for arguments, message in (
+            ([model, "--require=r2=0.5"], "--prototype needs --task"),
+            ([model, "--require=r2=0.5", "--task=mars"], "unknown data set 'mars'"),
+            ([model, "--require=accuracy=0.5", *QUICK], "judged by r2, not by accuracy"),
+            (["--require=r2=0.5"], "--require goes with --prototype"),
+            (["--budget=macs=9", "--task=mnist"], "--task goes with --prototype"),
+            (["--prototype=a.onnx", "--require=r2=0.5", *QUICK], "give a .keras, .h5, .hdf5 file"),
+            (["--prototype=a.keras", "--require=r2=0.5", *QUICK], "a.keras: file is missing"),
+        ):
+            out = self.root / "none"
+            done = run(*arguments, f"--output_dir={out}")
+            self.assertIn(done.returncode, (1, 2), done.stderr)
+            self.assertIn(message, done.stderr)
+            self.assertLen(done.stderr.strip().splitlines(), 1, done.stderr)
+            self.assertFalse(out.exists())
+
+
+if __name__ == "__main__":
+    absltest.main()

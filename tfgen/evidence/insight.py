@@ -1,0 +1,119 @@
+"""Insight: what a prototype's networks are expected to score, from what they lose of it.
+
+What the inquisitor of generative synthesis learns (`generators.inquisitor`), as numbers: of each
+decision's values the log-odds of the metric that they cost. It knows a space of a dozen decisions
+from some thirty networks, where an encoder that begins with nothing needs hundreds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from tfgen.cost.metrics import PerformanceScale
+from tfgen.evidence.reactions import Floats
+from tfgen.evidence.surrogate import Prediction
+from tfgen.space.search_space import Choices, SearchSpace
+
+_ENDS = (0.005, 0.995)  # of a metric whose log-odds are taken
+_GAIN = "gain"
+
+
+def log_odds(metric: npt.ArrayLike) -> Floats:
+    """Of a metric in 0..1, not quite to its ends."""
+    share = np.clip(np.asarray(metric, np.float64), *_ENDS)
+    return np.asarray(np.log(share / (1.0 - share)))
+
+
+def summed(values: Sequence[Floats], choices: Choices) -> Floats:
+    """The sum over decisions of what each value has [networks]."""
+    own = [v[column] for v, column in zip(values, choices.T, strict=True)]
+    return np.asarray(np.sum(own, axis=0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Insight:
+    """What networks lose.
+
+    Attributes:
+      top: log-odds of the prototype's metric.
+      costs: of each decision, log-odds that each value loses [decisions][values].
+    """
+
+    top: float
+    costs: tuple[Floats, ...]
+
+    def log_odds(self, choices: Choices) -> Floats:
+        """Of what canonical networks are expected to score [networks]."""
+        return self.top - summed(self.costs, choices)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """As plain arrays."""
+        return {"costs": np.concatenate(self.costs), "top": np.array(self.top)}
+
+    @classmethod
+    def restored(cls, space: SearchSpace, state: Mapping[str, np.ndarray]) -> Insight:
+        """Of such arrays; raises ValueError where they are of another space."""
+        sizes = [len(d.values) for d in space.decisions]
+        ends = np.cumsum(sizes)
+        if state["costs"].shape != (ends[-1],):
+            raise ValueError("the insight is of another space")
+        return cls(float(state["top"]), tuple(np.split(state["costs"], ends[:-1])))
+
+
+class InsightSurrogate:
+    """Predicts as the encoder does (`evidence.surrogate`), by an insight.
+
+    Its intervals are by what it expected of networks before it saw them.
+    """
+
+    def __init__(self, space: SearchSpace, state: Mapping[str, np.ndarray]):
+        """Reads what `of` made; raises ValueError where it is of another space."""
+        self.space = space
+        self.insight = Insight.restored(space, state)
+        self.scale = PerformanceScale(*map(float, state["scale"]))
+        self._residuals = np.asarray(state["residuals"], np.float64)
+        self._state = dict(state)
+
+    @classmethod
+    def of(
+        cls, space: SearchSpace, insight: Insight, residuals: Floats, scale: PerformanceScale
+    ) -> InsightSurrogate:
+        """Puts one together.
+
+        Args:
+          space: whose networks.
+          insight: of all that was seen.
+          residuals: log-odds of what networks scored, less those that were expected [networks].
+          scale: of performance.
+        """
+        told = {"residuals": residuals, "scale": np.array([scale.low, scale.high])}
+        return cls(space, {**insight.state(), **told})
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Everything that `InsightSurrogate(space, state)` needs, as plain arrays."""
+        return dict(self._state)
+
+    def predict(self, choices: Choices, confidence: float = 0.95) -> Prediction:
+        """Predicts canonical choices [architectures, decisions]; see `Surrogate.predict`."""
+        expected = self.insight.log_odds(choices)
+        ends = np.quantile(self._residuals, [1.0 - confidence, 0.5, confidence])
+        low, metric, high = (1.0 / (1.0 + np.exp(-(expected + end))) for end in ends)
+        performance = (metric - self.scale.low) / (self.scale.high - self.scale.low)
+        scatter = 0.5 * (high - low) / (self.scale.high - self.scale.low)
+        if _GAIN in self._state:
+            scored, gains = self._state[_GAIN].T
+            low, metric, high = (v + np.interp(v, scored, gains) for v in (low, metric, high))
+        return Prediction(performance, scatter, metric, low, high)
+
+    def with_gain(self, gain: np.ndarray) -> InsightSurrogate:
+        """The same for deliveries that are trained further than what was scored.
+
+        Args:
+          gain: of some networks, what they scored and what the delivery has more; in between it is
+            interpolated [networks, 2].
+        """
+        return InsightSurrogate(self.space, {**self._state, _GAIN: gain[np.argsort(gain[:, 0])]})

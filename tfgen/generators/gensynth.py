@@ -1,0 +1,191 @@
+"""Generative synthesis: a generator of networks around a prototype, and an inquisitor.
+
+Wong, Shafiee, Chwyl and Li, "FermiNets: Learning generative machines to generate efficient neural
+networks via generative synthesis", 2018, section 2. How its symbols are realised:
+
+  phi, the prototype    the largest network of the space (`space.prototype` makes one of any model)
+  G(s; theta_G)         `generate`: two hidden layers from a seed's numbers to scores of every
+                        decision's values, of which the largest is taken
+  s                     the number of a draw; it becomes uniform numbers by counters
+  U                     NetScore (Wong 2018), Omega = 20 log10(a^2 / (p^1/2 m^1/2)), a in %, m in
+                        G MACs. p counts weights of 8 bits, so fewer bits are fewer parameters; at
+                        8 bits it is the published score
+  1_r                   a least metric: what G reads beside the seed
+  X                     examples of the training split
+  Y                     `Reactions`
+  I(G; theta_I)         `Inquisitor`; with its insight, gradient descent on theta_G is Delta theta_G
+
+A cycle generates networks, scores and probes them, updates theta_I, and lets it update theta_G.
+
+Where the paper is silent or we depart from it:
+  * Its 1_r is one requirement. Our G reads one of a range, as overlapping hats, so another
+    requirement needs no other G.
+  * Its seeds need not matter. Each of ours has a taste, fixed at random: what it would rather keep.
+  * G is not taught by the gradient of U, which shares of choices would have, but by what each
+    single change of the network that it writes would be worth (`gensynth_training`).
+  * A budget's least metric is of a network that is trained to its end, and what G learns from are
+    scores of inherited weights, which are lower. So draws for a budget are for requirements from
+    its own downwards, and selection, which knows the difference, takes the best that keeps it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tfgen import seeds
+from tfgen.cost.budget import Budget
+from tfgen.cost.metrics import PerformanceScale
+from tfgen.evidence.insight import Insight, InsightSurrogate
+from tfgen.generators.base import Evidence, Proposals
+from tfgen.space.search_space import Choices, SearchSpace
+
+SEED_NUMBERS = 16  # of a seed
+KNOTS = 9  # over the range of requirements
+_BELOW = 0.6  # of the range of requirements, how far they go below a budget's
+_EDGE = 3.0**0.5  # uniform numbers of variance 1 end there
+
+
+@dataclasses.dataclass(frozen=True)
+class GensynthConfig:
+    """How generator and inquisitor learn.
+
+    Attributes:
+      cycles: of generating, probing, observing and updating.
+      networks: generated and scored in a cycle.
+      probed: of these, how many are probed.
+      steps: by which a cycle updates G.
+      batch_size: seeds in a step.
+      learning_rate: Adam's.
+      units: of each of G's hidden layers.
+      reach: how far below the prototype's metric requirements go.
+      shortfall: points of NetScore that a percent below the requirement costs.
+      taste: points of NetScore that a seed's taste moves a decision by, as a deviation.
+    """
+
+    cycles: int = 12
+    networks: int = 10
+    probed: int = 2
+    steps: int = 400
+    batch_size: int = 64
+    learning_rate: float = 3e-3
+    units: int = 64
+    reach: float = 0.25
+    shortfall: float = 8.0
+    taste: float = 0.3
+
+    def __post_init__(self) -> None:
+        sizes = (self.cycles, self.networks, self.steps, self.batch_size, self.units)
+        if min(sizes) < 1 or not 0 <= self.probed <= self.networks:
+            raise ValueError(f"generative synthesis needs positive sizes: {self}")
+        if min(self.learning_rate, self.reach, self.shortfall) <= 0 or self.taste < 0:
+            raise ValueError(f"generative synthesis needs positive rates: {self}")
+
+
+def seed_numbers(seed: int, count: int) -> npt.NDArray[np.float32]:
+    """What G reads of draws 0 .. count - 1 of a seed, of mean 0 and variance 1 [count, numbers]."""
+    uniform = _uniform(seeds.derive(seed, "gensynth"), count, SEED_NUMBERS)
+    return np.asarray(_EDGE * (2.0 * uniform - 1.0), np.float32)
+
+
+def _uniform(seed: int, count: int, numbers: int) -> npt.NDArray[np.float64]:
+    """Uniform numbers of draws 0 .. count - 1 [count, numbers]."""
+    words = seeds.counter_words(np, seed, np.arange(count, dtype=np.uint32), numbers)
+    return np.asarray((words.astype(np.float64) + 0.5) / 2.0**32)
+
+
+def hats(requirements: npt.ArrayLike, low: float, high: float) -> npt.NDArray[np.float32]:
+    """Requirements as overlapping hats over their range [draws, KNOTS]."""
+    place = (np.asarray(requirements, np.float64) - low) / (high - low)
+    place = np.clip(place, 0.0, 1.0)[:, None] * (KNOTS - 1)
+    return np.asarray(np.maximum(1.0 - np.abs(place - np.arange(KNOTS)), 0.0), np.float32)
+
+
+def generate(xp: Any, state: Mapping[str, Any], numbers: Any, required: Any) -> Any:
+    """G: scores of all decisions' values, side by side [draws, values].
+
+    Args:
+      xp: NumPy or TensorFlow.
+      state: theta_G.
+      numbers: of the seeds [draws, SEED_NUMBERS].
+      required: hats of requirements [draws, KNOTS].
+    """
+    join = np.concatenate if xp is np else xp.concat
+    x = join([numbers, required], axis=1)
+    for layer in range(2):
+        x = xp.maximum(xp.matmul(x, state[f"kernel_{layer}"]) + state[f"bias_{layer}"], 0.0)
+    return xp.matmul(x, state["kernel_2"]) + state["bias_2"]
+
+
+def written(space: SearchSpace, scores: npt.NDArray[np.floating[Any]]) -> Choices:
+    """The networks whose values have the largest scores, canonical [draws, decisions]."""
+    ends = np.cumsum([len(d.values) for d in space.decisions])[:-1]
+    parts = np.split(scores, ends, axis=1)
+    return space.canonical(np.stack([part.argmax(axis=1) for part in parts], axis=1))
+
+
+class GensynthGenerator:
+    """G as NumPy arrays."""
+
+    def __init__(self, space: SearchSpace, state: Mapping[str, np.ndarray]):
+        self._space = space
+        self._state = dict(state)
+        self._low, self._high = (float(v) for v in state["range"])
+        values = sum(len(d.values) for d in space.decisions)
+        inputs = SEED_NUMBERS + KNOTS
+        if len(state["kernel_0"]) != inputs or state["bias_2"].shape != (values,):
+            raise ValueError("the generator is of another space or version")
+        if not self._low < self._high:
+            raise ValueError("the generator has no range of requirements")
+
+    def surrogate(self, scale: PerformanceScale) -> InsightSurrogate:
+        """What the inquisitor expects of networks, as selection reads it."""
+        insight = Insight.restored(self._space, self._state)
+        return InsightSurrogate.of(self._space, insight, self._state["residuals"], scale)
+
+    def propose(self, budgets: Sequence[Budget], count: int, seed: int) -> list[Proposals]:
+        numbers = seed_numbers(seed, count)
+        below = _uniform(seeds.derive(seed, "gensynth", "requirements"), count, 1)[:, 0]
+        return [Proposals(self.networks(numbers, self._required(b, below))) for b in budgets]
+
+    def sample(self, places: npt.NDArray[np.float64], seed: int) -> Choices:
+        """Networks for requirements at places in the range, 0 its lower end [places, decisions]."""
+        required = self._low + places * (self._high - self._low)
+        return self.networks(seed_numbers(seed, len(places)), required)
+
+    def networks(self, numbers: np.ndarray, requirements: npt.ArrayLike) -> Choices:
+        """G(s) for each requirement [draws, decisions]."""
+        required = hats(requirements, self._low, self._high)
+        return written(self._space, generate(np, self._state, numbers, required))
+
+    def _required(self, budget: Budget, below: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """The requirements of a budget's draws, so far below the highest one [count]."""
+        low, high = self._low, self._high
+        if budget.quality is not None:
+            high = min(max(budget.quality[1], low), high)
+            low = max(high - _BELOW * (self._high - self._low), low)
+        return high - below * (high - low)
+
+    def state(self) -> Mapping[str, np.ndarray]:
+        return dict(self._state)
+
+
+class Gensynth:
+    """The method: needs networks of a prototype to be scored and probed."""
+
+    name = "gensynth"
+    needs = frozenset({"evaluate", "probe"})
+    config = GensynthConfig
+
+    def fit(self, evidence: Evidence, config: GensynthConfig, seed: int) -> GensynthGenerator:
+        evidence.check(self.name, self.needs)
+        from tfgen.generators import gensynth_training  # TensorFlow: only fits need it
+
+        return GensynthGenerator(evidence.space, gensynth_training.train(evidence, config, seed))
+
+    def restore(self, space: SearchSpace, state: Mapping[str, np.ndarray]) -> GensynthGenerator:
+        return GensynthGenerator(space, state)

@@ -1,0 +1,277 @@
+"""From a user's own network to a bundle whose networks are smaller ones (generative synthesis).
+
+prototype/      the model as it was read: its space, its weights
+supernet/       its weights, trained a little so that networks with some of its channels work
+records.db      networks that were generated and scored
+gains.json      what training to the end adds to inherited weights
+bundle/         what answers, as any other bundle does
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tfgen import bundle as bundles
+from tfgen import errors, generators, seeds, supernets, workdir
+from tfgen.cost.cost_model import CostModel
+from tfgen.cost.metrics import PerformanceScale
+from tfgen.evidence.reactions import Reactions
+from tfgen.evidence.record import Record, RecordStore
+from tfgen.evidence.surrogate import SurrogateConfig
+from tfgen.experiment import Experiment
+from tfgen.generators.base import Evidence
+from tfgen.generators.gensynth import GensynthConfig, GensynthGenerator
+from tfgen.learning import Say
+from tfgen.nets import keras_file
+from tfgen.space.architecture import Architecture
+from tfgen.space.lowering import lower
+from tfgen.space.prototype import Prototype
+from tfgen.space.search_space import SearchSpace
+from tfgen.training import fitting
+from tfgen.training.datasets import Dataset, Split
+from tfgen.training.recipe import Recipe, SupernetRecipe
+
+if TYPE_CHECKING:  # TensorFlow is imported where it is needed
+    from tfgen.evidence.inherited import Inheritance
+    from tfgen.nets.supernet import Supernet
+
+GAINS = "gains.json"
+METHOD = "gensynth"
+_STIMULI = 256  # examples by which networks are probed
+_GAIN_PLACES = (0.75, 0.35)  # in the range of requirements, where gains are measured
+_SPACE, _WEIGHTS = supernets.PROTOTYPE_SPACE, supernets.PROTOTYPE_WEIGHTS
+
+
+@dataclasses.dataclass(frozen=True)
+class PrototypeConfig:
+    """How a prototype becomes a bundle.
+
+    Attributes:
+      adaptation: trains the prototype's weights for all networks that have some of its channels.
+      fine_tuning: trains one of these networks to its end.
+      synthesis: how generator and inquisitor learn.
+      compact: whether convolutions may have weights of fewer than 8 bits, on slow kernels.
+      seed: of everything.
+    """
+
+    adaptation: SupernetRecipe = dataclasses.field(
+        default_factory=lambda: SupernetRecipe(
+            epochs=4,
+            learning_rate=0.02,
+            weight_decay=1e-4,
+            float_share=0.0,
+            largest_share=0.25,
+            switchable=False,
+            distillation=1.0,
+        )
+    )
+    fine_tuning: Recipe = dataclasses.field(
+        default_factory=lambda: Recipe(
+            steps=2_500, learning_rate=1e-3, warmup_steps=100, shift=4, flip=True
+        )
+    )
+    synthesis: GensynthConfig = dataclasses.field(default_factory=GensynthConfig)
+    compact: bool = False
+    seed: int = 2018
+
+    def experiment(self, space: SearchSpace, dataset: Dataset) -> Experiment:
+        """The same as an experiment's; what are no images are not moved."""
+        adaptation, fine_tuning = self.adaptation, self.fine_tuning
+        if len(space.input_shape) != 3:
+            adaptation = dataclasses.replace(adaptation, shift=0, flip=False)
+            fine_tuning = dataclasses.replace(fine_tuning, shift=0, flip=False)
+        return Experiment(
+            space.name,
+            space.name,
+            dataset.name,
+            self.synthesis.cycles * self.synthesis.networks,
+            0,
+            fine_tuning,
+            SurrogateConfig(),  # none is fitted
+            {METHOD: self.synthesis, "random": generators.get("random").config()},
+            self.seed,
+            supernet=adaptation,
+            fine_tuning=fine_tuning,
+        )
+
+
+def make(
+    source: str, dataset: Dataset, work: workdir.WorkDir, config: PrototypeConfig, say: Say
+) -> bundles.Bundle:
+    """Everything from a model to a bundle; what is in the work directory is not made again.
+
+    Args:
+      source: see `keras_file.read`.
+      dataset: what the networks are for.
+      work: of this prototype alone.
+      config: how.
+      say: told what is done.
+
+    Raises:
+      UsageError: the model does not fit the data, or the work directory is of another one.
+      CorruptFileError: the model cannot be read; says why and names the layer.
+    """
+    space = read(source, dataset, work, config, say)
+    experiment = config.experiment(space, dataset)
+    supernets.train(experiment, work, dataset, None, say)
+    supernet = supernets.load(experiment, work, dataset)
+    with RecordStore(work.records, space) as store:
+        score = supernets.evaluator(supernet, dataset, store)
+        generator = _generator(experiment, supernet, dataset, score, say)
+        records = list(score.known.values())
+    scale = PerformanceScale.of([record.metric for record in records])
+    gains = _gains(experiment, work, supernet, dataset, generator, say)
+    surrogate = generator.surrogate(scale).with_gain(gains)
+    bundle = bundles.Bundle(
+        space.name,
+        space,
+        dataset.task,
+        dataset.name,
+        dataset.fingerprint,
+        experiment.recipe,
+        surrogate,
+        {METHOD: generator, "random": generators.get("random").restore(space, {})},
+        shared=supernets.shared(supernet, dataset, experiment.recipe),
+    )
+    bundles.save(
+        work.bundle,
+        bundle,
+        config=experiment.to_json(),
+        seed=config.seed,
+        parents={
+            path.name: workdir.sha256(path)
+            for path in (work.prototype / workdir.MANIFEST, work.records, work.root / GAINS)
+        },
+    )
+    return bundles.load(work.bundle)
+
+
+def read(
+    source: str, dataset: Dataset, work: workdir.WorkDir, config: PrototypeConfig, say: Say
+) -> SearchSpace:
+    """Reads a model into `work.prototype`, or what is there; arguments and errors as in `make`."""
+    file = keras_file.file_of(source)
+    sha256 = workdir.sha256(file)
+    told = {"source": source, "sha256": sha256, "compact": config.compact}
+    if (work.prototype / workdir.MANIFEST).is_file():
+        if workdir.read_manifest(work.prototype)["config"] != told:
+            raise errors.UsageError(
+                f"{work.root}: is of another prototype; use another --output_dir"
+            )
+        return SearchSpace.from_json(workdir.read_json(work.prototype / _SPACE))
+    from tfgen.nets import prototype_network, pruning
+
+    found = prototype_network.read(keras_file.read(source), source)
+    for remark in found.remarks:
+        say(f"note: {remark}")
+    fitting.check(found.layers, dataset, source)
+    prototype = Prototype(found.layers, found.input_shape)
+    for layer, reason in prototype.whole.items():
+        say(f"note: layer {layer!r} is left whole: {reason}")
+    name = re.sub(r"\W", "_", source.rpartition(":")[2] if file.suffix == ".py" else file.stem)
+    space = prototype.space(f"{name}_{sha256[:8]}", compact=config.compact)
+    order = pruning.importance(prototype, found.weights)
+    weights = pruning.pruned(prototype, found.weights, found.layers, order)
+    with workdir.writing_folder(work.prototype) as folder:
+        workdir.write_json(folder / _SPACE, space.to_json())
+        workdir.write_arrays(
+            folder / _WEIGHTS,
+            {f"{layer}/{part}": v for layer, own in weights.items() for part, v in own.items()},
+        )
+        workdir.write_manifest(
+            folder, config=told, seed=config.seed, data={}, parents={str(file): sha256}
+        )
+    say(
+        f"{source}: {len(found.layers)} layers, {len(space.decisions)} decisions, "
+        f"{space.size():.2g} networks"
+    )
+    return space
+
+
+def _generator(
+    experiment: Experiment, supernet: Supernet, dataset: Dataset, score: Inheritance, say: Say
+) -> GensynthGenerator:
+    """Runs the cycles of generative synthesis."""
+    from tfgen.training import probing
+
+    space = supernet.space
+    stimuli = Split(dataset.train.x[:_STIMULI], dataset.train.y[:_STIMULI])
+
+    def evaluate(architectures: Sequence[Architecture], seed: int) -> list[Record]:
+        records = score(architectures, seed)
+        say(f"{len(score.known)} networks are scored, the last {records[-1].metric:.4f}")
+        return records
+
+    def probe(architectures: Sequence[Architecture]) -> list[Reactions]:
+        return [
+            probing.probe(supernet, lower(space, one), stimuli, dataset.task)
+            for one in architectures
+        ]
+
+    evidence = Evidence(space, CostModel(space), evaluate=evaluate, probe=probe)
+    method = generators.get(METHOD)
+    generator = method.fit(evidence, experiment.methods[METHOD], experiment.seed)
+    say(f"generator {METHOD} fitted")
+    assert isinstance(generator, GensynthGenerator)
+    return generator
+
+
+def _gains(
+    experiment: Experiment,
+    work: workdir.WorkDir,
+    supernet: Supernet,
+    dataset: Dataset,
+    generator: GensynthGenerator,
+    say: Say,
+) -> np.ndarray:
+    """What training to the end adds to what networks score [networks, 2].
+
+    Of a few networks for requirements in the middle of the range, the score of inherited weights
+    and what it gains, both on the search split. Kept in a file, and resumed from it.
+    """
+    from tfgen.training import trainer
+
+    assert experiment.fine_tuning is not None  # a prototype's has it
+    path = work.root / GAINS
+    known = workdir.read_json(path) if path.is_file() else {}
+    if not isinstance(known, dict):
+        raise errors.CorruptFileError(f"{path}: holds no gains")
+    space, searched = supernet.space, supernets.searched(dataset)
+    rows = generator.sample(np.array(_GAIN_PLACES), experiment.seed)
+    score = _scorer(experiment, work, supernet, dataset)
+    for number, architecture in enumerate(map(space.architecture, rows), start=1):
+        key = architecture.fingerprint
+        if key not in known:
+            layers = lower(space, architecture)
+            trained = trainer.train(
+                layers,
+                dataset,
+                experiment.fine_tuning,
+                seeds.derive(experiment.seed, "gain", key),
+                weights=supernet.weights(layers),
+            )
+            outputs = trainer.predict(trained.model, searched.x)
+            known[key] = {
+                "inherited": score(architecture),
+                "trained": dataset.task.score(searched.y, outputs),
+            }
+            workdir.write_json(path, known)
+        own = known[key]
+        say(f"gain {number}/{len(rows)}: {own['inherited']:.4f} to {own['trained']:.4f}")
+    return np.array([[g["inherited"], g["trained"] - g["inherited"]] for g in known.values()])
+
+
+def _scorer(
+    experiment: Experiment, work: workdir.WorkDir, supernet: Supernet, dataset: Dataset
+) -> Callable[[Architecture], float]:
+    def score(architecture: Architecture) -> float:
+        with RecordStore(work.records, supernet.space) as store:
+            (record,) = supernets.evaluator(supernet, dataset, store)([architecture])
+        return record.metric
+
+    return score

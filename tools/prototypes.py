@@ -1,0 +1,41 @@
+"""Networks that generative synthesis starts from; each function returns a Keras model."""
+
+from __future__ import annotations
+
+from tfgen.nets.keras_compat import keras
+
+
+def resnet20() -> keras.Model:
+    """ResNet-20 of He et al. (2016, section 4.2), 41 M MACs at 32x32.
+
+    Shortcuts where the size changes are 1x1 convolutions instead of padded zeros.
+    """
+    k = keras.layers
+    inputs = x = keras.Input((32, 32, 3))
+    x = _convolution(x, 16)
+    for width in (16, 32, 64):
+        for block in range(3):
+            stride = 2 if width > 16 and not block else 1
+            y = _convolution(_convolution(x, width, stride=stride), width, relu=False)
+            if stride > 1:
+                x = _convolution(x, width, kernel=1, stride=stride, relu=False)
+            x = k.ReLU()(k.Add()([x, y]))
+    x = k.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, k.Dense(10)(x), name="resnet20")
+
+
+def _convolution(
+    x: keras.KerasTensor, width: int, *, kernel: int = 3, stride: int = 1, relu: bool = True
+) -> keras.KerasTensor:
+    """Convolution, batch normalisation and ReLU."""
+    k = keras.layers
+    x = k.Conv2D(
+        width,
+        kernel,
+        stride,
+        padding="same",
+        use_bias=False,
+        kernel_initializer="he_normal",
+    )(x)
+    x = k.BatchNormalization()(x)
+    return k.ReLU()(x) if relu else x
