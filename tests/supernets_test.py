@@ -205,7 +205,7 @@ class PipelineTest(absltest.TestCase):
         self.assertEqual(taken.call_count, 10 + 3)  # steps, and networks that are scored
         self.assertTrue(any(text.startswith("epoch 1/1, step 10/10") for text in said))
         said.clear()  # what is kept is neither trained nor scored again
-        with mock.patch.object(supernet_training, "accuracy", side_effect=AssertionError):
+        with mock.patch.object(supernet_training, "score", side_effect=AssertionError):
             again = reproduce_variants.figure_6a(
                 EXPERIMENT, *asked, said.append, variants=[variant]
             )

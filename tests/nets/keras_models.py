@@ -19,7 +19,7 @@ def residual(keras: Any) -> Any:
     x = k.BatchNormalization()(x)
     x = k.ReLU()(x)
     for stride, width in ((1, 8), (2, 16)):
-        y = k.Conv2D(width, 3, stride, padding="same", use_bias=False)(x)
+        y = k.Conv2D(width, 3, stride, use_bias=False)(k.ZeroPadding2D(1)(x))  # as PyTorch pads
         y = k.BatchNormalization(epsilon=1e-5)(y)
         y = k.Activation("relu")(y)
         y = k.Conv2D(width, 3, padding="same", use_bias=False)(y)
@@ -73,7 +73,7 @@ def branches(keras: Any) -> Any:
     one = k.Conv2D(4, 1, activation="relu")(x)
     two = k.Conv2D(4, 5, padding="same", activation="relu")(one)
     three = k.Conv2D(4, 1, activation="relu")(k.MaxPooling2D(3, 1, padding="same")(x))
-    x = k.Concatenate()([one, two, three, x])
+    x = k.ReLU()(k.Concatenate()([one, two, three, x]))
     x = k.Flatten()(k.AveragePooling2D(8)(x))
     return keras.Model(inputs, k.Dense(10)(x))
 
@@ -84,13 +84,13 @@ def plain(keras: Any) -> Any:
     return keras.Sequential(
         [
             keras.Input(SHAPE),
-            k.Conv2D(8, 3, padding="same", activation="relu"),
-            k.MaxPooling2D(),
+            k.Conv2D(8, 3, activation="relu"),  # 14x14 are left
+            k.MaxPooling2D(),  # 7x7
             k.Conv2D(12, 3, padding="same"),
             k.Dropout(0.1),
             k.BatchNormalization(),
             k.Activation("relu"),
-            k.MaxPooling2D(2),
+            k.MaxPooling2D(2),  # 3x3: the last row and column are left out
             k.Flatten(),
             k.Dense(16, activation="relu"),
             k.Dense(10),

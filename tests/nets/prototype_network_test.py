@@ -191,7 +191,7 @@ class FormTest(parameterized.TestCase):
         (lambda: conv(dilation_rate=[2, 2]), "a dilated kernel"),
         (lambda: conv(data_format="channels_first"), "channels come first"),
         (lambda: conv(strides=[1, 2]), "stride that is not square"),
-        (lambda: conv(padding="valid"), "begin 0 before .* end 0 behind it"),
+        (lambda: conv(padding="valid", kernel_size=9), "larger than the image"),
         (lambda: conv(activation="tanh"), "activation 'tanh' is not read"),
         (lambda: conv(groups=2), "in 2 groups"),
         (lambda: dataclasses.replace(conv(), arrays=(np.ones(3, np.int8),)), "no floats"),
@@ -199,7 +199,6 @@ class FormTest(parameterized.TestCase):
         (lambda: Node("d", "Dense", {}, ("input",), (np.ones((4, 2)),) * 4), "4 arrays"),
         (lambda: Node("f", "Flatten", {"data_format": "channels_first"}, ("input",), ()), "first"),
         (lambda: Node("r", "LSTM", {}, ("input",), ()), "such layers are not read"),
-        (lambda: Node("r", "ReLU", {}, ("input",), ()), "relu follows what does not apply one"),
         (lambda: Node("r", "ReLU", {"negative_slope": 0.1}, ("input",), ()), "a slope"),
         (lambda: Node("r", "ReLU", {"max_value": 1.0}, ("input",), ()), "ends at 1.0"),
         (lambda: Node("r", "Reshape", {"target_shape": [16, 16]}, ("input",), ()), "shape to"),
@@ -212,20 +211,31 @@ class FormTest(parameterized.TestCase):
         ):
             prototype_network.read(graph(node), "m.keras")
 
-    def test_an_activation_that_others_do_not_see_is_an_error(self):
+    def test_an_activation_that_others_do_not_see_is_a_layer(self):
         # The sum reads the convolution before its ReLU.
         nodes = (
             conv(),
             Node("r", "ReLU", {}, ("c",), ()),
             Node("a", "Add", {}, ("c", "r"), ()),
         )
-        with self.assertRaisesRegex(errors.CorruptFileError, "'r' .ReLU.: relu follows"):
-            prototype_network.read(graph(*nodes), "m")
+        found = prototype_network.read(graph(*nodes), "m")
+        self.assertEqual(
+            [(layer.name, layer.op, layer.activation) for layer in found.layers],
+            [("c", "conv", "linear"), ("r_relu", "depthwise", "relu"), ("a", "add", "linear")],
+        )
+        np.testing.assert_array_equal(found.weights["r_relu"]["kernel"], np.ones((1, 1, 4, 1)))
         # Behind a dropout it is the same.
         late = (nodes[0], Node("d", "Dropout", {}, ("c",), ()),
                 dataclasses.replace(nodes[1], inputs=("d",)), nodes[2])  # fmt: skip
-        with self.assertRaisesRegex(errors.CorruptFileError, "'r' .ReLU.: relu follows"):
-            prototype_network.read(graph(*late), "m")
+        self.assertEqual(prototype_network.read(graph(*late), "m").layers, found.layers)
+        vector = (
+            Node("g", "GlobalAveragePooling2D", {}, ("input",), ()),
+            Node("r", "ReLU", {}, ("g",), ()),
+        )
+        with self.assertRaisesRegex(
+            errors.CorruptFileError, "'r' .ReLU.: relu of a vector follows"
+        ):
+            prototype_network.read(graph(*vector), "m")
 
     def test_zeros_where_a_file_has_them_too(self):
         # Of 8 pixels and stride 2 a 3x3 kernel sees none before and one behind.
@@ -234,10 +244,24 @@ class FormTest(parameterized.TestCase):
         (layer,) = prototype_network.read(graph(*nodes), "m").layers
         self.assertEqual((layer.op, layer.stride, layer.out_size), ("conv", 2, (4, 4)))
         around = dataclasses.replace(pad, config={"padding": [[1, 1], [1, 1]]})
-        with self.assertRaisesRegex(errors.CorruptFileError, "begin 1 before .* .0 and 1."):
-            prototype_network.read(graph(around, nodes[1]), "m")
+        # One before and one behind: a kernel of 4 sees as many, and its last row is zeros.
+        found = prototype_network.read(graph(around, nodes[1]), "m")
+        self.assertEqual((found.layers[0].kernel, found.layers[0].out_size), (4, (4, 4)))
+        kernel = found.weights["c"]["kernel"]
+        self.assertEqual(kernel[:3, :3].min(), 1.0)
+        self.assertEqual((np.abs(kernel[3]).max(), np.abs(kernel[:, 3]).max()), (0.0, 0.0))
+        far = dataclasses.replace(pad, config={"padding": [[3, 0], [3, 0]]})
+        with self.assertRaisesRegex(errors.CorruptFileError, "begin 3 before .* leave .5, 5."):
+            prototype_network.read(graph(far, nodes[1]), "m")
         with self.assertRaisesRegex(errors.CorruptFileError, "reads an image with zeros"):
             prototype_network.read(graph(pad, Node("f", "Flatten", {}, ("p",), ())), "m")
+
+    def test_windows_that_stay_within_the_image(self):
+        # (8 - 3) // 2 + 1 = 3 of 8 pixels; a 1x1 kernel of stride 2 takes every second one.
+        for kernel, stride, size, valid in ((3, 2, 3, True), (3, 1, 6, True), (1, 2, 4, False)):
+            node = conv(padding="valid", strides=stride, kernel_size=kernel)
+            (layer,) = prototype_network.read(graph(node), "m").layers
+            self.assertEqual((layer.out_size, layer.valid), ((size, size), valid))
 
     def test_an_output_in_the_middle_is_refused(self):
         nodes = (conv("c"), conv("d", "c"))

@@ -115,16 +115,17 @@ def _options(slot: LayerSlots) -> _Table | None:
     """The table of an op's options, without what is 0; None for an op without options."""
     fused = slot.activation != "linear"
     image = not slot.out_vector
+    valid = [(0, 1)] * slot.valid  # padding is written where windows stay within the image
     return {
         "add": _table(*[(0, 1)] * fused),
         "concat": _table((0, 4)),  # axis
-        # Strides, activation.
-        "conv": _table((1, 4), (2, 4), *[(3, 1)] * fused),
+        # Padding, strides, activation.
+        "conv": _table(*valid, (1, 4), (2, 4), *[(3, 1)] * fused),
         # Activation, whether leading dimensions are kept.
         "dense": _table(*[(0, 1)] * fused, *[(2, 1)] * image),
-        # Strides, depth multiplier, activation.
-        "depthwise": _table((1, 4), (2, 4), (3, 4), *[(4, 1)] * fused),
-        "max_pool": _table((1, 4), (2, 4), (3, 4), (4, 4)),  # strides, window
+        # Padding, strides, depth multiplier, activation.
+        "depthwise": _table(*valid, (1, 4), (2, 4), (3, 4), *[(4, 1)] * fused),
+        "max_pool": _table(*valid, (1, 4), (2, 4), (3, 4), (4, 4)),  # padding, strides, window
         "mean": _table(*[(0, 1)] * image),  # whether the image's dimensions are kept
         "multiply": _EMPTY,
         "slice": _table((0, 4), (1, 4)),  # masks of begin and end

@@ -82,6 +82,7 @@ def _layers(
             out_size=tuple(map(int, output.shape[1:-1])),
             kernel=_kernel(ops[kind], op.builtinOptions, constants),
             stride=int(getattr(op.builtinOptions, "strideH", 1)),
+            valid=tflite_file.is_valid(op.builtinOptions),
             weight_bits=promised[name].weight_bits,
             activation_bits=_activation_bits(output),
             activation=tflite_file.fused_activation(op.builtinOptions),

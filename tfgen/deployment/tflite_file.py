@@ -435,6 +435,13 @@ def fused_activation(options: Any) -> str:
     return {getattr(schema.ActivationFunctionType, v): k for k, v in FUSED.items()}[fused]
 
 
+def is_valid(options: Any) -> bool:
+    """Whether the windows of an op with these options stay within the image."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    return bool(getattr(options, "padding", schema.Padding.SAME) == schema.Padding.VALID)
+
+
 def slice_offset(model: Any, begin: Any) -> int:
     """The first channel that a slice takes, from the tensor of its begins."""
     return int(np.asarray(model.buffers[begin.buffer].data, np.uint8).view(np.int32)[-1])

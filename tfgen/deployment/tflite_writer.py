@@ -312,6 +312,8 @@ def _options(schema: Any, layer: LayerSpec) -> tuple[Any, str]:
         made.beginMask = made.endMask = 0b0111
     if made is None:
         return None, "NONE"
+    if layer.valid:
+        made.padding = schema.Padding.VALID
     if layer.op in ("conv", "depthwise", "dense", "add"):
         fused = tflite_file.FUSED[layer.activation]
         made.fusedActivationFunction = getattr(schema.ActivationFunctionType, fused)

@@ -69,13 +69,17 @@ class ChannelSlice(keras.layers.Layer):
         return {**super().get_config(), "offset": self.offset, "channels": self.channels}
 
 
+def _padding(spec: LayerSpec) -> str:
+    return "valid" if spec.valid else "same"
+
+
 def _weighted(spec: LayerSpec, x: tf.Tensor, wrap: Wrap, bits: int | None) -> tf.Tensor:
     """A weighted op; without batch normalisation it has a bias."""
     options = {"name": spec.name, "use_bias": not spec.batch_norm}
     alone = not spec.batch_norm and spec.activation != "relu6"
     if alone:
         options["activation"] = spec.activation
-    window = {"strides": spec.stride, "padding": "same"}
+    window = {"strides": spec.stride, "padding": _padding(spec)}
     if spec.op == "dense":
         layer = keras.layers.Dense(spec.out_channels, **options)
     elif spec.op == "conv":
@@ -112,7 +116,7 @@ _SIMPLE: Mapping[str, Callable[[LayerSpec], keras.layers.Layer]] = {
     "flatten": lambda spec: keras.layers.Flatten(name=spec.name),
     "hard_swish": lambda spec: HardSwish(name=spec.name),
     "max_pool": lambda spec: keras.layers.MaxPooling2D(
-        spec.kernel, spec.stride, "same", name=spec.name
+        spec.kernel, spec.stride, _padding(spec), name=spec.name
     ),
     "mean": lambda spec: keras.layers.GlobalAveragePooling2D(
         keepdims=bool(spec.out_size), name=spec.name

@@ -27,6 +27,7 @@ from tfgen.nets.network import BETA, BIAS, GAMMA, KERNEL, MEAN, VARIANCE, Weight
 from tfgen.space.layers import INPUT, MOVING_OPS, LayerSpec, Size, check_network
 
 _BITS = 8
+_WIDENING = 2  # of a kernel's side, for zeros that files put elsewhere
 _MOST_ARRAYS = {"BatchNormalization": 4, "SeparableConv2D": 3}  # 2 elsewhere
 _FUSED = ("relu", "relu6")
 _APART = {"sigmoid": "sigmoid", "hard_silu": "hard_swish", "hard_swish": "hard_swish"}
@@ -164,8 +165,7 @@ class _Reader:
                 weight_bits=_BITS,
             )
             self._layers.insert(self._layers.index(concat), copy)
-            ones = np.ones((1, 1, channels, 1), np.float32)
-            self.weights[copy.name] = {KERNEL: ones, BIAS: np.zeros(channels, np.float32)}
+            self.weights[copy.name] = _copying(channels)
             inputs[place] = copy.name
             self.remarks.append(f"{concat.name}: joins a copy of {name!r}, which has another range")
         self.replace(concat, inputs=tuple(inputs))
@@ -220,10 +220,21 @@ class _Reader:
         if activation in _FUSED:
             made = self.maker(x)
             fusing = made is not None and (made.weighted or made.op == "add")
-            if made is None or not fusing or made.activation != "linear" or not self.alone(node, x):
-                raise _NoForm(f"{activation} follows what does not apply one")
-            self.replace(made, activation=activation)
-            return self.same(node, x)
+            if made is not None and fusing and made.activation == "linear" and self.alone(node, x):
+                self.replace(made, activation=activation)
+                return self.same(node, x)
+            if not x.size:
+                raise _NoForm(f"{activation} of a vector follows what does not apply one")
+            # A depthwise layer of ones applies it, where others read what it is applied to.
+            self.remarks.append(f"{node.name}: its {activation} is a depthwise layer of ones")
+            return self.layer(
+                node,
+                "depthwise",
+                [x],
+                suffix=f"_{activation}",
+                weights=_copying(x.channels),
+                activation=activation,
+            )
         if activation in _APART:
             suffix = "" if node.kind in ("Activation", "ReLU") else f"_{activation}"
             return self.layer(node, _APART[activation], [x], suffix=suffix)
@@ -273,16 +284,15 @@ def _conv(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tensor:
     (x,) = inputs
     config, kernel = node.config, node.arrays[0]
     kernel_size = _square(config["kernel_size"], "kernel")
-    stride, size = _window(config, x, kernel_size)
+    window = _window(config, x, kernel_size, widens=True)
     groups = int(config.get("groups", 1))
     bias = _bias(node, kernel.shape[-1])
     if groups == x.channels and kernel.shape[-1] == groups:
-        weights = {KERNEL: np.swapaxes(kernel, 2, 3), BIAS: bias}
-        y = reader.layer(node, "depthwise", [_bare(x)], weights=weights, size=size,
-                         kernel=kernel_size, stride=stride)  # fmt: skip
+        weights = {KERNEL: window.around(np.swapaxes(kernel, 2, 3)), BIAS: bias}
+        y = reader.layer(node, "depthwise", [_bare(x)], weights=weights, **window.fields())
     elif groups != 1:
         raise _NoForm(f"convolutions in {groups} groups are not read")
-    elif kernel_size == 1 and stride == 1:
+    elif window.kernel == 1 and window.stride == 1:
         y = reader.layer(
             node,
             "dense",
@@ -295,11 +305,9 @@ def _conv(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tensor:
             node,
             "conv",
             [_bare(x)],
-            weights={KERNEL: kernel, BIAS: bias},
-            size=size,
+            weights={KERNEL: window.around(kernel), BIAS: bias},
             channels=kernel.shape[-1],
-            kernel=kernel_size,
-            stride=stride,
+            **window.fields(),
         )
     return reader.activated(node, y, _activation(config))
 
@@ -310,10 +318,9 @@ def _depthwise(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tenso
     if kernel.shape[-1] != 1:
         raise _NoForm(f"a depth multiplier of {kernel.shape[-1]} is not read")
     kernel_size = _square(node.config["kernel_size"], "kernel")
-    stride, size = _window(node.config, x, kernel_size)
-    weights = {KERNEL: kernel, BIAS: _bias(node, x.channels)}
-    y = reader.layer(node, "depthwise", [_bare(x)], weights=weights, size=size,
-                     kernel=kernel_size, stride=stride)  # fmt: skip
+    window = _window(node.config, x, kernel_size, widens=True)
+    weights = {KERNEL: window.around(kernel), BIAS: _bias(node, x.channels)}
+    y = reader.layer(node, "depthwise", [_bare(x)], weights=weights, **window.fields())
     return reader.activated(node, y, _activation(node.config))
 
 
@@ -323,16 +330,14 @@ def _separable(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tenso
     if depthwise.shape[-1] != 1:
         raise _NoForm(f"a depth multiplier of {depthwise.shape[-1]} is not read")
     kernel_size = _square(node.config["kernel_size"], "kernel")
-    stride, size = _window(node.config, x, kernel_size)
+    window = _window(node.config, x, kernel_size, widens=True)
     y = reader.layer(
         node,
         "depthwise",
         [_bare(x)],
         suffix="_depthwise",
-        weights={KERNEL: depthwise, BIAS: np.zeros(x.channels)},
-        size=size,
-        kernel=kernel_size,
-        stride=stride,
+        weights={KERNEL: window.around(depthwise), BIAS: np.zeros(x.channels)},
+        **window.fields(),
     )
     outputs = pointwise.shape[-1]
     bias = rest[0] if rest else np.zeros(outputs)
@@ -398,18 +403,18 @@ def _average(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tensor:
     """A depthwise layer of equal weights, where no window reaches beyond the image."""
     (x,) = inputs
     side = _square(node.config["pool_size"], "window")
-    stride, size = _window(node.config, x, side)
-    if (side, side) == x.size and size == (1, 1):
+    window = _window(node.config, x, side)
+    if (side, side) == x.size and window.size == (1, 1):
         return reader.layer(node, "mean", [x], size=(1, 1))
-    if any((out - 1) * stride + side > given for out, given in zip(size, x.size, strict=True)):
+    ends = [(out - 1) * window.stride + side for out in window.size]
+    if any(end > given for end, given in zip(ends, x.size, strict=True)):
         raise _NoForm("an average whose windows reach beyond the image is not read")
     weights = {
         KERNEL: np.full((side, side, x.channels, 1), 1.0 / side**2),
         BIAS: np.zeros(x.channels),
     }
     reader.remarks.append(f"{node.name}: averages are a depthwise layer of equal weights")
-    return reader.layer(node, "depthwise", [x], weights=weights, size=size, kernel=side,
-                        stride=stride)  # fmt: skip
+    return reader.layer(node, "depthwise", [x], weights=weights, **window.fields())
 
 
 # --- layers without -------------------------------------------------------------------------------
@@ -418,8 +423,8 @@ def _average(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tensor:
 def _max_pool(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tensor:
     (x,) = inputs
     side = _square(node.config["pool_size"], "window")
-    stride, size = _window(node.config, x, side)
-    return reader.layer(node, "max_pool", [x], size=size, kernel=side, stride=stride)
+    window = _window(node.config, x, side)
+    return reader.layer(node, "max_pool", [x], **window.fields())
 
 
 def _global_mean(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tensor:
@@ -431,6 +436,12 @@ def _flatten(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tensor:
     (x,) = inputs
     if not x.size:
         return reader.same(node, x)
+    if x.size == (1, 1):  # the converter makes one op of such a flattening and what reads it
+        made = reader.maker(x)
+        if made is not None and made.op == "mean" and reader.alone(node, x):
+            reader.replace(made, out_size=())
+            return reader.same(node, dataclasses.replace(x, size=()))
+        return reader.layer(node, "mean", [x], size=())
     features = x.channels * x.size[0] * x.size[1]
     return reader.layer(node, "flatten", [x], size=(), channels=features)
 
@@ -529,32 +540,93 @@ _FORMS: Mapping[str, _Form] = {
 _PADDED = ("Conv2D", "DepthwiseConv2D", "SeparableConv2D")
 
 
+def _copying(channels: int) -> dict[str, np.ndarray]:
+    """Weights of a 1x1 depthwise layer that changes nothing."""
+    ones = np.ones((1, 1, channels, 1), np.float32)
+    return {KERNEL: ones, BIAS: np.zeros(channels, np.float32)}
+
+
 # --- configs --------------------------------------------------------------------------------------
 
 
-def _window(config: Mapping[str, Any], x: _Tensor, kernel: int) -> tuple[int, Size]:
-    """Stride and output size; raises _NoForm where windows do not lie as they do in files."""
+@dataclasses.dataclass(frozen=True)
+class _Window:
+    """How the windows of a layer lie.
+
+    Attributes:
+      stride: of them.
+      size: of what comes out.
+      valid: whether they stay within the image.
+      kernel: the side that the layer has here.
+      first: where in that kernel the layer's own begins; zeros are around it.
+    """
+
+    stride: int
+    size: Size
+    valid: bool
+    kernel: int
+    first: int = 0
+
+    def fields(self) -> dict[str, Any]:
+        """As a LayerSpec has them."""
+        return {
+            "size": self.size,
+            "stride": self.stride,
+            "kernel": self.kernel,
+            "valid": self.valid,
+        }
+
+    def around(self, kernel: np.ndarray) -> np.ndarray:
+        """A kernel [side, side, ..] as the layer has it here."""
+        behind = self.kernel - self.first - len(kernel)
+        sides = [(self.first, behind)] * 2
+        return np.pad(kernel, [*sides, *[(0, 0)] * (kernel.ndim - 2)])
+
+
+def _window(config: Mapping[str, Any], x: _Tensor, kernel: int, widens: bool = False) -> _Window:
+    """How windows lie; raises _NoForm where none of a file's do so.
+
+    Files pad so that out = ceil(in / stride), or not at all. Zeros that lie otherwise are zeros of
+    a wider kernel, where the layer has one.
+
+    Args:
+      config: of the layer.
+      x: what it reads.
+      kernel: its side.
+      widens: whether the kernel may become wider.
+    """
     if len(x.size) != 2:
         raise _NoForm("it reads no image")
     if _square(config.get("dilation_rate", 1), "dilation") != 1:
         raise _NoForm("a dilated kernel is not read")
     stride = _square(config.get("strides") or kernel, "stride")
     same = tuple(-(-given // stride) for given in x.size)
-    # Zeros before and after, so that out = ceil(in / stride).
-    lacking = [max((o - 1) * stride + kernel - n, 0) for o, n in zip(same, x.size, strict=True)]
-    wanted = [(lack // 2, lack - lack // 2) for lack in lacking]
-    given = (x.padding[:2], x.padding[2:])
     if config.get("padding", "valid") == "same":
         if any(x.padding):
             raise _NoForm("zeros are added twice")
-        return stride, same
-    for (before, after), (top, bottom), n, out in zip(wanted, given, x.size, same, strict=True):
-        if top != before or bottom < after or (n + top + bottom - kernel) // stride + 1 != out:
-            raise _NoForm(
-                f"windows that begin {top} before the image and end {bottom} behind it lie "
-                f"otherwise in a file ({before} and {after})"
-            )
-    return stride, same
+        return _Window(stride, same, False, kernel)
+    pads = (x.padding[:2], x.padding[2:])
+    size = tuple(
+        (given + sum(zeros) - kernel) // stride + 1
+        for given, zeros in zip(x.size, pads, strict=True)
+    )
+    if min(size) < 1:
+        raise _NoForm("its windows are larger than the image")
+    if size == same:
+        for side in range(kernel, kernel + 1 + (_WIDENING if widens else 0)):
+            # Zeros before the image, of those that the file adds.
+            before = [
+                max((out - 1) * stride + side - given, 0) // 2
+                for out, given in zip(same, x.size, strict=True)
+            ]
+            firsts = {b - zeros for b, (zeros, _) in zip(before, pads, strict=True)}
+            if len(firsts) == 1 and 0 <= min(firsts) <= side - kernel:
+                return _Window(stride, same, False, side, firsts.pop())
+    if not any(x.padding):
+        return _Window(stride, size, True, kernel)
+    raise _NoForm(
+        f"windows that begin {pads[0][0]} before the image and leave {size} lie otherwise in a file"
+    )
 
 
 def _bare(x: _Tensor) -> _Tensor:

@@ -365,6 +365,7 @@ class Supernet:
                     *(name if name in names else INPUT for name in layer.inputs),
                     layer.kernel,
                     layer.stride,
+                    layer.valid,
                     layer.activation_bits,
                     bool(layer.out_size),
                 )
@@ -518,8 +519,12 @@ def _convolved(layer: LayerSpec, x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     if layer.op == "dense":
         return tf.linalg.matmul(x, kernel) if len(x.shape) == 2 else _pointwise(x, kernel)
     if layer.op == "conv":
-        return tf.nn.conv2d(x, kernel, layer.stride, "SAME")
-    return tf.nn.depthwise_conv2d(x, kernel, [1, layer.stride, layer.stride, 1], "SAME")
+        return tf.nn.conv2d(x, kernel, layer.stride, _padding(layer))
+    return tf.nn.depthwise_conv2d(x, kernel, [1, layer.stride, layer.stride, 1], _padding(layer))
+
+
+def _padding(layer: LayerSpec) -> str:
+    return "VALID" if layer.valid else "SAME"
 
 
 def _pointwise(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
@@ -571,7 +576,9 @@ _OPS: Mapping[str, Callable[[LayerSpec, Sequence[tf.Tensor]], tf.Tensor]] = {
     "concat": lambda layer, x: tf.concat(x, axis=-1),
     "flatten": lambda layer, x: tf.reshape(x[0], (tf.shape(x[0])[0], -1)),
     "hard_swish": lambda layer, x: blocks.hard_swish(x[0]),
-    "max_pool": lambda layer, x: tf.nn.max_pool2d(x[0], layer.kernel, layer.stride, "SAME"),
+    "max_pool": lambda layer, x: tf.nn.max_pool2d(
+        x[0], layer.kernel, layer.stride, _padding(layer)
+    ),
     "mean": lambda layer, x: tf.reduce_mean(x[0], axis=(1, 2), keepdims=bool(layer.out_size)),
     "multiply": lambda layer, x: x[0] * x[1],
     "sigmoid": lambda layer, x: tf.sigmoid(x[0]),

@@ -16,6 +16,7 @@ import numpy.typing as npt
 WEIGHTED_OPS = ("dense", "conv", "depthwise")
 # Ops whose output is its input's numbers, moved: the tensor has the input's range.
 MOVING_OPS = ("flatten", "max_pool", "slice")
+WINDOWED_OPS = ("conv", "depthwise", "max_pool")
 OPS = (*WEIGHTED_OPS, *MOVING_OPS, "add", "concat", "hard_swish", "mean", "multiply", "sigmoid")
 # Activations that an op applies by itself; the others are ops of their own.
 FUSED_ACTIVATIONS = ("linear", "relu", "relu6")
@@ -36,6 +37,7 @@ class LayerSpec:
       inputs: names of the layers it reads, INPUT for the network's input.
       kernel: side of the kernel or of the pooling window, otherwise 1.
       stride: 1 or more; convolutions and pools pad so that out_size = ceil(in_size / stride).
+      valid: whether windows stay within the image instead: floor((in_size - kernel) / stride) + 1.
       in_channels: of the first input.
       out_channels: of the output.
       in_size: of the first input.
@@ -61,6 +63,7 @@ class LayerSpec:
     activation: str = "linear"
     batch_norm: bool = False
     offset: int = 0
+    valid: bool = False
 
     def __post_init__(self) -> None:
         if self.op not in OPS:
@@ -78,6 +81,8 @@ class LayerSpec:
         weighted = self.op in WEIGHTED_OPS
         if weighted != (self.weight_bits > 0) or (self.batch_norm and not weighted):
             raise ValueError(f"layer {self.name!r}: weights belong to {WEIGHTED_OPS}: {self}")
+        if self.valid and self.op not in WINDOWED_OPS:
+            raise ValueError(f"layer {self.name!r}: {self.op} has no windows")
         least = 2 if self.op in ("add", "concat", "multiply") else 1
         if len(self.inputs) < least or (len(self.inputs) > least and self.op != "concat"):
             raise ValueError(f"layer {self.name!r}: {self.op} with inputs {self.inputs}")
@@ -110,6 +115,7 @@ class LayerSlots:
     op: str
     activation: str
     batch_norm: bool
+    valid: bool
     in_vector: bool
     out_vector: bool
     present: npt.NDArray[np.bool_]
@@ -148,6 +154,7 @@ class LayerSlots:
             activation=self.activation,
             batch_norm=self.batch_norm,
             offset=int(self.offset[row]),
+            valid=self.valid,
         )
 
 
@@ -173,6 +180,7 @@ def slots_of(layers: Sequence[LayerSpec]) -> list[LayerSlots]:
             op=layer.op,
             activation=layer.activation,
             batch_norm=layer.batch_norm,
+            valid=layer.valid,
             in_vector=not layer.in_size,
             out_vector=not layer.out_size,
             present=np.ones(1, np.bool_),

@@ -141,6 +141,7 @@ class _Walk:
         activation: str = "linear",
         batch_norm: bool = False,
         offset: int | Column = 0,
+        valid: bool = False,
         vector: bool | None = None,
     ) -> _Signal:
         """Adds a slot that reads x; returns its output where present, x elsewhere.
@@ -158,6 +159,7 @@ class _Walk:
           activation: as in LayerSpec.
           batch_norm: as in LayerSpec.
           offset: as in LayerSpec.
+          valid: as in LayerSpec.
           vector: whether the output is a vector; None for x's kind.
 
         Raises:
@@ -171,6 +173,8 @@ class _Walk:
         steps = self.column(stride)
         if vector or op == "mean":
             height = width = self.column(1)
+        elif valid:
+            height, width = ((n - self.column(kernel)) // steps + 1 for n in (x.height, x.width))
         elif isinstance(stride, int) and stride == 1:
             height, width = x.height, x.width
         else:
@@ -190,6 +194,7 @@ class _Walk:
                 op=op,
                 activation=activation,
                 batch_norm=batch_norm,
+                valid=valid,
                 in_vector=x.vector,
                 out_vector=vector,
                 present=present,
@@ -305,8 +310,8 @@ def _layer(walk: _Walk, stage: Stage, x: _Signal) -> _Signal:
     """One op that reads any earlier ones of this block; the others ignore what came before.
 
     Options: op; inputs, names of such stages or `INPUT` with a space between two; kernel, stride,
-    activation, batch_norm, weight_bits and offset as in LayerSpec; channels of the output, read by
-    dense, conv and slice; vector, whether the output is one.
+    valid, activation, batch_norm, weight_bits and offset as in LayerSpec; channels of the output,
+    read by dense, conv and slice; vector, whether the output is one.
     """
     del x
     op = str(stage.options["op"])
@@ -332,6 +337,7 @@ def _layer(walk: _Walk, stage: Stage, x: _Signal) -> _Signal:
         activation=str(stage.options["activation"]),
         batch_norm=bool(stage.options["batch_norm"]),
         offset=walk.option(stage, "offset"),
+        valid=bool(stage.options.get("valid", 0)),
         vector=bool(stage.options["vector"]),
     )
     return walk.tensors[stage.name]

@@ -104,6 +104,7 @@ class Prototype:
                 "inputs": " ".join(layer.inputs),
                 "kernel": layer.kernel,
                 "stride": layer.stride,
+                "valid": int(layer.valid),
                 "activation": layer.activation,
                 "vector": int(not layer.out_size),
                 "channels": widths.get(layer.name, layer.out_channels),

@@ -236,7 +236,7 @@ def trains(layer: LayerSpec, last: bool) -> bool:
     if layer.op == "dense":
         activation = "linear" if last else "relu"
         return not layer.in_size and layer.activation == activation and not layer.batch_norm
-    if not layer.in_size or last:
+    if not layer.in_size or last or layer.valid:
         return False
     if layer.op == "conv":
         return layer.activation == "relu" and not layer.batch_norm
