@@ -13,6 +13,7 @@ from absl.testing import absltest
 from tfgen import workdir
 from tfgen.nets.keras_compat import keras
 from tfgen.training import datasets
+from tools import reproduce_synthesis
 
 QUICK = [
     "--adaptation_epochs=2",
@@ -38,7 +39,8 @@ class PrototypesTest(absltest.TestCase):
         super().setUpClass()
         cls.temporary = tempfile.TemporaryDirectory()
         cls.root = pathlib.Path(cls.temporary.name)
-        cls.model = cls.root / "mine.keras"
+        cls.model = cls.root / "mine" / "model.keras"
+        cls.model.parent.mkdir()
         keras.utils.set_random_seed(1)
         k = keras.layers
         model = keras.Sequential(
@@ -54,6 +56,8 @@ class PrototypesTest(absltest.TestCase):
         model.fit(data.train.x, data.train.y, 64, epochs=4, verbose=0)
         cls.r2 = data.task.score(data.test.y, np.asarray(model(data.test.x)))
         model.save(cls.model)
+        told = {"dataset": data.fingerprint, "test": cls.r2}
+        workdir.write_json(cls.model.parent / "metrics.json", told)
 
     @classmethod
     def tearDownClass(cls):
@@ -62,7 +66,7 @@ class PrototypesTest(absltest.TestCase):
 
     def test_smaller_networks_that_keep_the_requirement(self):
         self.assertGreater(self.r2, 0.7)
-        out = self.root / "out"
+        out = self.root / "gensynth1"
         arguments = (
             f"--prototype={self.model}", "--require=r2=0.62", "--count=2", f"--output_dir={out}",
             *QUICK,
@@ -79,6 +83,15 @@ class PrototypesTest(absltest.TestCase):
             self.assertLess(terms["macs"]["measured"], whole / 2)
         manifest = workdir.read_manifest(out / "prototype")
         self.assertEqual(manifest["parents"], {str(self.model): workdir.sha256(self.model)})
+
+        # The figure has the prototype and both networks, and counts as we do.
+        reproduce_synthesis.figure(1, self.root, None, 0, self.root / "results", lambda text: None)
+        text = (self.root / "results" / "gensynth1.csv").read_text().splitlines()
+        self.assertLen(text, 4)
+        self.assertIn(f"mine,prototype,{self.r2:.6g},{whole + 97},{whole}", text[-1])
+        rows = (self.root / "results" / "gensynth1_searched.csv").read_text().splitlines()
+        self.assertLen(rows, 1 + 5 * 3)
+        self.assertTrue((self.root / "results" / "gensynth1.png").is_file())
 
         # What was made is not made again; the bundle answers other requirements.
         again = run(*arguments[:1], "--require=r2=0.55", *arguments[2:], "--stop_after=candidates")

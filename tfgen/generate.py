@@ -430,13 +430,16 @@ def _contract_text(delivery: pipeline.Delivery, candidate: Candidate) -> str:
 def _efficiency(bundle: bundles.Bundle, delivery: pipeline.Delivery) -> str:
     """NetScore and information density of a delivered network, and what it takes beside."""
     measured = {term.metric: term.measured for term in delivery.contract.terms}
-    metric, params, macs = (measured[m] for m in (bundle.task.metric, "params", "macs"))
+    metric, params, macs, energy_uj = (
+        measured[m] for m in (bundle.task.metric, "params", "macs", "energy_uj")
+    )
     whole = bundle.cost_model.cost(bundle.space.point({}))
     return (
         f"NetScore {float(netscore(np, max(metric, 1e-3), params, macs)):.1f}, "
         f"{information_density(metric, params):.0f} % per million parameters; "
         f"{params / whole['params']:.1%} of the prototype's parameters, "
-        f"{macs / whole['macs']:.1%} of its MACs"
+        f"{macs / whole['macs']:.1%} of its MACs, "
+        f"{whole['energy_uj'] / energy_uj:.1f} times its inferences per joule (by eq. 3, at 8 bits)"
     )
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -123,9 +123,9 @@ def make(
     with RecordStore(work.records, space) as store:
         score = supernets.evaluator(supernet, dataset, store)
         generator = _generator(experiment, supernet, dataset, score, say)
+        gains = _gains(experiment, work, supernet, dataset, score, generator, say)
         records = list(score.known.values())
     scale = PerformanceScale.of([record.metric for record in records])
-    gains = _gains(experiment, work, supernet, dataset, generator, say)
     surrogate = generator.surrogate(scale).with_gain(gains)
     bundle = bundles.Bundle(
         space.name,
@@ -226,6 +226,7 @@ def _gains(
     work: workdir.WorkDir,
     supernet: Supernet,
     dataset: Dataset,
+    score: Inheritance,
     generator: GensynthGenerator,
     say: Say,
 ) -> np.ndarray:
@@ -243,35 +244,26 @@ def _gains(
         raise errors.CorruptFileError(f"{path}: holds no gains")
     space, searched = supernet.space, supernets.searched(dataset)
     rows = generator.sample(np.array(_GAIN_PLACES), experiment.seed)
-    score = _scorer(experiment, work, supernet, dataset)
+    gains = []
     for number, architecture in enumerate(map(space.architecture, rows), start=1):
-        key = architecture.fingerprint
+        key = f"{architecture.fingerprint}-{experiment.fine_tuning.fingerprint}"
         if key not in known:
             layers = lower(space, architecture)
             trained = trainer.train(
                 layers,
                 dataset,
                 experiment.fine_tuning,
-                seeds.derive(experiment.seed, "gain", key),
+                seeds.derive(experiment.seed, "gain", architecture.fingerprint),
                 weights=supernet.weights(layers),
             )
             outputs = trainer.predict(trained.model, searched.x)
+            (record,) = score([architecture])
             known[key] = {
-                "inherited": score(architecture),
+                "inherited": record.metric,
                 "trained": dataset.task.score(searched.y, outputs),
             }
             workdir.write_json(path, known)
         own = known[key]
         say(f"gain {number}/{len(rows)}: {own['inherited']:.4f} to {own['trained']:.4f}")
-    return np.array([[g["inherited"], g["trained"] - g["inherited"]] for g in known.values()])
-
-
-def _scorer(
-    experiment: Experiment, work: workdir.WorkDir, supernet: Supernet, dataset: Dataset
-) -> Callable[[Architecture], float]:
-    def score(architecture: Architecture) -> float:
-        with RecordStore(work.records, supernet.space) as store:
-            (record,) = supernets.evaluator(supernet, dataset, store)([architecture])
-        return record.metric
-
-    return score
+        gains.append([own["inherited"], own["trained"] - own["inherited"]])
+    return np.array(gains)

@@ -24,6 +24,13 @@ def resnet20() -> keras.Model:
     return keras.Model(inputs, k.Dense(10)(x), name="resnet20")
 
 
+def mobilenet() -> keras.Model:
+    """MobileNet 1.0 (Howard et al. 2017) for 32x32 pixels: what the paper compares with."""
+    return keras.applications.MobileNet(
+        (32, 32, 3), weights=None, classes=10, classifier_activation=None
+    )
+
+
 def _convolution(
     x: keras.KerasTensor, width: int, *, kernel: int = 3, stride: int = 1, relu: bool = True
 ) -> keras.KerasTensor:

@@ -19,6 +19,11 @@
     reproduce --table=nag2|nag5 --work_dir=ROOT --output_dir=DIR --tables_dir=TABLES
     reproduce --table=nag1|nag3|nag4 --work_dir=ROOT --output_dir=DIR --tables_dir=TABLES
 
+    reproduce --figure=gensynth1 --work_dir=ROOT --output_dir=DIR --data_dir=TFDS
+
+ROOT/gensynth1 is the output directory of `generate --prototype`; models of `train_prototype` in
+other folders of ROOT are compared with its networks.
+
 Tables nag1, nag3 and nag4 come together, with figures nag3 and nag5; table sgnas3 writes its
 paper's figure 5 too. ROOT holds a work directory for each config: ROOT/quartic_mlp/records.db and
 so on, as `collect` makes them. Trainings and fits lie in ROOT/CONFIG/reproduce: a stopped run goes
@@ -44,6 +49,7 @@ from tools import (
     reproduce_nag,
     reproduce_search,
     reproduce_supernet,
+    reproduce_synthesis,
     reproduce_variants,
 )
 from tools.reproduce_setting import EXPERIMENTS, Setting, published, work_dir
@@ -58,7 +64,7 @@ _TABLE = flags.DEFINE_enum(
 )  # fmt: skip
 _FIGURE = flags.DEFINE_enum(
     "figure", None, [
-        "nag3", "nag5", "nagan4a", "nagan4b", "sgnas5", "sgnas6a", "sgnas6b", "sgnas7",
+        "gensynth1", "nag3", "nag5", "nagan4a", "nagan4b", "sgnas5", "sgnas6a", "sgnas6b", "sgnas7",
     ],
     "Which figure.",
 )  # fmt: skip
@@ -153,6 +159,9 @@ def main(argv: Sequence[str]) -> None:
             folder,
             _say,
         )
+        return
+    if wanted == "gensynth1":
+        reproduce_synthesis.figure(1, root, _DATA_DIR.value, _SEED.value, folder, _say)
         return
     if wanted == "sgnas5":
         space = reproduce_supernet.experiment().space

@@ -1,0 +1,296 @@
+"""Generative synthesis: what its networks reach, and whether its generator is worth learning.
+
+Figure 1 compares delivered networks with the prototype and with other Keras models that were
+trained on the same data. Beside it is a comparison at equal evaluations: of the networks that the
+cycles scored, of as many random points of the space and of uniform multipliers of its widths, which
+has the best NetScore and keeps a requirement?
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import pathlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tfgen import errors, seeds, supernets, workdir
+from tfgen.cost.budget import QUALITY_METRICS
+from tfgen.cost.cost_model import COUNTED, CostModel
+from tfgen.cost.netscore import information_density, netscore
+from tfgen.evidence.record import RecordStore
+from tfgen.experiment import Experiment
+from tfgen.learning import Say
+from tfgen.space.layers import LayerSpec, slots_of
+from tfgen.space.lowering import lower
+from tfgen.space.search_space import Choices, Chosen, SearchSpace
+from tfgen.training import datasets
+from tools import charts, reports
+from tools.reports import Column, percent
+
+if TYPE_CHECKING:
+    from tfgen.evidence.inherited import Inheritance
+
+CYCLES, RANDOM, UNIFORM = "generative synthesis", "random points", "uniform multiplier"
+_STEPS = 32  # of a uniform multiplier
+_REQUIREMENTS = 5
+_NEAR, _FAR = 0.02, 0.2  # below the largest network's score, where requirements begin and end
+_METRICS = "metrics.json"
+_MODEL = "model.keras"
+_LEAST = 1e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class Compared:
+    """A network and what it takes.
+
+    Attributes:
+      network: its name.
+      kind: "generated", "prototype" or "other".
+      metric: on the test split; of the file for generated ones, else of the float model.
+      params: of kernels and biases.
+      macs: of one inference.
+      netscore: of these.
+      density: percent of the metric for each million parameters.
+    """
+
+    network: str
+    kind: str
+    metric: float
+    params: float
+    macs: float
+    netscore: float
+    density: float
+
+    @classmethod
+    def of(cls, network: str, kind: str, metric: float, params: float, macs: float) -> Compared:
+        score = float(netscore(np, max(metric, _LEAST), params, macs))
+        density = information_density(metric, params)
+        return cls(network, kind, metric, params, macs, score, density)
+
+
+@dataclasses.dataclass(frozen=True)
+class Searched:
+    """What one way of choosing networks found for one requirement, with inherited weights.
+
+    Attributes:
+      required: the least metric, on the search split.
+      method: CYCLES, RANDOM or UNIFORM.
+      evaluations: networks that were scored.
+      metric: of the best by NetScore that keep it, on the search split; NaN where none does.
+      tested: the same network's on the test split.
+      netscore: by the latter.
+    """
+
+    required: float
+    method: str
+    evaluations: int
+    metric: float
+    tested: float
+    netscore: float
+
+
+def figure(number: int, root: pathlib.Path, data_dir: str | None, seed: int,
+           folder: pathlib.Path, say: Say) -> None:  # fmt: skip
+    """Writes figure `number` of the paper and the comparison at equal evaluations.
+
+    Args:
+      number: of the paper's figure.
+      root: has `generate`'s output directory as gensynth1, and beside it folders of
+        `train_prototype`, whose models are the others.
+      data_dir: TFDS directory.
+      seed: of random points.
+      folder: where results go.
+      say: told what is done.
+
+    Raises:
+      UsageError: `generate --prototype` was not run there, or not to its end.
+    """
+    work = workdir.WorkDir(root / f"gensynth{number}")
+    if not (work.bundle / workdir.MANIFEST).is_file():
+        raise errors.UsageError(f"{work.bundle}: no bundle; run generate --prototype first")
+    compared = [*_generated(work), *_models(root, work)]
+    for row in compared:
+        say(f"{row.network}: {percent(row.metric)} %, NetScore {row.netscore:.1f}")
+    found = searched(work, data_dir, seed, say)
+    folder.mkdir(parents=True, exist_ok=True)
+    reports.write_csv(folder / f"gensynth{number}.csv", compared)
+    reports.write_csv(folder / f"gensynth{number}_searched.csv", found)
+    reports.write_markdown(
+        folder / f"gensynth{number}.md",
+        "Networks and what they take.",
+        reports.markdown(_COMPARED, compared),
+        "At equal evaluations, weights inherited: the best NetScore that keeps a requirement.",
+        reports.markdown(_SEARCHED, found),
+    )
+    charts.write(_chart(compared), folder, f"gensynth{number}")
+
+
+# --- networks -------------------------------------------------------------------------------------
+
+
+def _generated(work: workdir.WorkDir) -> list[Compared]:
+    """What was delivered, best NetScore first."""
+    rows = []
+    for path in sorted(work.root.glob("deployments/*/contract.json")):
+        terms = {t["metric"]: t["measured"] for t in workdir.read_json(path)["terms"]}
+        (metric,) = (value for name, value in terms.items() if name in QUALITY_METRICS)
+        name = path.parent.name.split("-")[0]
+        rows.append(Compared.of(name, "generated", metric, terms["params"], terms["macs"]))
+    if not rows:
+        raise errors.UsageError(f"{work.root}: nothing was delivered")
+    return sorted(rows, key=lambda row: -row.netscore)
+
+
+def _models(root: pathlib.Path, work: workdir.WorkDir) -> list[Compared]:
+    """Keras models of `train_prototype` on the same data, the prototype among them."""
+    source = workdir.read_manifest(work.prototype)["config"]["sha256"]
+    (dataset,) = workdir.read_manifest(work.bundle)["data"].values()
+    rows = []
+    for path in sorted(root.glob(f"*/{_METRICS}")):
+        told = workdir.read_json(path)
+        model = path.parent / _MODEL
+        if told.get("dataset") != dataset or not model.is_file():
+            continue
+        kind = "prototype" if workdir.sha256(model) == source else "other"
+        params, macs = _counted(_layers(model))
+        rows.append(Compared.of(path.parent.name, kind, told["test"], params, macs))
+    return rows
+
+
+def _layers(model: pathlib.Path) -> Sequence[LayerSpec]:
+    from tfgen.nets import keras_file, prototype_network
+
+    return prototype_network.read(keras_file.read(model), str(model)).layers
+
+
+def _counted(layers: Sequence[LayerSpec]) -> tuple[float, float]:
+    """Parameters and MACs."""
+    slots = slots_of(layers)
+    params, macs = (float(COUNTED[metric](slots)[0]) for metric in ("params", "macs"))
+    return params, macs
+
+
+# --- equal evaluations ----------------------------------------------------------------------------
+
+
+def searched(work: workdir.WorkDir, data_dir: str | None, seed: int, say: Say) -> list[Searched]:
+    """The comparison at equal evaluations; what is scored is kept beside the run's records."""
+    from tfgen.training import supernet_training
+
+    config = workdir.read_manifest(work.bundle)["config"]
+    experiment = Experiment.from_config({k: v for k, v in config.items() if k != "answers"})
+    dataset = datasets.load(experiment.dataset, data_dir)
+    supernet = supernets.load(experiment, work, dataset)
+    space = supernet.space
+    with RecordStore(work.records, space) as store:
+        known = supernets.evaluator(supernet, dataset, store).known
+    metrics = np.array([record.metric for record in known.values()])
+    pools = {CYCLES: (space.choices(list(known)), metrics)}
+    with RecordStore(work.root / "reproduce" / "records.db", space) as store:
+        score = supernets.evaluator(supernet, dataset, store)
+        count = len(pools[CYCLES][1])
+        drawn = space.sample(count, seeds.stream(seed, "random points"))
+        pools[RANDOM] = _scored(space, score, drawn, say)
+        pools[UNIFORM] = _scored(space, score, _uniform(space), say)
+    whole = known[space.point({})].metric
+    rows = []
+    for required in np.linspace(whole - _NEAR, whole - _FAR, _REQUIREMENTS):
+        for method, (choices, scores) in pools.items():
+            row = Searched(float(required), method, len(scores), math.nan, math.nan, math.nan)
+            kept = np.flatnonzero(scores >= required)
+            if not len(kept):
+                rows.append(row)
+                continue
+            best = kept[_netscores(space, choices[kept], scores[kept]).argmax()]
+            tested = supernet_training.score(
+                supernet,
+                lower(space, space.architecture(choices[best])),
+                dataset.task,
+                dataset.test,
+                supernets.calibration(dataset),
+            )
+            (reached,) = _netscores(space, choices[best][None], np.array([tested]))
+            rows.append(
+                dataclasses.replace(
+                    row, metric=float(scores[best]), tested=tested, netscore=float(reached)
+                )
+            )
+        say(f"required {percent(float(required))} %: compared")
+    return rows
+
+
+def _scored(
+    space: SearchSpace, score: Inheritance, choices: Choices, say: Say
+) -> tuple[Choices, np.ndarray]:
+    choices = np.unique(choices, axis=0)
+    metrics = []
+    for number, row in enumerate(choices, start=1):
+        (record,) = score([space.architecture(row)])
+        metrics.append(record.metric)
+        if number % 20 == 0:
+            say(f"{number} of {len(choices)} are scored")
+    return choices, np.array(metrics)
+
+
+def _uniform(space: SearchSpace) -> Choices:
+    """Networks whose widths are all at the same place of their menus, bits the widest."""
+    widths = {
+        stage.options["channels"].decision
+        for stage in space.stages
+        if isinstance(stage.options["channels"], Chosen)
+    }
+    sizes = np.array([len(d.values) for d in space.decisions])
+    cut = np.array([d.name in widths for d in space.decisions])
+    steps = np.arange(1, _STEPS + 1)[:, None]
+    places = np.where(cut, np.ceil(sizes * steps / _STEPS).astype(np.int64), sizes) - 1
+    return np.unique(space.canonical(places), axis=0)
+
+
+def _netscores(space: SearchSpace, choices: Choices, metrics: np.ndarray) -> np.ndarray:
+    found = CostModel(space).costs(choices)
+    reached = np.maximum(metrics, _LEAST)
+    return np.asarray(netscore(np, reached, found["params"], found["macs"]))
+
+
+_COMPARED = (
+    Column("network", lambda row: row.network),
+    Column("kind", lambda row: row.kind),
+    Column("metric, %", lambda row: percent(row.metric)),
+    Column("parameters", lambda row: f"{row.params:,.0f}"),
+    Column("million MACs", lambda row: f"{row.macs / 1e6:.2f}"),
+    Column("NetScore", lambda row: f"{row.netscore:.1f}"),
+    Column("% / million parameters", lambda row: f"{row.density:.0f}"),
+)
+_SEARCHED = (
+    Column("required, %", lambda row: percent(row.required)),
+    Column("method", lambda row: row.method),
+    Column("evaluations", lambda row: str(row.evaluations)),
+    Column("metric, %", lambda row: _number(100 * row.metric, 1)),
+    Column("on test, %", lambda row: _number(100 * row.tested, 1)),
+    Column("NetScore", lambda row: _number(row.netscore, 2)),
+)
+
+
+def _number(value: float, digits: int) -> str:
+    return "-" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def _chart(rows: Sequence[Compared]) -> charts.Chart:
+    kinds = dict.fromkeys(row.kind for row in rows)
+    return charts.Chart(
+        "Networks of generative synthesis, their prototype and others",
+        "million MACs",
+        "metric on the test split, %",
+        [
+            charts.Series(
+                kind,
+                [row.macs / 1e6 for row in rows if row.kind == kind],
+                [100 * row.metric for row in rows if row.kind == kind],
+            )
+            for kind in kinds
+        ],
+        x_log=True,
+    )
