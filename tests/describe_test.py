@@ -4,6 +4,8 @@ from absl.testing import absltest
 
 from tfgen import generate
 from tfgen.space import catalog, published
+from tfgen.space.layers import LayerSpec
+from tfgen.space.prototype import Prototype
 
 
 class DescribeTest(absltest.TestCase):
@@ -35,6 +37,26 @@ class DescribeTest(absltest.TestCase):
         }
         network = space.point(values)
         self.assertEqual(generate.describe(space, network), "3>12:8 335>16:2,4,8 5>24:8,2 10:4")
+
+    def test_layers_of_a_prototype_are_told_apart_by_their_whole_names(self):
+        # Keras names them conv2d, conv2d_1 and so on.
+        layers = tuple(
+            LayerSpec(
+                name=name,
+                op="dense",
+                inputs=(read,),
+                in_channels=channels,
+                out_channels=units,
+                weight_bits=8,
+            )
+            for name, read, channels, units in (
+                ("dense", "input", 4, 16),
+                ("dense_1", "dense", 16, 8),
+                ("dense_1_1", "dense_1", 8, 3),
+            )
+        )
+        space = Prototype(layers, (4,)).space("p")
+        self.assertEqual(generate.describe(space, space.point({"width_dense": 4})), "4:8 8:8 3:8")
 
     def test_squeeze_and_excitation_is_named(self):
         space = catalog.get("cifar10_mobile_v3")

@@ -96,17 +96,32 @@ class PrototypesTest(absltest.TestCase):
         # What was made is not made again; the bundle answers other requirements.
         again = run(*arguments[:1], "--require=r2=0.55", *arguments[2:], "--stop_after=candidates")
         self.assertEqual(again.returncode, 0, again.stderr)
-        self.assertNotIn("epoch 1/2", again.stderr)
-        answer = run("--budget=r2=0.55", f"--bundle={out / 'bundle'}", "--stop_after=candidates")
+        for made in ("epoch 1/2", "are scored", "gain 1/2"):
+            self.assertIn(made, done.stderr)
+            self.assertNotIn(made, again.stderr)
+        # Its predictions are of trained networks, so by default they are trained.
+        answer = run("--budget=r2=0.55", f"--bundle={out / 'bundle'}", f"--output_dir={out}")
         self.assertEqual(answer.returncode, 0, answer.stderr)
         self.assertIn("by gensynth", answer.stdout)
+        self.assertIn("step 50 of 200", answer.stdout)
 
         # Another model needs another place.
         other = self.root / "other.keras"
         keras.Sequential([keras.Input((8,)), keras.layers.Dense(1)]).save(other)
         refused = run(f"--prototype={other}", "--require=r2=0.5", f"--output_dir={out}", *QUICK)
         self.assertEqual(refused.returncode, 2)
-        self.assertIn("is of another prototype; use another --output_dir", refused.stderr)
+        self.assertIn("is of another prototype (sha256 differ); use another", refused.stderr)
+
+    def test_a_model_that_knows_nothing_of_the_data_is_refused(self):
+        untrained = self.root / "untrained.keras"
+        keras.Sequential([keras.Input((8,)), keras.layers.Dense(16), keras.layers.Dense(1)]).save(
+            untrained
+        )
+        out = self.root / "guesses"
+        done = run(f"--prototype={untrained}", "--require=r2=0.5", f"--output_dir={out}", *QUICK)
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("little more than guesses have; the inputs of 'california_h", done.stderr)
+        self.assertFalse(out.exists())
 
     def test_bad_input_is_one_line(self):
         model = f"--prototype={self.model}"
@@ -115,6 +130,9 @@ class PrototypesTest(absltest.TestCase):
             ([model, "--require=r2=0.5", "--task=mars"], "unknown data set 'mars'"),
             ([model, "--require=accuracy=0.5", *QUICK], "judged by r2, not by accuracy"),
             (["--require=r2=0.5"], "--require goes with --prototype"),
+            (["--budget=macs=9", "--cycles=3"], "--cycles goes with --prototype"),
+            ([model, "--budget=r2=0.5", *QUICK], "--require in place of --budget"),
+            ([model, "--require=r2=0.5", "--method=nag", *QUICK], "are of gensynth or random"),
             (["--budget=macs=9", "--task=mnist"], "--task goes with --prototype"),
             (["--prototype=a.onnx", "--require=r2=0.5", *QUICK], "give a .keras, .h5, .hdf5 file"),
             (["--prototype=a.keras", "--require=r2=0.5", *QUICK], "a.keras: file is missing"),

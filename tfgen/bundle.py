@@ -141,6 +141,11 @@ class Bundle:
         """Whose generator answers where nobody names one."""
         return next(iter(self.generators))
 
+    @property
+    def tuned(self) -> bool:
+        """Whether it predicts networks that go on from the weights which they inherit."""
+        return isinstance(self.surrogate, InsightSurrogate) and self.surrogate.tuned
+
     def generator(self, method: str) -> Generator:
         """The method's generator; raises UsageError that names those of this bundle."""
         generators.get(method)

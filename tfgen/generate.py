@@ -116,6 +116,7 @@ _STOP_AFTER = flags.DEFINE_enum(
     "stop_after", "contract", ["candidates", "contract"], "Where to stop."
 )
 
+_SHOWN, _DELIVERED = 10, 4
 _COSTS = (
     LATENCY,
     "file_kb",
@@ -138,29 +139,26 @@ def main(argv: Sequence[str]) -> int:
     """Answers every budget; returns the exit code."""
     del argv
     start = time.monotonic()
-    budgets = parse_all([*_BUDGET.value, *_REQUIRE.value])
-    _check_devices(budgets)
     if _METHOD.value is not None:
         generators.get(_METHOD.value)
-    if _PROTOTYPE.value is None:
-        for flag in (_TASK, _REQUIRE):
-            if flag.value:
-                raise errors.UsageError(f"--{flag.name} goes with --prototype")
+    _check_prototype_flags()
+    budgets = parse_all(_REQUIRE.value if _PROTOTYPE.value else _BUDGET.value)
+    _check_devices(budgets)
+    if _IO.value == "int8" and _ACTIVATION_BITS.value != "8":
+        raise errors.UsageError("--io=int8 needs --activation_bits=8")
     selector = Selector(
-        count=_COUNT.value if _COUNT.value is not None else 4 if _PROTOTYPE.value else 10,
+        count=_wanted() * (_MAX_TRAININGS.value if _PROTOTYPE.value else 1),
         draws=_DRAWS.value,
         refinements=_REFINEMENTS.value,
         confidence=_CONFIDENCE.value,
         max_distance=_MAX_DISTANCE.value,
-        ranking=_ranking(budgets),
+        ranking=Ranking(_RANK_BY.value),
     )
     bundle = dataclasses.replace(
         bundles.load(_bundle_path(budgets)) if _PROTOTYPE.value is None else _made(budgets),
         activation_bits=int(_ACTIVATION_BITS.value),
         io=_IO.value,
     )
-    if _IO.value == "int8" and bundle.activation_bits != 8:
-        raise errors.UsageError("--io=int8 needs --activation_bits=8")
     if _TRAIN.value in (pipeline.INHERIT, pipeline.QAT) and bundle.shared is None:
         raise errors.UsageError(
             f"--train={_TRAIN.value}: bundle {bundle.name!r} has no supernet; leave the flag out"
@@ -181,7 +179,8 @@ def main(argv: Sequence[str]) -> int:
     answers: list[list[Candidate]] = []
     for budget, model in zip(budgets, costs, strict=True):
         try:
-            answer = pipeline.answer(bundle, budget, model, method, selector, _SEED.value, _say)
+            own = dataclasses.replace(selector, ranking=_ranking(budget))
+            answer = pipeline.answer(bundle, budget, model, method, own, _SEED.value, _say)
         except errors.InfeasibleBudgetError as error:
             program.complain(error)
             answers.append([])
@@ -217,17 +216,43 @@ def run() -> None:
     program.run(main)
 
 
-def _ranking(budgets: Sequence[Budget]) -> Ranking:
+def _wanted() -> int:
+    """Candidates to show for a budget; with --prototype networks to deliver."""
+    if _COUNT.value is not None:
+        return _COUNT.value
+    return _DELIVERED if _PROTOTYPE.value else _SHOWN
+
+
+def _check_prototype_flags() -> None:
+    """Raises UsageError for flags that do not go together with --prototype, or without it."""
+    if _PROTOTYPE.value is None:
+        for flag in (_TASK, _REQUIRE, _ADAPTATION_EPOCHS, _CYCLES, _TUNING_STEPS, _LOW_BITS):
+            if flag.present:
+                raise errors.UsageError(f"--{flag.name} goes with --prototype")
+        return
+    if _TASK.value is None or _BUNDLE.value is not None:
+        raise errors.UsageError("--prototype needs --task, and no --bundle")
+    if _BUDGET.value or not _REQUIRE.value:
+        raise errors.UsageError(
+            "--prototype needs --require in place of --budget; it may limit costs too: "
+            "--require=accuracy=0.89,macs=8e6"
+        )
+    if _METHOD.value not in (None, *prototypes.METHODS):
+        raise errors.UsageError(
+            f"--method={_METHOD.value}: a prototype's networks are of "
+            f"{' or '.join(prototypes.METHODS)}"
+        )
+
+
+def _ranking(budget: Budget) -> Ranking:
     """How candidates are ordered; a prototype's by U, as the paper does."""
-    if _PROTOTYPE.value and _RANK_BY.value == "auto" and not any(b.limits for b in budgets):
+    if _PROTOTYPE.value and _RANK_BY.value == "auto" and not budget.limits:
         return Ranking(NETSCORE)
     return Ranking(_RANK_BY.value)
 
 
 def _made(budgets: Sequence[Budget]) -> bundles.Bundle:
     """The bundle of a prototype, made where the output directory has none yet."""
-    if _TASK.value is None or _BUNDLE.value is not None:
-        raise errors.UsageError("--prototype needs --task, and no --bundle")
     defaults = prototypes.PrototypeConfig()
     config = dataclasses.replace(
         defaults,
@@ -241,7 +266,6 @@ def _made(budgets: Sequence[Budget]) -> bundles.Bundle:
         compact=_LOW_BITS.value,
     )
     keras_file.file_of(_PROTOTYPE.value)  # says what is wrong before data are read
-    program.prefer_onednn()
     dataset = datasets.load(_TASK.value, _DATA_DIR.value)
     for budget in budgets:
         if budget.quality is not None and budget.quality[0] != dataset.task.metric:
@@ -277,8 +301,8 @@ def _check_devices(budgets: Sequence[Budget]) -> None:
 
 def _deliver(bundle: bundles.Bundle, candidates: Sequence[Candidate], work: workdir.WorkDir) -> int:
     """Trains candidates in order until one keeps the contract; the exit code of this answer."""
-    start = pipeline.SCRATCH if bundle.shared is None else pipeline.INHERIT
-    start = _TRAIN.value or (pipeline.QAT if _PROTOTYPE.value else start)
+    start = pipeline.QAT if bundle.tuned else pipeline.INHERIT
+    start = _TRAIN.value or (pipeline.SCRATCH if bundle.shared is None else start)
     if start == pipeline.INHERIT and _DATA_DIR.value is None:
         return _deliver_on(bundle, candidates, work, bundle.shared.examples, start)
     dataset = datasets.load(bundle.dataset, _DATA_DIR.value)
@@ -297,7 +321,9 @@ def _deliver_on(
     dataset: datasets.Dataset,
     start: str,
 ) -> int:
-    if bundle.shared is not None and start != pipeline.INHERIT and not _PROTOTYPE.value:
+    if bundle.tuned and start == pipeline.INHERIT:
+        _say("note: predictions are of trained networks; inherited weights are mostly worse")
+    elif bundle.shared is not None and start != pipeline.INHERIT and not bundle.tuned:
         _say(
             "note: predictions are of inherited weights; a network that is trained is mostly better"
         )
@@ -320,7 +346,7 @@ def _deliver_on(
             )
             return errors.InfeasibleBudgetError.exit_code
         candidates = roomy or timed
-    wanted = len(candidates) if _PROTOTYPE.value else 1
+    wanted = _wanted() if _PROTOTYPE.value else 1
     attempts = list(candidates[: wanted * _MAX_TRAININGS.value])
     exit_code = 0
     for number_, candidate in enumerate(attempts, start=1):
@@ -391,7 +417,12 @@ def describe(space: SearchSpace, architecture: Architecture) -> str:
     layers = [layer for layer in lower(space, architecture) if layer.weighted]
     words = []
     for stage in space.stages:
-        own = [layer for layer in layers if f"{layer.name}_".startswith(f"{stage.name}_")]
+        several = stage.block != "layer"
+        own = [
+            layer
+            for layer in layers
+            if layer.name == stage.name or (several and layer.name.startswith(f"{stage.name}_"))
+        ]
         if not own:
             continue
         options = {k: space.column(v, choices)[0] for k, v in stage.options.items()}

@@ -10,6 +10,7 @@ bundle/         what answers, as any other bundle does
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -19,13 +20,14 @@ import numpy as np
 from tfgen import bundle as bundles
 from tfgen import errors, generators, seeds, supernets, workdir
 from tfgen.cost.cost_model import CostModel
+from tfgen.cost.expected_cost import ExpectedCost
 from tfgen.cost.metrics import PerformanceScale
 from tfgen.evidence.reactions import Reactions
 from tfgen.evidence.record import Record, RecordStore
 from tfgen.evidence.surrogate import SurrogateConfig
 from tfgen.experiment import Experiment
 from tfgen.generators.base import Evidence
-from tfgen.generators.gensynth import GensynthConfig, GensynthGenerator
+from tfgen.generators.gensynth import COSTS, GensynthConfig, GensynthGenerator
 from tfgen.learning import Say
 from tfgen.nets import keras_file
 from tfgen.space.architecture import Architecture
@@ -41,7 +43,8 @@ if TYPE_CHECKING:  # TensorFlow is imported where it is needed
     from tfgen.nets.supernet import Supernet
 
 GAINS = "gains.json"
-METHOD = "gensynth"
+METHODS = METHOD, _BASELINE = ("gensynth", "random")
+_LITTLE = 0.05  # R2 of a network that knows hardly anything
 _STIMULI = 256  # examples by which networks are probed
 _GAIN_PLACES = (0.75, 0.35)  # in the range of requirements, where gains are measured
 _SPACE, _WEIGHTS = supernets.PROTOTYPE_SPACE, supernets.PROTOTYPE_WEIGHTS
@@ -93,7 +96,7 @@ class PrototypeConfig:
             0,
             fine_tuning,
             SurrogateConfig(),  # none is fitted
-            {METHOD: self.synthesis, "random": generators.get("random").config()},
+            {METHOD: self.synthesis, _BASELINE: generators.get(_BASELINE).config()},
             self.seed,
             supernet=adaptation,
             fine_tuning=fine_tuning,
@@ -118,6 +121,11 @@ def make(
     """
     space = read(source, dataset, work, config, say)
     experiment = config.experiment(space, dataset)
+    made = _made(experiment, dataset, work)
+    if made is not None:
+        return made
+    for metric in COSTS:
+        ExpectedCost(space, metric)  # says so where it cannot, before hours of work
     supernets.train(experiment, work, dataset, None, say)
     supernet = supernets.load(experiment, work, dataset)
     with RecordStore(work.records, space) as store:
@@ -135,7 +143,7 @@ def make(
         dataset.fingerprint,
         experiment.recipe,
         surrogate,
-        {METHOD: generator, "random": generators.get("random").restore(space, {})},
+        {METHOD: generator, _BASELINE: generators.get(_BASELINE).restore(space, {})},
         shared=supernets.shared(supernet, dataset, experiment.recipe),
     )
     bundles.save(
@@ -151,29 +159,60 @@ def make(
     return bundles.load(work.bundle)
 
 
+def _made(experiment: Experiment, dataset: Dataset, work: workdir.WorkDir) -> bundles.Bundle | None:
+    """The bundle that was made of the same prototype, with the same config and data."""
+    if not (work.bundle / workdir.MANIFEST).is_file():
+        return None
+    manifest = workdir.read_manifest(work.bundle)
+    config = {k: v for k, v in manifest["config"].items() if k != "answers"}
+    prototype = workdir.sha256(work.prototype / workdir.MANIFEST)
+    same = (
+        config == json.loads(json.dumps(experiment.to_json()))
+        and manifest["data"] == {dataset.name: dataset.fingerprint}
+        and manifest["parents"].get(workdir.MANIFEST) == prototype
+    )
+    return bundles.load(work.bundle) if same else None
+
+
 def read(
     source: str, dataset: Dataset, work: workdir.WorkDir, config: PrototypeConfig, say: Say
 ) -> SearchSpace:
     """Reads a model into `work.prototype`, or what is there; arguments and errors as in `make`."""
     file = keras_file.file_of(source)
     sha256 = workdir.sha256(file)
-    told = {"source": source, "sha256": sha256, "compact": config.compact}
+    function = source.rpartition(":")[2] if file.suffix == ".py" else ""
+    told = {"sha256": sha256, "function": function, "compact": config.compact}
     if (work.prototype / workdir.MANIFEST).is_file():
-        if workdir.read_manifest(work.prototype)["config"] != told:
+        known = workdir.read_manifest(work.prototype)
+        differ = [name for name in told if known["config"].get(name) != told[name]]
+        if known["data"] != {dataset.name: dataset.fingerprint}:
+            differ.append("data")
+        if differ:
             raise errors.UsageError(
-                f"{work.root}: is of another prototype; use another --output_dir"
+                f"{work.root}: is of another prototype ({', '.join(differ)} differ); use another "
+                "--output_dir"
             )
         return SearchSpace.from_json(workdir.read_json(work.prototype / _SPACE))
-    from tfgen.nets import prototype_network, pruning
+    from tfgen.nets import network, prototype_network, pruning
+    from tfgen.training import trainer
 
     found = prototype_network.read(keras_file.read(source), source)
     for remark in found.remarks:
         say(f"note: {remark}")
     fitting.check(found.layers, dataset, source)
+    searched = supernets.searched(dataset)
+    model = network.with_weights(found.layers, found.input_shape, found.weights)
+    score = dataset.task.score(searched.y, trainer.predict(model, searched.x))
+    say(f"{source} has {dataset.task.metric} {score:.4f} on the search split of {dataset.name}")
+    if score < _guessed(dataset):
+        raise errors.UsageError(
+            f"{source}: has {dataset.task.metric} {score:.4f}, little more than guesses have; the "
+            f"inputs of {dataset.name!r} are {dataset.preprocessing.get('input', 'as they are')}"
+        )
     prototype = Prototype(found.layers, found.input_shape)
     for layer, reason in prototype.whole.items():
         say(f"note: layer {layer!r} is left whole: {reason}")
-    name = re.sub(r"\W", "_", source.rpartition(":")[2] if file.suffix == ".py" else file.stem)
+    name = re.sub(r"\W", "_", function or file.stem)
     space = prototype.space(f"{name}_{sha256[:8]}", compact=config.compact)
     order = pruning.importance(prototype, found.weights)
     weights = pruning.pruned(prototype, found.weights, found.layers, order)
@@ -184,13 +223,24 @@ def read(
             {f"{layer}/{part}": v for layer, own in weights.items() for part, v in own.items()},
         )
         workdir.write_manifest(
-            folder, config=told, seed=config.seed, data={}, parents={str(file): sha256}
+            folder,
+            config={**told, "score": score},
+            seed=config.seed,
+            data={dataset.name: dataset.fingerprint},
+            parents={str(file): sha256},
         )
     say(
         f"{source}: {len(found.layers)} layers, {len(space.decisions)} decisions, "
         f"{space.size():.2g} networks"
     )
     return space
+
+
+def _guessed(dataset: Dataset) -> float:
+    """A score that a network reaches which knows hardly anything of the data."""
+    if dataset.task.name != "classification":
+        return _LITTLE
+    return 1.5 * float(np.bincount(dataset.train.y.ravel()).max()) / dataset.train.y.size
 
 
 def _generator(
@@ -207,9 +257,11 @@ def _generator(
         say(f"{len(score.known)} networks are scored, the last {records[-1].metric:.4f}")
         return records
 
+    whole = probing.probe(supernet, lower(space, space.point({})), stimuli, dataset.task)
+
     def probe(architectures: Sequence[Architecture]) -> list[Reactions]:
         return [
-            probing.probe(supernet, lower(space, one), stimuli, dataset.task)
+            probing.probe(supernet, lower(space, one), stimuli, dataset.task, whole.lost)
             for one in architectures
         ]
 
@@ -230,10 +282,10 @@ def _gains(
     generator: GensynthGenerator,
     say: Say,
 ) -> np.ndarray:
-    """What training to the end adds to what networks score [networks, 2].
+    """What networks score with inherited weights, and what they reach trained [networks, 2].
 
-    Of a few networks for requirements in the middle of the range, the score of inherited weights
-    and what it gains, both on the search split. Kept in a file, and resumed from it.
+    Of the prototype, and of a few networks for requirements in the middle of the range; both on the
+    search split. Kept in a file, and resumed from it.
     """
     from tfgen.training import trainer
 
@@ -244,9 +296,10 @@ def _gains(
         raise errors.CorruptFileError(f"{path}: holds no gains")
     space, searched = supernet.space, supernets.searched(dataset)
     rows = generator.sample(np.array(_GAIN_PLACES), experiment.seed)
-    gains = []
+    (whole,) = score([space.point({})])
+    gains = [[whole.metric, workdir.read_manifest(work.prototype)["config"]["score"]]]
     for number, architecture in enumerate(map(space.architecture, rows), start=1):
-        key = f"{architecture.fingerprint}-{experiment.fine_tuning.fingerprint}"
+        key = f"{architecture.fingerprint}-{score.recipe}-{experiment.fine_tuning.fingerprint}"
         if key not in known:
             layers = lower(space, architecture)
             trained = trainer.train(
@@ -265,5 +318,5 @@ def _gains(
             workdir.write_json(path, known)
         own = known[key]
         say(f"gain {number}/{len(rows)}: {own['inherited']:.4f} to {own['trained']:.4f}")
-        gains.append([own["inherited"], own["trained"] - own["inherited"]])
+        gains.append([own["inherited"], own["trained"]])
     return np.array(gains)

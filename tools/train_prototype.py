@@ -36,7 +36,8 @@ _SHIFT = flags.DEFINE_integer("shift", 4, "Pixels by which images are moved.", l
 _SEED = flags.DEFINE_integer("seed", 2020, "Of weights and batches.", lower_bound=0)
 
 MODEL, METRICS = "model.keras", "metrics.json"
-_CHECKPOINTS = "checkpoints"
+_CONFIG, _CHECKPOINTS = "config.json", "checkpoints"
+_DECIDING = (_EPOCHS, _BATCH_SIZE, _LEARNING_RATE, _WEIGHT_DECAY, _SHIFT, _SEED)
 _WARMUP_SHARE = 0.05
 _MOMENTUM = 0.9
 
@@ -47,11 +48,19 @@ def main(argv: Sequence[str]) -> int:
     if None in (_MODEL.value, _DATASET.value, _OUTPUT_DIR.value):
         raise errors.UsageError("give --model, --dataset and --output_dir")
     output = workdir.user_path(_OUTPUT_DIR.value)
-    program.prefer_onednn()
     from tfgen.nets.keras_compat import keras, tf  # not for --help
     from tfgen.training import augmentation, datasets, trainer
 
     dataset = datasets.load(_DATASET.value, _DATA_DIR.value)
+    if dataset.task.name != "classification" or dataset.train.x.ndim != 4:
+        raise errors.UsageError(f"--dataset={dataset.name}: classes of images are learned")
+    told = {
+        **{flag.name: flag.value for flag in _DECIDING},
+        "model": workdir.sha256(_file(_MODEL.value)),
+        "dataset": dataset.fingerprint,
+    }
+    if (output / _CONFIG).is_file() and workdir.read_json(output / _CONFIG) != told:
+        raise errors.UsageError(f"{output}: has a training of other flags, model or data")
     keras.utils.set_random_seed(_SEED.value)
     model = _made(_MODEL.value)
     size, batch_size = len(dataset.train), min(_BATCH_SIZE.value, len(dataset.train))
@@ -72,10 +81,11 @@ def main(argv: Sequence[str]) -> int:
     done = tf.Variable(0, dtype=tf.int64)
     checkpoint = tf.train.Checkpoint(model=model, optimizer=optimizer, epochs=done)
     manager = tf.train.CheckpointManager(checkpoint, str(output / _CHECKPOINTS), max_to_keep=1)
+    workdir.write_json(output / _CONFIG, told)
     if manager.latest_checkpoint:
         checkpoint.restore(manager.latest_checkpoint).assert_consumed()
     validation = dataset.validation
-    end = min(_EPOCHS.value, _MAX_EPOCHS.value or _EPOCHS.value)
+    end = min(_EPOCHS.value, int(done.numpy()) + (_MAX_EPOCHS.value or _EPOCHS.value))
     for epoch in range(int(done.numpy()), end):
         begin = time.monotonic()
         random = seeds.stream(_SEED.value, "prototype", epoch)
@@ -120,16 +130,23 @@ def main(argv: Sequence[str]) -> int:
 
 def _made(text: str) -> Any:
     """The model that a function of a file returns; raises UsageError."""
-    path, _, function = text.rpartition(":")
-    file = pathlib.Path(path)
-    spec = importlib.util.spec_from_file_location(file.stem, file) if file.is_file() else None
-    if spec is None or spec.loader is None or not function:
+    file, function = _file(text), text.rpartition(":")[2]
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    if spec is None or spec.loader is None:
         raise errors.UsageError(f"--model={text}: give FILE.py:FUNCTION")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     if not hasattr(module, function):
         raise errors.UsageError(f"--model={text}: {file} has no {function!r}")
     return getattr(module, function)()
+
+
+def _file(text: str) -> pathlib.Path:
+    """The file of a function; raises UsageError."""
+    file = workdir.user_path(text.rpartition(":")[0])
+    if not file.is_file():
+        raise errors.UsageError(f"--model={text}: give FILE.py:FUNCTION")
+    return file
 
 
 if __name__ == "__main__":

@@ -135,9 +135,19 @@ class InquisitorTest(absltest.TestCase):
         found = surrogate.predict(whole, 0.75)
         self.assertAlmostEqual(found.metric[0], TOP)
         self.assertAlmostEqual(found.low[0], 1 / (1 + np.exp(0.2 - log_odds(TOP))))
-        # A quarter between the two gains that were measured.
-        gained = surrogate.with_gain(np.array([[1.0, 0.0], [0.6, 0.2]])).predict(whole)
-        self.assertAlmostEqual(gained.metric[0], TOP + 0.05)
+        # 0.9 lies three quarters of the way from 0.6, which reached 0.8, to 1.0, which reached 1.0.
+        self.assertFalse(surrogate.tuned)
+        tuned = surrogate.with_gain(np.array([[1.0, 1.0], [0.6, 0.8]]))
+        self.assertTrue(tuned.tuned)
+        self.assertAlmostEqual(tuned.predict(whole).metric[0], 0.95)
+        # Beyond the ends gains are as there; nothing reaches more than 1, or less than what scored
+        # less did, so that an interval's ends stay in order.
+        odd = surrogate.with_gain(np.array([[0.5, 0.7], [0.6, 0.65], [0.8, 0.95]])).predict(whole)
+        self.assertEqual(odd.metric[0], 1.0)
+        steep = surrogate.with_gain(np.array([[0.74, 0.892], [0.84, 0.885]]))
+        found = steep.predict(space().sample(200, seeds.stream(5, "networks")))
+        self.assertTrue((found.low <= found.metric).all() and (found.metric <= found.high).all())
+        self.assertLessEqual(found.high.max(), 1.0)
 
 
 class GeneratorTest(absltest.TestCase):

@@ -107,11 +107,21 @@ class ReadingTest(parameterized.TestCase):
             "def make():\n"
             "  return keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name='only')])\n"
             "def fail():\n  raise OSError('no such network')\n"
+            "class Dense(keras.layers.Dense):\n  pass\n"
+            "def relu(x):\n  return x\n"
+            "def foreign():\n  return keras.Sequential([keras.Input((4,)), Dense(3, name='mine')])\n"
+            "def odd():\n"
+            "  one = keras.layers.Dense(3, activation=relu, name='odd')\n"
+            "  return keras.Sequential([keras.Input((4,)), one])\n"
         )
         (node,) = keras_file.read(f"{file}:make").nodes
         self.assertEqual((node.name, node.kind, node.inputs), ("only", "Dense", ("input",)))
         with self.assertRaisesRegex(errors.CorruptFileError, r"fail\(\) failed: OSError: no such"):
             keras_file.read(f"{file}:fail")
+        # What others call as Keras calls its own computes something else.
+        for function, message in (("foreign", "'mine': Dense of"), ("odd", "'odd': relu of")):
+            with self.assertRaisesRegex(errors.CorruptFileError, f"{message} .* none of Keras's"):
+                keras_file.read(f"{file}:{function}")
 
 
 class RefusalTest(parameterized.TestCase):
@@ -255,6 +265,15 @@ class FormTest(parameterized.TestCase):
             prototype_network.read(graph(far, nodes[1]), "m")
         with self.assertRaisesRegex(errors.CorruptFileError, "reads an image with zeros"):
             prototype_network.read(graph(pad, Node("f", "Flatten", {}, ("p",), ())), "m")
+
+    def test_a_single_channel_is_convolved(self):
+        # A dense layer of one input has no file.
+        node = Node(
+            "c", "Conv2D", {"kernel_size": 1, "strides": 1, "padding": "same"}, ("input",),
+            (np.ones((1, 1, 1, 4)), np.zeros(4)),
+        )  # fmt: skip
+        (layer,) = prototype_network.read(graph(node, shape=(8, 8, 1)), "m").layers
+        self.assertEqual((layer.op, layer.kernel), ("conv", 1))
 
     def test_windows_that_stay_within_the_image(self):
         # (8 - 3) // 2 + 1 = 3 of 8 pixels; a 1x1 kernel of stride 2 takes every second one.

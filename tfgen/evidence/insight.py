@@ -104,16 +104,31 @@ class InsightSurrogate:
         low, metric, high = (1.0 / (1.0 + np.exp(-(expected + end))) for end in ends)
         performance = (metric - self.scale.low) / (self.scale.high - self.scale.low)
         scatter = 0.5 * (high - low) / (self.scale.high - self.scale.low)
-        if _GAIN in self._state:
-            scored, gains = self._state[_GAIN].T
-            low, metric, high = (v + np.interp(v, scored, gains) for v in (low, metric, high))
+        low, metric, high = (self._reached(value) for value in (low, metric, high))
         return Prediction(performance, scatter, metric, low, high)
+
+    @property
+    def tuned(self) -> bool:
+        """Whether it predicts networks that are trained further than what was scored."""
+        return _GAIN in self._state
+
+    def _reached(self, scored: Floats) -> Floats:
+        """What networks with such scores reach when they are trained to their end."""
+        if not self.tuned:
+            return scored
+        places, reached = self._state[_GAIN].T
+        within = np.interp(scored, places, reached)
+        below = np.minimum(scored - places[0], 0.0)  # there, and above, gains are those of the end
+        above = np.maximum(scored - places[-1], 0.0)
+        return np.asarray(np.minimum(within + below + above, 1.0))
 
     def with_gain(self, gain: np.ndarray) -> InsightSurrogate:
         """The same for deliveries that are trained further than what was scored.
 
         Args:
-          gain: of some networks, what they scored and what the delivery has more; in between it is
-            interpolated [networks, 2].
+          gain: of some networks, what they scored and what they reached [networks, 2]. In between
+            it is interpolated; what scores more does not reach less.
         """
-        return InsightSurrogate(self.space, {**self._state, _GAIN: gain[np.argsort(gain[:, 0])]})
+        ordered = np.asarray(gain, np.float64)[np.argsort(gain[:, 0], kind="stable")]
+        ordered[:, 1] = np.maximum.accumulate(ordered[:, 1])
+        return InsightSurrogate(self.space, {**self._state, _GAIN: ordered})

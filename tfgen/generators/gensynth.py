@@ -7,9 +7,9 @@ networks via generative synthesis", 2018, section 2. How its symbols are realise
   G(s; theta_G)         `generate`: two hidden layers from a seed's numbers to scores of every
                         decision's values, of which the largest is taken
   s                     the number of a draw; it becomes uniform numbers by counters
-  U                     NetScore (Wong 2018), Omega = 20 log10(a^2 / (p^1/2 m^1/2)), a in %, m in
-                        G MACs. p counts weights of 8 bits, so fewer bits are fewer parameters; at
-                        8 bits it is the published score
+  U                     NetScore (Wong 2018), Omega = 20 log10(a^2 / (p^1/2 m^1/2)), a in %, p in
+                        M parameters, m in G MACs; it knows nothing of bits, which are for budgets
+                        on bytes and for selection
   1_r                   a least metric: what G reads beside the seed
   X                     examples of the training split
   Y                     `Reactions`
@@ -46,6 +46,7 @@ from tfgen.space.search_space import Choices, SearchSpace
 
 SEED_NUMBERS = 16  # of a seed
 KNOTS = 9  # over the range of requirements
+COSTS = ("params", "macs")  # of U
 _BELOW = 0.6  # of the range of requirements, how far they go below a budget's
 _EDGE = 3.0**0.5  # uniform numbers of variance 1 end there
 

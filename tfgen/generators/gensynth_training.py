@@ -25,6 +25,7 @@ from tfgen.cost.netscore import netscore
 from tfgen.evidence.insight import Insight
 from tfgen.generators.base import Evidence
 from tfgen.generators.gensynth import (
+    COSTS,
     KNOTS,
     SEED_NUMBERS,
     GensynthConfig,
@@ -45,7 +46,6 @@ _SPREAD = 10.0  # points: what a single change is worth counts up to there
 _LEAST_METRIC = 0.01
 _FLAT = 1e-3  # weight of the scores' squares: a sure generator would not follow its inquisitor
 _CLIPPED_NORM = 1.0  # of a step's gradient
-_BYTES = 1000.0  # a weight of 8 bits is a parameter; costs are in kB
 
 
 def train(evidence: Evidence, config: GensynthConfig, seed: int) -> dict[str, np.ndarray]:
@@ -99,7 +99,7 @@ class _Updates:
         self._random = seeds.stream(seed, "gensynth", "training")
         values = sum(len(d.values) for d in self._space.decisions)
         bits = evidence.cost_model.activation_bits
-        costs = {m: ExpectedCost(self._space, m, bits) for m in ("storage_kb", "macs")}
+        costs = {metric: ExpectedCost(self._space, metric, bits) for metric in COSTS}
         weights = seeds.stream(seed, "gensynth", "weights")
         widths = [SEED_NUMBERS + KNOTS, config.units, config.units, values]
         state = {}
@@ -184,17 +184,16 @@ def _step(
             scores = tf.split(generate(tf, state, numbers, hats_), sizes, axis=1)
             noisy = [s + n for s, n in zip(scores, tf.split(noise, sizes, axis=1), strict=True)]
             chosen = [tf.one_hot(tf.argmax(s, axis=1), s.shape[1]) for s in noisy]
-            storage, macs = (
-                single_changes(functools.partial(costs[m], tf), chosen)[1]
-                for m in ("storage_kb", "macs")
+            params, macs = (
+                single_changes(functools.partial(costs[metric], tf), chosen)[1] for metric in COSTS
             )
             losses = single_changes(summed(lost), chosen)[1]
             taste = tf.split(tf.matmul(numbers, tastes), sizes, axis=1)
             total = 0.0
-            told = zip(storage, macs, losses, taste, chosen, scores, strict=True)
-            for kb, count, loss, liked, pick, score in told:
+            told = zip(params, macs, losses, taste, chosen, scores, strict=True)
+            for size, count, loss, liked, pick, score in told:
                 metric = tf.maximum(tf.sigmoid(top - loss), _LEAST_METRIC)
-                worth = netscore(tf, metric, kb * _BYTES, count) + liked
+                worth = netscore(tf, metric, size, count) + liked
                 short = tf.nn.relu(required[:, None] - metric)
                 worth -= config.shortfall * 100.0 * short
                 gain = worth - tf.reduce_sum(worth * pick, axis=1, keepdims=True)

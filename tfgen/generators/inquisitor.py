@@ -56,7 +56,8 @@ class Inquisitor:
     def residuals(self) -> Floats:
         """Log-odds of what networks scored, less those expected before they were seen [networks].
 
-        Of the later half, when there was something to expect by.
+        Of the later half, when there was most to expect by; a single cycle is expected by the
+        prototype alone.
         """
         found = np.concatenate(self._residuals) if self._residuals else np.zeros(1)
         return found[len(found) // 2 :]

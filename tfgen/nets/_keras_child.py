@@ -29,6 +29,7 @@ GRAPH, ARRAYS = "graph.json", "arrays.npz"
 # What a description may name beside the layers of KINDS: models, and plain parts of layers.
 _NESTED = ("Functional", "Sequential", "Model")
 _MODELS = (*_NESTED, "InputLayer")
+_OWN = ("keras", "tensorflow", "tf_keras")  # whose layers and activations are read
 _LAYERS_OF = re.compile(r"(tf_)?keras(\.src)?(\.(layers|models|engine)[a-z0-9_.]*)?")
 _PARTS_OF = re.compile(
     r"(tf_)?keras(\.src)?(\.(initializers|regularizers|constraints|dtype_policies|mixed_precision)"
@@ -200,6 +201,7 @@ def _walk(
         if type(layer).__name__ in _NESTED and hasattr(layer, "layers"):
             made[name] = _walk(layer, f"{own}/", read, nodes, arrays)
             continue
+        _check_own(layer, own)
         weights = layer.get_weights()
         for number, array in enumerate(weights):
             arrays[f"{len(nodes)}_{number}"] = np.asarray(array)
@@ -217,6 +219,15 @@ def _walk(
         return made[model.layers[-1].name]
     (last,) = _tensors(model.get_config()["output_layers"])
     return made[last]
+
+
+def _check_own(layer: Any, name: str) -> None:
+    """Refuses classes and activations of others, whatever they are called."""
+    for what in (type(layer), getattr(layer, "activation", None)):
+        module = getattr(what, "__module__", "") or type(what).__module__
+        if what is not None and module.split(".")[0] not in _OWN:
+            called = getattr(what, "__name__", type(what).__name__)
+            raise Refused(f"layer {name!r}: {called} of {module} is none of Keras's")
 
 
 def _links(

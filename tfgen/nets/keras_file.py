@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tfgen import child_process, errors
+from tfgen import child_process, errors, workdir
 from tfgen.nets import _keras_child
 
 _SUFFIXES = (".keras", ".h5", ".hdf5")
@@ -62,7 +62,7 @@ def file_of(source: str | os.PathLike[str]) -> pathlib.Path:
         raise errors.UsageError(
             f"{text}: give a {', '.join(_SUFFIXES)} file, or FILE.py:FUNCTION that returns a model"
         )
-    file = pathlib.Path(path).absolute()
+    file = workdir.user_path(path)
     if not file.is_file():
         raise errors.CorruptFileError(f"{file}: file is missing")
     return file

@@ -213,6 +213,16 @@ class _Reader:
             self.weights[name] = {k: np.asarray(v, np.float32) for k, v in weights.items()}
         return out
 
+    def window(self, node: Node, x: _Tensor, kernel: int) -> _Window:
+        """How the windows of a kernel lie, which may become wider; raises _NoForm."""
+        found = _window(node.config, x, kernel, widens=True)
+        if found.kernel != kernel:
+            self.remarks.append(
+                f"{node.name}: zeros around its image are zeros of a kernel of {found.kernel}, "
+                f"which was {kernel}"
+            )
+        return found
+
     def activated(self, node: Node, x: _Tensor, activation: str) -> _Tensor:
         """Applies an activation: as part of the op that makes x, or as an op of its own."""
         if activation == "linear":
@@ -284,7 +294,7 @@ def _conv(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tensor:
     (x,) = inputs
     config, kernel = node.config, node.arrays[0]
     kernel_size = _square(config["kernel_size"], "kernel")
-    window = _window(config, x, kernel_size, widens=True)
+    window = reader.window(node, x, kernel_size)
     groups = int(config.get("groups", 1))
     bias = _bias(node, kernel.shape[-1])
     if groups == x.channels and kernel.shape[-1] == groups:
@@ -292,7 +302,7 @@ def _conv(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tensor:
         y = reader.layer(node, "depthwise", [_bare(x)], weights=weights, **window.fields())
     elif groups != 1:
         raise _NoForm(f"convolutions in {groups} groups are not read")
-    elif window.kernel == 1 and window.stride == 1:
+    elif window.kernel == 1 and window.stride == 1 and x.channels > 1:
         y = reader.layer(
             node,
             "dense",
@@ -318,7 +328,7 @@ def _depthwise(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tenso
     if kernel.shape[-1] != 1:
         raise _NoForm(f"a depth multiplier of {kernel.shape[-1]} is not read")
     kernel_size = _square(node.config["kernel_size"], "kernel")
-    window = _window(node.config, x, kernel_size, widens=True)
+    window = reader.window(node, x, kernel_size)
     weights = {KERNEL: window.around(kernel), BIAS: _bias(node, x.channels)}
     y = reader.layer(node, "depthwise", [_bare(x)], weights=weights, **window.fields())
     return reader.activated(node, y, _activation(node.config))
@@ -330,7 +340,7 @@ def _separable(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tenso
     if depthwise.shape[-1] != 1:
         raise _NoForm(f"a depth multiplier of {depthwise.shape[-1]} is not read")
     kernel_size = _square(node.config["kernel_size"], "kernel")
-    window = _window(node.config, x, kernel_size, widens=True)
+    window = reader.window(node, x, kernel_size)
     y = reader.layer(
         node,
         "depthwise",

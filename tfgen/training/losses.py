@@ -1,10 +1,13 @@
-"""What trainings minimise: the loss of each task, and the distance from a teacher's outputs."""
+"""What trainings minimise: the loss of each task, and the distance from a teacher's outputs.
+
+Plain means, which a `tf.distribute` strategy may run on each replica: Keras's losses refuse that.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from tfgen.nets.keras_compat import keras, tf
+from tfgen.nets.keras_compat import tf
 from tfgen.training.tasks import Task
 
 Loss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]  # of targets and outputs: a mean over the batch
@@ -13,9 +16,11 @@ Loss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]  # of targets and outputs: a 
 def of(task: Task, label_smoothing: float = 0.0) -> Loss:
     """The task's loss; smoothing is of the targets of a classification."""
     if task.loss == "mean_squared_error":
-        return keras.losses.MeanSquaredError()
+        return _squares
     if not label_smoothing:
-        return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        return lambda y, logits: tf.reduce_mean(
+            tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits)
+        )
 
     def smoothed(y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
         classes = logits.shape[-1]
@@ -28,10 +33,14 @@ def of(task: Task, label_smoothing: float = 0.0) -> Loss:
 def from_teacher(task: Task) -> Loss:
     """Of a teacher's outputs and a network's: for logits the cross-entropy with its shares."""
     if task.loss == "mean_squared_error":
-        return keras.losses.MeanSquaredError()
+        return _squares
 
     def distance(teacher: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
         targets = tf.nn.softmax(teacher)
         return tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(targets, logits))
 
     return distance
+
+
+def _squares(targets: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_mean(tf.square(outputs - targets))

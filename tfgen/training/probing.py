@@ -24,10 +24,17 @@ from tfgen.training import losses
 from tfgen.training.datasets import Split
 from tfgen.training.tasks import Task
 
+_OPTIONS = ("channels", "weight_bits")  # of stages, that a prototype's decisions set
 _PLACES = 4096  # of a layer's images, of which the covariance is taken
 
 
-def probe(supernet: Supernet, layers: Sequence[LayerSpec], stimuli: Split, task: Task) -> Reactions:
+def probe(
+    supernet: Supernet,
+    layers: Sequence[LayerSpec],
+    stimuli: Split,
+    task: Task,
+    lost: tuple[Floats, ...] | None = None,
+) -> Reactions:
     """Shows stimuli to a network.
 
     Args:
@@ -35,21 +42,33 @@ def probe(supernet: Supernet, layers: Sequence[LayerSpec], stimuli: Split, task:
       layers: of the network.
       stimuli: a few hundred examples of the training split.
       task: whose loss is meant.
+      lost: what values lose, of another network of the space; None to find it anew.
     """
     space = supernet.space
     hangs = _sensitivities(supernet, layers, stimuli, task)
-    statistics = supernet.statistics(layers, [stimuli.x], quantized=True)
-    told = _covariances(supernet, layers, stimuli.x, statistics)
+    names = [decision.name for decision in space.decisions]
+    sensitivity = np.array(
+        [sum(hangs[layer] for option in _OPTIONS for layer in _about(space, option, name))
+         for name in names], np.float64,
+    )  # fmt: skip
+    if lost is None:
+        lost = _lost(supernet, layers, stimuli.x)
+    return Reactions(sensitivity, lost)
+
+
+def _lost(supernet: Supernet, layers: Sequence[LayerSpec], x: np.ndarray) -> tuple[Floats, ...]:
+    """Of each decision, the share of information that each value loses."""
+    space = supernet.space
+    statistics = supernet.statistics(layers, [x], quantized=True)
+    told = _covariances(supernet, layers, x, statistics)
     weights, ops = supernet.weights(layers), {layer.name: layer.op for layer in layers}
-    sensitivity, lost = np.zeros(len(space.decisions)), []
-    for number, decision in enumerate(space.decisions):
-        cut = _about(space, "channels", decision.name)
-        rounded = _about(space, "weight_bits", decision.name)
-        sensitivity[number] = sum(hangs[name] for name in (*cut, *rounded))
+    lost = []
+    for decision in space.decisions:
+        cut, rounded = (_about(space, option, decision.name) for option in _OPTIONS)
         losing = [_cut(told[name], decision.values) for name in cut]
         losing += [_rounded(weights[n]["kernel"], ops[n], decision.values) for n in rounded]
         lost.append(np.mean(losing, axis=0) if losing else np.zeros(len(decision.values)))
-    return Reactions(sensitivity, tuple(lost))
+    return tuple(lost)
 
 
 def _about(space: SearchSpace, option: str, decision: str) -> list[str]:
