@@ -32,7 +32,7 @@ _MAX_EPOCHS = flags.DEFINE_integer(
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images a step.", lower_bound=1)
 _LEARNING_RATE = flags.DEFINE_float("learning_rate", 0.1, "The peak.", lower_bound=0.0)
 _WEIGHT_DECAY = flags.DEFINE_float(
-    "weight_decay", 5e-3, "Of kernels, beside the momentum: as part of a loss a tenth does as much.",
+    "weight_decay", 5e-3, "Of kernels, beside the momentum: in a loss a tenth does as much.",
     lower_bound=0.0,
 )  # fmt: skip
 _SHIFT = flags.DEFINE_integer("shift", 4, "Pixels by which images are moved.", lower_bound=0)
