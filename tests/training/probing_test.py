@@ -1,5 +1,6 @@
 """Networks of others: they react, learn together, inherit and become files."""
 
+import os
 import pathlib
 import subprocess
 import sys
@@ -45,8 +46,9 @@ class PrototypesOfOthersTest(parameterized.TestCase):
         cls.addClassCleanup(temporary.cleanup)
         cls.folder = pathlib.Path(temporary.name)
         subprocess.run(
-            [sys.executable, keras_models.__file__, "2", str(cls.folder)],
+            [sys.executable, "-m", "tests.nets.keras_models", "2", cls.folder],
             check=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
             capture_output=True,
         )
 
