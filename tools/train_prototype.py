@@ -10,6 +10,7 @@ batches of an undisturbed run. DIR/model.keras is the network, DIR/metrics.json 
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import pathlib
 import sys
@@ -57,15 +58,15 @@ def main(argv: Sequence[str]) -> int:
     dataset = datasets.load(_DATASET.value, _DATA_DIR.value)
     if dataset.task.name != "classification" or dataset.train.x.ndim != 4:
         raise errors.UsageError(f"--dataset={dataset.name}: classes of images are learned")
+    keras.utils.set_random_seed(_SEED.value)
+    model = _made(_MODEL.value)
     told = {
         **{flag.name: flag.value for flag in _DECIDING},
-        "model": workdir.sha256(_file(_MODEL.value)),
+        "model": hashlib.sha256(model.to_json().encode()).hexdigest(),
         "dataset": dataset.fingerprint,
     }
     if (output / _CONFIG).is_file() and workdir.read_json(output / _CONFIG) != told:
         raise errors.UsageError(f"{output}: has a training of other flags, model or data")
-    keras.utils.set_random_seed(_SEED.value)
-    model = _made(_MODEL.value)
     size, batch_size = len(dataset.train), min(_BATCH_SIZE.value, len(dataset.train))
     steps = size // batch_size
     total = steps * _EPOCHS.value
