@@ -68,3 +68,9 @@ def counter_words(xp: Any, seed: int, rows: Any, words: int) -> Any:
     columns = xp.asarray(np.arange(pairs, dtype=np.uint32))
     first, second = threefry2x32(xp, key, (rows[:, None], columns[None, :]))
     return xp.concatenate([first, second], axis=1)[:, :words]  # [rows, words]
+
+
+def counter_uniform(seed: int, count: int, numbers: int) -> np.ndarray:
+    """Uniform numbers between 0 and 1 of rows 0 .. count - 1, float64 [count, numbers]."""
+    words = counter_words(np, seed, np.arange(count, dtype=np.uint32), numbers)
+    return np.asarray((words.astype(np.float64) + 0.5) / 2.0**32)

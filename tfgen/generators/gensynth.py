@@ -89,14 +89,8 @@ class GensynthConfig:
 
 def seed_numbers(seed: int, count: int) -> npt.NDArray[np.float32]:
     """What G reads of draws 0 .. count - 1 of a seed, of mean 0 and variance 1 [count, numbers]."""
-    uniform = _uniform(seeds.derive(seed, "gensynth"), count, SEED_NUMBERS)
+    uniform = seeds.counter_uniform(seeds.derive(seed, "gensynth"), count, SEED_NUMBERS)
     return np.asarray(_EDGE * (2.0 * uniform - 1.0), np.float32)
-
-
-def _uniform(seed: int, count: int, numbers: int) -> npt.NDArray[np.float64]:
-    """Uniform numbers of draws 0 .. count - 1 [count, numbers]."""
-    words = seeds.counter_words(np, seed, np.arange(count, dtype=np.uint32), numbers)
-    return np.asarray((words.astype(np.float64) + 0.5) / 2.0**32)
 
 
 def hats(requirements: npt.ArrayLike, low: float, high: float) -> npt.NDArray[np.float32]:
@@ -150,7 +144,8 @@ class GensynthGenerator:
 
     def propose(self, budgets: Sequence[Budget], count: int, seed: int) -> list[Proposals]:
         numbers = seed_numbers(seed, count)
-        below = _uniform(seeds.derive(seed, "gensynth", "requirements"), count, 1)[:, 0]
+        own = seeds.derive(seed, "gensynth", "requirements")
+        below = seeds.counter_uniform(own, count, 1)[:, 0]
         return [Proposals(self.networks(numbers, self._required(b, below))) for b in budgets]
 
     def sample(self, places: npt.NDArray[np.float64], seed: int) -> Choices:

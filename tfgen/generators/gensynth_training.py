@@ -83,9 +83,9 @@ def train(evidence: Evidence, config: GensynthConfig, seed: int) -> dict[str, np
         inquisitor.observe(
             space.choices(networks), [r.metric for r in scored], probe(networks[: config.probed])
         )
-    updates.run(inquisitor.insight(), _FIRST * config.steps)
-    told = {**inquisitor.insight().state(), "residuals": inquisitor.residuals}
-    return {**updates.state(), **told}
+    insight = inquisitor.insight()
+    updates.run(insight, _FIRST * config.steps)
+    return {**updates.state(), **insight.state(), "residuals": inquisitor.residuals}
 
 
 class _Updates:

@@ -257,10 +257,9 @@ class NagGenerator:
 
     def draw(self, targets: Floats, seed: int) -> Choices:
         """A sample of the policy for each target [draws, costs] -> canonical [draws, decisions]."""
-        rows = np.arange(len(targets), dtype=np.uint32)
         decisions = len(self._space.decisions)
-        words = seeds.counter_words(np, seeds.derive(seed, "nag", "draw"), rows, decisions)
-        uniform = (words.astype(np.float64) + 0.5) / 2.0**32
+        own = seeds.derive(seed, "nag", "draw")
+        uniform = seeds.counter_uniform(own, len(targets), decisions)
         conditions = self.platform.conditions(targets)
         found = write(np, self._encoding, self._state, conditions, drawn_by(uniform))
         return self._space.canonical(np.stack([w.choice for w in found], axis=1))

@@ -260,10 +260,8 @@ class SgnasGenerator:
         The targets of the ladder take turns, at one temperature after the other.
         """
         rung = np.arange(count) % (len(ladder) * len(_TEMPERATURES))
-        rows = np.arange(count, dtype=np.uint32)
         decisions = len(self._space.decisions)
-        words = seeds.counter_words(np, seeds.derive(seed, "sgnas", "draw"), rows, decisions)
-        uniform = (words.astype(np.float64) + 0.5) / 2.0**32
+        uniform = seeds.counter_uniform(seeds.derive(seed, "sgnas", "draw"), count, decisions)
         drawn = np.zeros((count, decisions), np.int64)
         for decision, logits in enumerate(self._logits(ladder)):
             scores = np.concatenate([logits / temperature for temperature in _TEMPERATURES])

@@ -127,12 +127,8 @@ def _cut(covariance: Floats, menu: Sequence[Value]) -> Floats:
     A width that the probed network does not have loses nothing of what it tells.
     """
     widths = np.minimum([int(value) for value in menu], len(covariance))
-    return np.asarray(1.0 - _share(information(covariance, widths), covariance))
-
-
-def _share(bits: Floats, covariance: Floats) -> Floats:
-    whole = float(information(covariance, [len(covariance)])[0])
-    return bits / whole if whole > 0 else np.ones_like(bits)
+    *bits, whole = information(covariance, [*widths, len(covariance)])
+    return 1.0 - np.array(bits) / whole if whole > 0 else np.zeros(len(widths))
 
 
 def _rounded(kernel: npt.NDArray[np.float32], op: str, menu: Sequence[Value]) -> Floats:
