@@ -100,7 +100,10 @@ class PrototypesTest(absltest.TestCase):
             self.assertIn(made, done.stderr)
             self.assertNotIn(made, again.stderr)
         # Its predictions are of trained networks, so by default they are trained.
-        answer = run("--budget=r2=0.55", f"--bundle={out / 'bundle'}", f"--output_dir={out}")
+        # A limit on storage has the best below it, 0.66 to 0.72 on the file: 0.55 lies far below. The
+        # smallest that is predicted to reach 0.55 has 2-bit weights and misses it now and then.
+        budget = "--budget=r2=0.55,storage_kb=0.25"
+        answer = run(budget, f"--bundle={out / 'bundle'}", f"--output_dir={out}")
         self.assertEqual(answer.returncode, 0, answer.stderr)
         self.assertIn("by gensynth", answer.stdout)
         self.assertIn("step 50 of 200", answer.stdout)
