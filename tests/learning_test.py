@@ -20,7 +20,7 @@ from tfgen.training.recipe import Recipe
 SPACE = catalog.get("quartic_mlp")
 
 
-def experiment(rounds: int) -> Experiment:
+def experiment(rounds: int, portions: int, networks: int, share: float) -> Experiment:
     return Experiment(
         "learned",
         SPACE.name,
@@ -32,7 +32,9 @@ def experiment(rounds: int) -> Experiment:
         methods={"random": RandomConfig()},
         seed=5,
         rounds=rounds,
-        round_networks=11,
+        round_networks=networks,
+        round_portions=portions,
+        answer_share=share,
     )
 
 
@@ -49,10 +51,11 @@ class LearningTest(absltest.TestCase):
         random = seeds.stream(1, "records")
         self.records = made_up([SPACE.architecture(row) for row in SPACE.sample(60, random)], 0)
 
-    def learn(self, rounds, evaluate=made_up):
+    def learn(self, rounds, evaluate=made_up, *, portions=1, networks=11, share=0.5):
         told = []
+        configured = experiment(rounds, portions, networks, share)
         learned = learning.learn(
-            experiment(rounds), self.records, "r2", evaluate, 5, told.append, self.path
+            configured, self.records, "r2", evaluate, 5, told.append, self.path
         )
         return learned, told
 
@@ -86,19 +89,45 @@ class LearningTest(absltest.TestCase):
         generator = Random().fit(evidence, RandomConfig(), 1)
         proposed = learning.propose(generator, evidence, "r2", 40, 7)
         self.assertLen(proposed, 40)
-        sizes = CostModel(SPACE).costs(SPACE.choices(proposed))["storage_kb"]
-        # At most ten answers to each of two budgets: of the smallest record's size but 0.2 % of
-        # the way to the next, and of the largest's. Random draws are none of them again.
-        records = np.sort(
-            CostModel(SPACE).costs(SPACE.choices([r.architecture for r in self.records]))[
-                "storage_kb"
-            ]
-        )
-        least = records[0] + 0.002 * 59 * (records[1] - records[0])
+        costs = CostModel(SPACE).costs(SPACE.choices(proposed))
+        recorded = CostModel(SPACE).costs(SPACE.choices([r.architecture for r in self.records]))
+        # At most ten answers to each of two budgets: a tenth of the way from the smallest of 60
+        # records to the largest, and that of the largest. Random draws are none of them again.
         answers = 40 - self.draws(generator, proposed)
         self.assertBetween(answers, 11, 20)
-        self.assertTrue((sizes[: answers - 10] <= least).all())
-        self.assertTrue((sizes[:answers] <= records[-1]).all())
+        for metric in ("storage_kb", "energy_uj"):
+            ordered = np.sort(recorded[metric])
+            least = ordered[5] + 0.9 * (ordered[6] - ordered[5])  # 0.1 * 59 = 5.9
+            self.assertTrue((costs[metric][: answers - 10] <= least * (1 + 1e-9)).all())
+            self.assertTrue((costs[metric][:answers] <= ordered[-1]).all())
+
+    def test_a_portion_knows_the_trainings_before_it(self):
+        known = []
+
+        def near(surrogate, costs, budget, optimism):
+            known.append((len(surrogate.known.metrics), surrogate.known.unseen.sum()))
+            return surrogate
+
+        with (
+            mock.patch.object(learning, "near", near),
+            mock.patch.object(Random, "fit", autospec=True, side_effect=Random.fit) as fit,
+        ):
+            learned, told = self.learn(2, portions=3, networks=90, share=1.0)
+            self.assertEqual(fit.call_count, 3)  # one for each round, one at the end
+        self.assertLen(learned.records, 60 + 2 * 90)
+        self.assertIn("round 2: 90 proposals trained", told)
+        # Nine budgets in each round, three in a portion. Of 60 records the encoder has held back a
+        # fifth; what was trained since, it has not seen either.
+        first = [(60, 12)] * 3 + [(90, 42)] * 3 + [(120, 72)] * 3
+        second = [(150, 30)] * 3 + [(180, 60)] * 3 + [(210, 90)] * 3
+        self.assertEqual(known, first + second)
+        # A run that was stopped within a round goes on within it.
+        kept = workdir.read_json(self.path)
+        self.assertLen(kept, 6)
+        del kept[list(kept)[-1]]
+        workdir.write_json(self.path, kept)
+        again, _ = self.learn(2, portions=3, networks=90, share=1.0)
+        self.assertEqual(again.records[:-30], learned.records[:-30])
 
     def test_a_round_may_be_all_draws(self):
         evidence = Evidence(SPACE, CostModel(SPACE), self.records, self.learn(0)[0].surrogate)

@@ -100,8 +100,8 @@ class PrototypesTest(absltest.TestCase):
             self.assertIn(made, done.stderr)
             self.assertNotIn(made, again.stderr)
         # Its predictions are of trained networks, so by default they are trained.
-        # A limit on storage has the best below it, 0.66 to 0.72 on the file: 0.55 lies far below. The
-        # smallest that is predicted to reach 0.55 has 2-bit weights and misses it now and then.
+        # The best below 0.25 kB has 0.70 to 0.73 on the file; the smallest that is predicted to
+        # reach 0.55 has 2-bit weights and misses it now and then.
         budget = "--budget=r2=0.55,storage_kb=0.25"
         answer = run(budget, f"--bundle={out / 'bundle'}", f"--output_dir={out}")
         self.assertEqual(answer.returncode, 0, answer.stderr)

@@ -29,6 +29,8 @@ class Experiment:
         the encoder and the generators to be fitted anew. A generator finds what its encoder
         overrates; the encoder learns that only from such networks.
       round_networks: how many in a round.
+      round_portions: in which a round's networks are proposed and trained; the encoder and the
+        generator are those of the round, but answers know the trainings of earlier portions.
       answer_share: of a round's networks, how many answer budgets; the others are drawn for
         conditions.
       supernet: how the weights that all networks share are trained. Records are then networks that
@@ -47,6 +49,7 @@ class Experiment:
     seed: int
     rounds: int = 0
     round_networks: int = 500
+    round_portions: int = 1
     answer_share: float = 0.5
     supernet: SupernetRecipe | None = None
     fine_tuning: Recipe | None = None
@@ -58,6 +61,8 @@ class Experiment:
             raise ValueError("a supernet needs fine_tuning, which nothing else has")
         if self.rounds < 0 or self.round_networks < 1 or (self.rounds and not self.methods):
             raise ValueError(f"rounds need a method and at least one network: {self}")
+        if not 1 <= self.round_portions <= self.round_networks:
+            raise ValueError(f"a round has 1 to round_networks portions: {self}")
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Experiment:
@@ -80,6 +85,7 @@ class Experiment:
                 config["seed"],
                 config.get("rounds", 0),
                 config.get("round_networks", 500),
+                config.get("round_portions", 1),
                 config.get("answer_share", 0.5),
                 None if supernet is None else SupernetRecipe.from_config(supernet),
                 None if tuning is None else Recipe(**tuning),
@@ -92,6 +98,8 @@ class Experiment:
         for name in ("patience", "shift", "flip"):  # fits and proposals are named by this
             if not data["recipe"][name]:
                 del data["recipe"][name]
+        if self.round_portions == 1:
+            del data["round_portions"]
         if self.supernet is None:
             del data["supernet"], data["fine_tuning"]
         else:

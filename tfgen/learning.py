@@ -2,6 +2,8 @@
 
 A generator finds what its encoder overrates, and selection prefers it; an encoder learns that only
 from such networks. So a round trains what would be generated and answered, and all is fitted anew.
+Fits take a minute, so a round may have portions: what is answered in one knows the trainings of
+those before, by a process of the records near each budget (`evidence.local_surrogate`).
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from tfgen.cost.cost_model import CostModel
 from tfgen.cost.latency import LatencyModel
 from tfgen.cost.metrics import PerformanceScale
 from tfgen.evidence import surrogate as surrogates
+from tfgen.evidence.local_surrogate import near
 from tfgen.evidence.record import Record
 from tfgen.experiment import Experiment
 from tfgen.generators.base import Evaluate, Evidence, Generator
@@ -33,9 +36,10 @@ if TYPE_CHECKING:  # only fits need TensorFlow
     from tfgen.training.datasets import Split
 
 PROPOSALS = "proposals.json"
-_BUDGETED = "storage_kb"  # what the budgets of a round limit
+_BUDGETED = ("storage_kb", "energy_uj")  # what each budget of a round limits
 _ANSWERS = 10  # to each of these budgets
-_EXTREME = 0.002  # quantile of the records' costs where the budgets begin
+_SMALLEST = 0.1  # quantile of the records' costs where the budgets begin: few networks are smaller
+_OPTIMISM = 0.5  # standard deviations: what the records do not tell is worth a training
 Say = Callable[[str], None]
 
 
@@ -111,32 +115,37 @@ def learn(
     run = f"{seeds.derive(seed, json.dumps(made_of, sort_keys=True)):016x}"
     for round_ in range(1, experiment.rounds + 1):
         assert evaluate is not None
-        key = f"{run}-{round_}"
-        if isinstance(known.get(key), dict):  # older files have no seconds
-            read_seconds += known[key]["seconds"]
-        else:
-            since = time.perf_counter()
-            (name, config), *_ = experiment.methods.items()
-            evidence = fitted_to(records)
-            generator = generators.get(name).fit(evidence, config, seed)
-            own = seeds.derive(seed, "round", round_)
-            proposed = propose(
-                generator,
-                evidence,
-                metric,
-                experiment.round_networks,
-                own,
-                experiment.answer_share,
-            )
-            known[key] = {
-                "networks": [architecture.choices for architecture in proposed],
-                "seconds": time.perf_counter() - since,
-            }
-            if proposals is not None:
-                workdir.write_json(proposals, known)
-        architectures = [space.architecture(np.array(row)) for row in known[key]["networks"]]
-        records += evaluate(architectures, seeds.derive(seed, "proposals", round_))
-        say(f"round {round_}: {len(architectures):,} proposals trained")
+        answerer: tuple[Evidence, Generator] | None = None
+        begun = len(records)
+        for portion in range(experiment.round_portions):
+            key = f"{run}-{round_}" + (f"-{portion}" if portion else "")
+            if isinstance(known.get(key), dict):  # older files have no seconds
+                read_seconds += known[key]["seconds"]
+            else:
+                since = time.perf_counter()
+                if answerer is None:
+                    (name, config), *_ = experiment.methods.items()
+                    evidence = fitted_to(records[:begun])
+                    answerer = evidence, generators.get(name).fit(evidence, config, seed)
+                proposed = propose(
+                    answerer[1],
+                    knowing(answerer[0], records),
+                    metric,
+                    experiment.round_networks,
+                    seeds.derive(seed, "round", round_),
+                    experiment.answer_share,
+                    (portion, experiment.round_portions),
+                )
+                known[key] = {
+                    "networks": [architecture.choices for architecture in proposed],
+                    "seconds": time.perf_counter() - since,
+                }
+                if proposals is not None:
+                    workdir.write_json(proposals, known)
+            architectures = [space.architecture(np.array(row)) for row in known[key]["networks"]]
+            own = seeds.derive(seed, "proposals", round_, *([portion] if portion else []))
+            records += evaluate(architectures, own)
+        say(f"round {round_}: {len(records) - begun:,} proposals trained")
     evidence = fitted_to(records)
     fitted = {}
     for name, config in experiment.methods.items():
@@ -146,6 +155,14 @@ def learn(
     return Learned(records, evidence.surrogate, fitted, read_seconds)
 
 
+def knowing(evidence: Evidence, records: Sequence[Record]) -> Evidence:
+    """The evidence with all records, of which its encoder has learned from the first ones."""
+    assert evidence.surrogate is not None and evidence.records is not None
+    further = records[len(evidence.records) :]
+    surrogate = evidence.surrogate.knowing(further)
+    return dataclasses.replace(evidence, records=list(records), surrogate=surrogate)
+
+
 def propose(
     generator: Generator,
     evidence: Evidence,
@@ -153,37 +170,69 @@ def propose(
     count: int,
     seed: int,
     answer_share: float = 0.5,
+    portion: tuple[int, int] = (0, 1),
 ) -> list[Architecture]:
-    """What a round trains: answers to budgets, up to a share of it, and draws of all conditions."""
+    """What a portion of a round trains: answers to budgets, then draws of all conditions.
+
+    Args:
+      generator: that proposes.
+      evidence: with the encoder and all records so far.
+      metric: the task's.
+      count: networks of the whole round.
+      seed: of the round.
+      answer_share: of the networks, how many are answers at most.
+      portion: its number, and how many there are. Each has its share of the budgets, from small to
+        large, and of the draws.
+    """
     space = evidence.space
-    wanted = int(answer_share * count)
-    answers = _answers(generator, evidence, wanted, seeds.derive(seed, "answers"))
+    number, portions = portion
+    own = seeds.derive(seed, "portion", number) if number else seed
+    wanted = len(range(number, count, portions))
+    budgets = _budgets(evidence, int(answer_share * count) // _ANSWERS)[number::portions]
+    answers = _answers(generator, evidence, budgets, seeds.derive(own, "answers"))[:wanted]
     any_quality = Budget({}, (metric, 0.0))
-    missing = count - len(answers)
-    (drawn,) = generator.propose([any_quality], missing, seeds.derive(seed, "draws"))
+    missing = wanted - len(answers)
+    if not missing:
+        return answers
+    (drawn,) = generator.propose([any_quality], missing, seeds.derive(own, "draws"))
     return answers + [space.architecture(row) for row in drawn.choices]
 
 
-def _answers(generator: Generator, evidence: Evidence, count: int, seed: int) -> list[Architecture]:
-    """At most `count` different networks that selection answers to budgets from small to large.
-
-    Ranked by what is expected: what the encoder is not sure of is worth a training.
-    """
+def _budgets(evidence: Evidence, count: int) -> list[Budget]:
+    """Budgets from small to large, each cost by itself from a tenth of the records to all."""
     costs, records = evidence.cost_model, evidence.records
-    if _BUDGETED not in costs.metrics:
+    limited = [metric for metric in _BUDGETED if metric in costs.metrics]
+    if not limited:
         return []  # a table's networks have no size
-    assert records is not None and evidence.surrogate is not None
-    sizes = costs.costs(evidence.space.choices([r.architecture for r in records]))[_BUDGETED]
-    limits = np.geomspace(np.quantile(sizes, _EXTREME), sizes.max(), count // _ANSWERS)
+    assert records is not None
+    told = costs.counted(evidence.space.choices([r.architecture for r in records]), limited)
+    limits = [
+        np.geomspace(np.quantile(told[metric], _SMALLEST), told[metric].max(), count)
+        for metric in limited
+    ]
+    return [
+        Budget(dict(zip(limited, map(float, row), strict=True)))
+        for row in zip(*limits, strict=True)
+    ]
+
+
+def _answers(
+    generator: Generator, evidence: Evidence, budgets: Sequence[Budget], seed: int
+) -> list[Architecture]:
+    """Different networks that selection answers to budgets.
+
+    Ranked by what is expected, a little optimistically: what is not sure is worth a training.
+    """
+    assert evidence.surrogate is not None
     found: dict[Architecture, None] = {}
-    for number, limit in enumerate(limits):
+    for number, budget in enumerate(budgets):
         try:
             candidates = Selector(count=_ANSWERS, confidence=0.5).select(
                 evidence.space,
                 generator,
-                evidence.surrogate,
-                costs,
-                Budget({_BUDGETED: float(limit)}),
+                near(evidence.surrogate, evidence.cost_model, budget, _OPTIMISM),
+                evidence.cost_model,
+                budget,
                 "round",
                 seeds.derive(seed, number),
             )

@@ -26,6 +26,7 @@ from tfgen.deployment import benchmark, contract, delivered, devices, profiling,
 from tfgen.deployment.measurement import Measurement
 from tfgen.evidence import collect as collecting
 from tfgen.evidence import surrogate as surrogates
+from tfgen.evidence.local_surrogate import near
 from tfgen.evidence.record import Record, RecordStore
 from tfgen.experiment import Experiment
 from tfgen.selection import Candidate, Selector
@@ -420,7 +421,7 @@ def answer(
         return selector.select(
             bundle.space,
             bundle.generator(method),
-            bundle.surrogate,
+            near(bundle.surrogate, costs, asked),
             costs,
             asked,
             method,

@@ -91,6 +91,7 @@ _FLOOR_NETWORKS = flags.DEFINE_integer("floor_networks", 10, "Records a conditio
 _RECORD_COUNTS = flags.DEFINE_list(
     "record_counts", [str(n) for n in reproduce_distance.RECORD_COUNTS], "Points of nagan4a."
 )
+_VARIANTS = flags.DEFINE_list("variants", list(reproduce_distance.VARIANTS), "Rows of ablation.")
 _SEEDS = flags.DEFINE_integer("seeds", 5, "Of each method in nagan3.", lower_bound=1)
 _SEARCHERS = flags.DEFINE_list("searchers", ["genetic", "bayesian"], "Searches in nagan3.")
 _SEARCH_EVALUATIONS = flags.DEFINE_integer(
@@ -188,6 +189,8 @@ def main(argv: Sequence[str]) -> None:
     labels = _EXPERIMENTS.value or (list(EXPERIMENTS) if wanted == "nagan4" else ["Reg.A"])
     for label in labels:
         published(label)
+    for name in _VARIANTS.value:
+        reproduce_distance.known_variant(name)
     for label in labels:
         work_dir(root, label)  # said before hours of work on the others
     settings = {
@@ -214,7 +217,8 @@ def main(argv: Sequence[str]) -> None:
         elif wanted == "nagan4b":
             reproduce_distance.figure_4b(setting, _SEED.value, folder, _say)
         elif wanted == "ablation":
-            reproduce_distance.ablation(setting, sizes, _SEED.value, folder, _say)
+            names = _VARIANTS.value
+            reproduce_distance.ablation(setting, sizes, _SEED.value, folder, _say, names)
         else:
             limits = reproduce_search.Sizes(
                 _SEEDS.value,

@@ -489,13 +489,27 @@ def variant(experiment: Experiment, overrides: Mapping[str, Mapping[str, Any]]) 
     return experiment
 
 
+def known_variant(name: str) -> str:
+    """The name of a row of VARIANTS; raises UsageError that names the known ones."""
+    if name not in VARIANTS:
+        raise errors.UsageError(
+            f"unknown variant {name!r}; known: {', '.join(map(repr, VARIANTS))}"
+        )
+    return name
+
+
 def ablation(
-    setting: Setting, sizes: Sizes, seed: int, folder: pathlib.Path, say: Say = print
+    setting: Setting,
+    sizes: Sizes,
+    seed: int,
+    folder: pathlib.Path,
+    say: Say = print,
+    names: Sequence[str] = tuple(VARIANTS),
 ) -> None:
-    """Measures every row of VARIANTS on one experiment."""
+    """Measures rows of VARIANTS on one experiment."""
     rows = []
-    for name, overrides in VARIANTS.items():
-        experiment = variant(setting.experiment, overrides)
+    for name in names:
+        experiment = variant(setting.experiment, VARIANTS[name])
         rows.append(measure(setting, experiment, name, sizes, seed, say)[0])
         reports.write_csv(folder / "ablation.csv", rows)
         text = reports.markdown(ABLATION, rows)

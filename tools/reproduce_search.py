@@ -3,8 +3,8 @@
 All get the same space, costs, recipe and training code. A method's answer to a constraint is, of
 all that it trained within the limits, the network whose training scored best on validation data;
 its performance is what that very training scores on test data. INAG's records and its generator are
-made once and answer every constraint: for each, ten candidates are trained once. A search is
-compared
+made once and answer every constraint: for each, ten candidates are trained once, the last five
+chosen when the first are known. A search is compared
   * with as many trainings as INAG's records plus its ten;
   * with a tenth of them, for each of many constraints;
   * stopped when it has spent the seconds that INAG's records and fits took.
@@ -28,6 +28,7 @@ from tfgen import errors, generators, seeds, workdir
 from tfgen.cost import metrics
 from tfgen.cost.budget import Budget
 from tfgen.evidence.collect import Evaluator
+from tfgen.evidence.local_surrogate import LocalSurrogate, near
 from tfgen.evidence.record import Record
 from tfgen.experiment import Experiment
 from tfgen.generators.base import Evidence
@@ -41,6 +42,8 @@ from tools.reproduce_setting import METHOD, Fit, Metered, OutOfTime, Setting
 INAG = "inag"
 EQUAL_TRAININGS, A_TENTH, EQUAL_TIME = "equal trainings", "a tenth of them", "equal time"
 CANDIDATES = 10  # that INAG trains for a constraint
+_PORTIONS = 2  # in which it does: the second half is chosen when the first is known
+_ROUND_PORTIONS = 8
 _NEW_TRAININGS = 5  # of an answer, to tell the network from its luck
 _TIME_FACTOR = 4  # a search stopped by the clock makes at most so many times INAG's trainings
 _PAPER = {
@@ -149,6 +152,8 @@ class Answer:
       storage: normalised.
       energy: normalised.
       holds: whether every network that was trained for the answer keeps both limits.
+      process_error: of the process near the constraint (`evidence.local_surrogate`).
+      encoder_error: the encoder's of the same records.
     """
 
     part: str
@@ -167,6 +172,8 @@ class Answer:
     storage: float | None = None
     energy: float | None = None
     holds: bool = False
+    process_error: float | None = None
+    encoder_error: float | None = None
 
     @property
     def seconds(self) -> float:
@@ -269,10 +276,15 @@ def table_3(
 def inag_experiment(experiment: Experiment) -> Experiment:
     """INAG's trainings before any constraint is known: random networks, then its own answers.
 
-    Half of them are answers to budgets from small to large, in two rounds.
+    Three quarters are answers to budgets from small to large, in three rounds of eight portions.
     """
-    networks = max(experiment.records // 2, 1)
-    return dataclasses.replace(experiment, rounds=2, round_networks=networks, answer_share=1.0)
+    return dataclasses.replace(
+        experiment,
+        rounds=3,
+        round_networks=experiment.records,
+        round_portions=min(_ROUND_PORTIONS, experiment.records),
+        answer_share=1.0,
+    )
 
 
 def inag_answer(
@@ -295,26 +307,39 @@ def inag_answer(
     )
     before = [r for r, kept in zip(fit.records, _within(setting, fit.records, budget), strict=True)
               if kept]  # fmt: skip
-    start = time.perf_counter()
-    try:
-        # The best of them is kept, so they are ranked by what is expected, not by a lower end.
-        candidates = Selector(count=CANDIDATES, confidence=0.5).select(
-            setting.space, fit.generator, fit.surrogate, setting.costs, budget, METHOD, seed
+    trained: list[Record] = []
+    seconds = 0.0
+    for portion in range(_PORTIONS):
+        start = time.perf_counter()
+        predictor = near(fit.surrogate.knowing(trained), setting.costs, budget)
+        try:
+            # The best of them is kept, so they are ranked by what is expected, not by a lower end.
+            candidates = Selector(count=CANDIDATES // _PORTIONS, confidence=0.5).select(
+                setting.space,
+                fit.generator,
+                predictor,
+                setting.costs,
+                budget,
+                METHOD,
+                seeds.derive(seed, "portion", portion),
+            )
+        except errors.InfeasibleBudgetError:
+            candidates = []
+        seconds += time.perf_counter() - start
+        trained += setting.train(
+            [candidate.architecture for candidate in candidates],
+            seeds.derive(seed, "candidates", portion),
         )
-    except errors.InfeasibleBudgetError:
-        told = dataclasses.replace(empty, answer_seconds=time.perf_counter() - start)
-        return _scored(setting, told, budget, before, seed)
-    seconds = time.perf_counter() - start
-    records = setting.train(
-        [candidate.architecture for candidate in candidates], seeds.derive(seed, "candidates")
-    )
     answer = dataclasses.replace(
         empty,
-        trainings=len(fit.records) + len(records),
+        trainings=len(fit.records) + len(trained),
         answer_seconds=seconds,
-        confirm_seconds=sum(record.seconds for record in records) / setting.processes,
+        confirm_seconds=sum(record.seconds for record in trained) / setting.processes,
     )
-    return _scored(setting, answer, budget, [*before, *records], seed)
+    if isinstance(predictor, LocalSurrogate):
+        told = predictor.error, predictor.encoder_error
+        answer = dataclasses.replace(answer, process_error=told[0], encoder_error=told[1])
+    return _scored(setting, answer, budget, [*before, *trained], seed)
 
 
 def search_answer(setting: Setting, name: str, limit: Limits, number: int, seed: int) -> Answer:

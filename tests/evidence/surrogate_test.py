@@ -3,23 +3,15 @@
 import numpy as np
 from absl.testing import absltest
 
+from tests.evidence.scored import records
 from tests.space.small import small_space
 from tfgen import seeds
 from tfgen.cost.metrics import PerformanceScale
 from tfgen.evidence import surrogate
-from tfgen.evidence.record import Record
 from tfgen.space import catalog
 from tfgen.space.encoding import Encoding
-from tfgen.space.search_space import Choices, SearchSpace
 
 CONFIG = surrogate.SurrogateConfig(members=2, units=32, steps=600, batch_size=64, weight_decay=0.5)
-
-
-def records(space: SearchSpace, choices: Choices, metrics: np.ndarray) -> list[Record]:
-    return [
-        Record(space.architecture(row), "d", "r", 0, float(metric), 0.0)
-        for row, metric in zip(choices, metrics, strict=True)
-    ]
 
 
 class PartsTest(absltest.TestCase):

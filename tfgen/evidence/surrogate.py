@@ -27,6 +27,7 @@ from tfgen.space.search_space import Choices, SearchSpace
 _QUANTILES = np.linspace(0.0, 1.0, 1001)
 _DRAWN = 100  # of the quantiles, for a mean over them
 _PARTS = "parts"
+_KNOWN = "known"
 _OWN_DECAY = 50.0  # of what features have of their own, beside their parts
 _LAYERS = 3
 # Scores below this many scale lengths under the worst regular record tell nothing more.
@@ -82,6 +83,30 @@ class Prediction:
     high: np.ndarray
 
 
+@dataclasses.dataclass(frozen=True)
+class Known:
+    """Records that an encoder comes with.
+
+    Attributes:
+      choices: their networks, canonical [records, decisions].
+      metrics: what they scored [records].
+      unseen: whether the encoder has not learned from them [records].
+    """
+
+    choices: Choices
+    metrics: np.ndarray
+    unseen: np.ndarray
+
+    def state(self) -> dict[str, np.ndarray]:
+        """As plain arrays, the choices as narrow as they fit."""
+        narrow = np.min_scalar_type(int(self.choices.max(initial=0)))
+        return {
+            _KNOWN: self.choices.astype(narrow),
+            f"{_KNOWN}_metrics": np.asarray(self.metrics, np.float64),
+            f"{_KNOWN}_unseen": self.unseen,
+        }
+
+
 class Surrogate:
     """A fitted encoder."""
 
@@ -106,9 +131,9 @@ class Surrogate:
         """
         features = self.encoding.features_of(choices)
         mean, scatter = moments(np, self._state, features)
-        below, above = np.interp([1 - confidence, confidence], _QUANTILES, self._state["residuals"])
-        gap_below, gap_above = np.quantile(self._state["gap"], [1 - confidence, confidence])
-        below, above = below + min(gap_below, 0.0), above + max(gap_above, 0.0)
+        below, above = ends(self._state["residuals"], confidence)
+        gap_below, gap_above = self.gap(confidence)
+        below, above = below + gap_below, above + gap_above
         return Prediction(
             performance=mean,
             scatter=scatter,
@@ -132,6 +157,34 @@ class Surrogate:
         residuals = self._state["residuals"][:: len(_QUANTILES) // _DRAWN]
         performance = np.clip(mean[:, None] + scatter[:, None] * residuals, 0.0, 1.0)
         return np.abs(performance - np.asarray(conditions)[:, None]).mean(axis=1)
+
+    def gap(self, confidence: float) -> tuple[float, float]:
+        """How far a file lies below and above its record, in scatters: at most 0 and at least 0."""
+        below, above = np.quantile(self._state["gap"], [1 - confidence, confidence])
+        return min(float(below), 0.0), max(float(above), 0.0)
+
+    @property
+    def known(self) -> Known:
+        """The records that it knows; older bundles have none."""
+        if _KNOWN not in self._state:
+            none = np.zeros(0)
+            return Known(np.zeros((0, len(self.space.decisions)), np.int64), none, none > 0)
+        return Known(
+            self._state[_KNOWN].astype(np.int64),
+            self._state[f"{_KNOWN}_metrics"],
+            self._state[f"{_KNOWN}_unseen"],
+        )
+
+    def knowing(self, records: Sequence[Record]) -> Surrogate:
+        """The same encoder, which knows of further records without having learned from them."""
+        before = self.known
+        choices = self.space.choices([record.architecture for record in records])
+        known = Known(
+            np.concatenate([before.choices, choices]),
+            np.concatenate([before.metrics, [record.metric for record in records]]),
+            np.concatenate([before.unseen, np.ones(len(records), np.bool_)]),
+        )
+        return Surrogate(self.space, {**self._state, **known.state()})
 
     def with_gap(self, gap: np.ndarray) -> Surrogate:
         """The same encoder, its intervals widened by the gaps between files and their records.
@@ -180,7 +233,8 @@ def fit(
 ) -> Surrogate:
     """Fits the ensemble to records and calibrates its intervals on the held-out part."""
     encoding = Encoding(space)
-    features = encoding.features_of(space.choices([r.architecture for r in records]))
+    choices = space.choices([r.architecture for r in records])
+    features = encoding.features_of(choices)
     metrics = np.array([r.metric for r in records])
     # Clipped from below only: how bad a failed training is says nothing.
     targets = np.maximum((metrics - scale.low) / (scale.high - scale.low), _FLOOR)
@@ -190,13 +244,21 @@ def fit(
     state = _train(features[fitted], targets[fitted].astype(np.float32), encoding, config, seed)
     mean, scatter = moments(np, state, features[held_out])
     residuals = (targets[held_out] - mean) / scatter
-    state["residuals"] = _conformal(residuals)
+    state["residuals"] = conformal(residuals)
     state["scale"] = np.array([scale.low, scale.high])
     state["gap"] = np.zeros(1)
+    unseen = np.isin(np.arange(len(records)), held_out)
+    state |= Known(choices, metrics, unseen).state()
     return Surrogate(space, state)
 
 
-def _conformal(residuals: np.ndarray) -> np.ndarray:
+def ends(residuals: np.ndarray, confidence: float) -> tuple[float, float]:
+    """Lower and upper end of what `conformal` made, each for itself."""
+    below, above = np.interp([1 - confidence, confidence], _QUANTILES, residuals)
+    return float(below), float(above)
+
+
+def conformal(residuals: np.ndarray) -> np.ndarray:
     """Quantiles of signed residuals, widened at both ends by the finite sample's correction."""
     count = len(residuals)
     ordered = np.sort(residuals)

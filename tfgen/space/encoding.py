@@ -107,6 +107,24 @@ class Encoding:
         read = read * self.space.active(choices)[:, :, None]
         return np.asarray(read.reshape(len(choices), -1), np.float32)
 
+    def coordinates(self, choices: Choices) -> npt.NDArray[np.float64]:
+        """What a distance between canonical choices is measured in [architectures, coordinates].
+
+        A number lies between its decision's first and last value, by logarithm where all are above
+        0; other values have a coordinate each, and so has whether a decision is active.
+        """
+        active = self.space.active(choices)
+        columns = []
+        for number, decision in enumerate(self.space.decisions):
+            if decision.ordinal and len(decision.values) > 1:
+                told = _positions(decision)[:, None]
+            else:
+                told = np.eye(len(decision.values))
+            columns.append(told[choices[:, number]] * active[:, [number]])
+            if decision.when is not None:
+                columns.append(active[:, [number]].astype(np.float64))
+        return np.concatenate(columns, axis=1)
+
     def activity(self, xp: Any, decision: int, rows: Sequence[Any], before: Sequence[Any]) -> Any:
         """1 where a decision is active, 0 where it is not [architectures].
 
