@@ -35,8 +35,9 @@ from tfgen.space.lowering import lower
 from tfgen.space.prototype import Prototype
 from tfgen.space.search_space import SearchSpace
 from tfgen.training import fitting
-from tfgen.training.datasets import Dataset, Split
+from tfgen.training.datasets import Dataset, Split, at_once
 from tfgen.training.recipe import Recipe, SupernetRecipe
+from tfgen.training.tasks import VOID
 
 if TYPE_CHECKING:  # TensorFlow is imported where it is needed
     from tfgen.evidence.inherited import Inheritance
@@ -44,6 +45,7 @@ if TYPE_CHECKING:  # TensorFlow is imported where it is needed
 
 GAINS = "gains.json"
 METHODS = METHOD, _BASELINE = ("gensynth", "random")
+_KNOWN = 1.5  # times the share of the most frequent class, of a network that knows something
 _LITTLE = 0.05  # R2 of a network that knows hardly anything
 _STIMULI = 256  # examples by which networks are probed
 _GAIN_PLACES = (0.75, 0.35)  # in the range of requirements, where gains are measured
@@ -238,9 +240,11 @@ def read(
 
 def _guessed(dataset: Dataset) -> float:
     """A score that a network reaches which knows hardly anything of the data."""
-    if dataset.task.name != "classification":
+    if dataset.task.loss != "softmax_cross_entropy":
         return _LITTLE
-    return 1.5 * float(np.bincount(dataset.train.y.ravel()).max()) / dataset.train.y.size
+    told = dataset.train.y[dataset.train.y != VOID]
+    share = float(np.bincount(told).max()) / told.size
+    return min(_KNOWN * share, 0.5 * (1.0 + share))
 
 
 def _generator(
@@ -250,7 +254,8 @@ def _generator(
     from tfgen.training import probing
 
     space = supernet.space
-    stimuli = Split(dataset.train.x[:_STIMULI], dataset.train.y[:_STIMULI])
+    count = at_once(dataset.train.x, _STIMULI)
+    stimuli = Split(dataset.train.x[:count], dataset.train.y[:count])
 
     def evaluate(architectures: Sequence[Architecture], seed: int) -> list[Record]:
         records = score(architectures, seed)

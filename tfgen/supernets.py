@@ -18,7 +18,7 @@ from tfgen.space import catalog
 from tfgen.space.layers import LayerSpec
 from tfgen.space.lowering import lower
 from tfgen.space.search_space import SearchSpace
-from tfgen.training.datasets import Dataset, Split
+from tfgen.training.datasets import Dataset, Split, at_once
 from tfgen.training.recipe import Recipe
 
 if TYPE_CHECKING:  # TensorFlow is imported where it is needed
@@ -192,7 +192,7 @@ def _begun(experiment: Experiment, work: workdir.WorkDir, dataset: Dataset) -> S
 
 def calibration(dataset: Dataset) -> np.ndarray:
     """The images on which networks estimate their statistics."""
-    return np.asarray(dataset.train.x[:_CALIBRATION])
+    return np.asarray(dataset.train.x[: at_once(dataset.train.x, _CALIBRATION)])
 
 
 def searched(dataset: Dataset) -> Split:
@@ -224,9 +224,9 @@ def shared(supernet: Supernet, dataset: Dataset, fine_tuning: Recipe) -> SharedW
     few = dataclasses.replace(
         dataset,
         name=f"{dataset.name}_shipped",
-        train=first(dataset.train, _CALIBRATION),
-        validation=first(dataset.validation, _SHIPPED_VALIDATION),
-        test=first(dataset.test, _SHIPPED),
+        train=first(dataset.train, at_once(dataset.train.x, _CALIBRATION)),
+        validation=first(dataset.validation, at_once(dataset.validation.x, _SHIPPED_VALIDATION)),
+        test=first(dataset.test, at_once(dataset.test.x, _SHIPPED)),
     )
     return SharedWeights(variables, few, fine_tuning)
 

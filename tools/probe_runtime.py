@@ -87,6 +87,7 @@ def layers(op: str, container_bits: int, activation_bits: int) -> list[LayerSpec
         "add": [{}, {"activation": "relu"}],
         "max_pool": [{"kernel": 2, "stride": 2}, {"kernel": 3}],
         "mean": [{"out_size": ()}, {"out_size": (1, 1)}],
+        "resize": [{"stride": 2}, {"stride": 3}],
         "slice": [{"offset": 1, "out_channels": 3}],
     }.get(op, [{}])
     return [layer(channels, 6, **chosen) for channels in (5, 16) for chosen in fields]
@@ -98,6 +99,8 @@ def timed_layer(op: str, container_bits: int, activation_bits: int) -> LayerSpec
     fields = {"dense": {"out_channels": channels}, "conv": {"out_channels": channels}}.get(op, {})
     if op in ("conv", "depthwise", "max_pool"):
         fields["kernel"] = 3
+    if op == "resize":
+        fields["stride"] = 2
     return _layer(op, channels, side, container_bits, activation_bits, **fields)
 
 
@@ -106,7 +109,8 @@ def _layer(
 ) -> LayerSpec:
     """A layer that reads images of a side, or vectors where that is 0."""
     size = (side, side) if side else ()
-    out = -(-side // fields.get("stride", 1))
+    steps = fields.get("stride", 1)
+    out = side * steps if op == "resize" else -(-side // steps)
     made = {"depthwise": channels, "concat": 2 * channels, "flatten": side * side * channels}
     defaults: dict[str, Any] = {
         "out_channels": made.get(op, _OUTPUT_CHANNELS if op in WEIGHTED_OPS else channels),
@@ -224,6 +228,8 @@ def _unweighted(layer: LayerSpec, reals: Sequence[np.ndarray]) -> np.ndarray:
             return np.concatenate(reals, axis=-1)
         case "flatten":
             return x.reshape(len(x), -1)
+        case "resize":
+            return x.repeat(layer.stride, 1).repeat(layer.stride, 2)
         case "slice":
             return x[..., layer.offset : layer.offset + layer.out_channels]
         case "max_pool":

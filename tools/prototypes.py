@@ -31,6 +31,19 @@ def mobilenet() -> keras.Model:
     )
 
 
+def segmenter() -> keras.Model:
+    """An encoder and a decoder with sums across, 114 M MACs at 160x120: 11 classes of CamVid."""
+    k = keras.layers
+    inputs = keras.Input((120, 160, 3))
+    half = _convolution(inputs, 16, stride=2)
+    quarter = _convolution(_convolution(half, 32, stride=2), 32)
+    x = _convolution(_convolution(_convolution(quarter, 64, stride=2), 64), 64)
+    for width, across in ((32, quarter), (16, half)):
+        x = _convolution(k.UpSampling2D()(x), width)
+        x = _convolution(k.Add()([x, across]), width)
+    return keras.Model(inputs, k.UpSampling2D()(k.Conv2D(11, 1)(x)), name="segmenter")
+
+
 def _convolution(
     x: keras.KerasTensor, width: int, *, kernel: int = 3, stride: int = 1, relu: bool = True
 ) -> keras.KerasTensor:

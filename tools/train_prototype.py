@@ -53,10 +53,10 @@ def main(argv: Sequence[str]) -> int:
         raise errors.UsageError("give --model, --dataset and --output_dir")
     output = workdir.user_path(_OUTPUT_DIR.value)
     from tfgen.nets.keras_compat import keras, tf  # not for --help
-    from tfgen.training import augmentation, datasets, trainer
+    from tfgen.training import augmentation, datasets, losses, trainer
 
     dataset = datasets.load(_DATASET.value, _DATA_DIR.value)
-    if dataset.task.name != "classification" or dataset.train.x.ndim != 4:
+    if dataset.task.loss != "softmax_cross_entropy" or dataset.train.x.ndim != 4:
         raise errors.UsageError(f"--dataset={dataset.name}: classes of images are learned")
     keras.utils.set_random_seed(_SEED.value)
     model = _made(_MODEL.value)
@@ -80,7 +80,8 @@ def main(argv: Sequence[str]) -> int:
         weight_decay=_WEIGHT_DECAY.value,
     )
     optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
-    model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    loss_of = losses.of(dataset.task)
+    model.compile(optimizer, lambda y, z: loss_of(tf.reshape(y, tf.shape(z)[:-1]), z))
     optimizer.build(model.trainable_variables)
     done = tf.Variable(0, dtype=tf.int64)
     checkpoint = tf.train.Checkpoint(model=model, optimizer=optimizer, epochs=done)
@@ -95,9 +96,10 @@ def main(argv: Sequence[str]) -> int:
         random = seeds.stream(_SEED.value, "prototype", epoch)
         loss = 0.0
         for rows in random.permutation(size)[: steps * batch_size].reshape(steps, -1):
-            moves = augmentation.draw(_SHIFT.value, True, (batch_size,), random)
-            x = augmentation.moved(dataset.train.x[rows], moves, _SHIFT.value)
-            loss += float(model.train_on_batch(x, dataset.train.y[rows])) / steps
+            x, y = augmentation.examples(
+                dataset.train.x[rows], dataset.train.y[rows], _SHIFT.value, True, random
+            )
+            loss += float(model.train_on_batch(x, y)) / steps
         done.assign(epoch + 1)
         manager.save()
         score = dataset.task.score(validation.y, trainer.predict(model, validation.x))

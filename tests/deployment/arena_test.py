@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from tests.space.small import every_op, mlp
+from tests.space.small import encoder_decoder, every_op, mlp
 from tfgen import errors, seeds
 from tfgen.cost import arena as counted
 from tfgen.deployment import arena, probe
@@ -59,6 +59,10 @@ class ArenaTest(parameterized.TestCase):
     @parameterized.product(activation=("hard_swish", "relu"), io=("float", "int8"))
     def test_every_op(self, activation: str, io: str) -> None:
         self.compare(slots_of(every_op(activation=activation)), (8, 8, 1), io=io)
+
+    @parameterized.parameters("float", "int8")
+    def test_images_come_out(self, io: str) -> None:
+        self.compare(slots_of(encoder_decoder()), (8, 8, 1), io=io)
 
     def test_by_hand(self) -> None:
         # 100-70-3 with integer ends. The input is kept, at 0 .. 100; hidden_1 is needed with it, at

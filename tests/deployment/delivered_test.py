@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from absl.testing import absltest, parameterized
 
-from tests.space.small import every_op, mlp
+from tests.space.small import encoder_decoder, every_op, mlp
 from tfgen import errors
 from tfgen.cost import arena, cost_model
 from tfgen.deployment import delivered, probe
@@ -37,7 +37,8 @@ class CostsTest(parameterized.TestCase):
 
     @parameterized.parameters("float", "int8")
     def test_as_counted(self, io: str) -> None:
-        for layers, shape in ((MLP, (5,)), (every_op(), (8, 8, 1))):
+        image = (8, 8, 1)
+        for layers, shape in ((MLP, (5,)), (every_op(), image), (encoder_decoder(), image)):
             slots = slots_of(layers)
             counted = {m: values[0] for m, values in cost_model.count(slots).items()}
             counted["peak_ram_kb"] = arena.arena_bytes(slots, io)[0] / 1000

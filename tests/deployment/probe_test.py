@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from tests.space.small import every_op, mlp
+from tests.space.small import encoder_decoder, every_op, mlp
 from tfgen import errors, seeds
 from tfgen.cost import file_size
 from tfgen.deployment import benchmark, probe, tflite_file, timing
@@ -36,6 +36,12 @@ class SizeTest(parameterized.TestCase):
         layers = every_op(activation_bits=activation_bits, activation=activation)
         content = probe.write_probe(layers, (8, 8, 1), POLICY)
         self.assertEqual(file_size.file_bytes(slots_of(layers), POLICY), len(content))
+
+    @parameterized.product(activation_bits=(8, 16), io=("float", "int8"))
+    def test_images_come_out(self, activation_bits: int, io: str) -> None:
+        layers = encoder_decoder(activation_bits)
+        content = probe.write_probe(layers, (8, 8, 1), POLICY, io=io)
+        self.assertEqual(file_size.file_bytes(slots_of(layers), POLICY, io), len(content))
 
     def test_equal_zero_points_are_written_once(self) -> None:
         def size(*widths: int) -> int:

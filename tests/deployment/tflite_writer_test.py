@@ -7,7 +7,7 @@ from unittest import mock
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from tests.space.small import every_op, mlp
+from tests.space.small import encoder_decoder, every_op, mlp
 from tfgen.deployment import probe, tflite_file, tflite_writer
 from tfgen.deployment.tflite_writer import Step, Weights
 from tfgen.space import bits
@@ -82,6 +82,8 @@ def compute(
             y = np.max(windows(first, layer, -np.inf), axis=0)
         elif layer.op == "mean":
             y = first.mean((1, 2), keepdims=bool(layer.out_size))
+        elif layer.op == "resize":
+            y = first.repeat(layer.stride, 1).repeat(layer.stride, 2)
         elif layer.op == "slice":
             y = first[..., layer.offset : layer.offset + layer.out_channels]
         else:
@@ -172,6 +174,7 @@ def single_ops(activation_bits: int) -> dict[str, list[LayerSpec]]:
             layer("a", "mean", INPUT, out_size=(1, 1)),
             layer("y", "multiply", INPUT, "a"),
         ],
+        "resize": [layer("y", "resize", INPUT, stride=3, out_size=(27, 24))],
         "sigmoid": [layer("y", "sigmoid", INPUT)],
         "slice": [layer("y", "slice", INPUT, out_channels=3, offset=2)],
     }
@@ -322,6 +325,10 @@ class CanonicalTest(parameterized.TestCase):
 
     def test_a_network_of_every_op(self) -> None:
         self.check(every_op(), (8, 8, 1), "float")
+
+    @parameterized.parameters("float", "int8")
+    def test_images_come_out(self, io: str) -> None:
+        self.check(encoder_decoder(), (8, 8, 1), io)
 
     def check(self, layers: Sequence[LayerSpec], shape: tuple[int, ...], io: str) -> None:
         from tfgen.deployment import export

@@ -99,7 +99,20 @@ def plain(keras: Any) -> Any:
     )
 
 
-MODELS = {f.__name__: f for f in (residual, depthwise, dense, branches, plain)}
+def segmenting(keras: Any) -> Any:
+    """U-Net's way: down, up again with what was there before, a class for each pixel."""
+    k = keras.layers
+    inputs = keras.Input(SHAPE)
+    one = k.Conv2D(8, 3, 2, padding="same", activation="relu")(inputs)
+    two = k.Conv2D(16, 3, 2, padding="same", use_bias=False)(one)
+    two = k.ReLU()(k.BatchNormalization()(two))
+    x = k.Concatenate()([k.UpSampling2D()(two), one])
+    x = k.Conv2D(8, 3, padding="same", activation="relu")(x)
+    x = k.UpSampling2D((2, 2), interpolation="nearest")(x)
+    return keras.Model(inputs, k.Conv2D(10, 1, activation="softmax")(x))
+
+
+MODELS = {f.__name__: f for f in (residual, depthwise, dense, branches, plain, segmenting)}
 
 
 def images() -> np.ndarray:

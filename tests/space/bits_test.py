@@ -80,7 +80,17 @@ class LiteRt23Test(parameterized.TestCase):
         self.assertIsNone(self.policy.unsafe("dense", 2, 8))
 
     def test_ops_without_weights(self) -> None:
-        for op in ("add", "concat", "flatten", "max_pool", "mean", "multiply", "sigmoid", "slice"):
+        for op in (
+            "add",
+            "concat",
+            "flatten",
+            "max_pool",
+            "mean",
+            "multiply",
+            "resize",
+            "sigmoid",
+            "slice",
+        ):
             self.assertTrue(self.policy.executes(op, 0, 8), op)
             self.assertTrue(self.policy.executes(op, 0, 16), op)
             self.assertFalse(self.policy.executes(op, 8, 8), op)

@@ -74,6 +74,42 @@ def every_op(
     return tuple(layers)
 
 
+def encoder_decoder(activation_bits: int = 8) -> tuple[LayerSpec, ...]:
+    """From 8x8x1 images to four numbers at each of their positions, with sums across."""
+    layers: list[LayerSpec] = []
+    made = {INPUT: (1, 8)}
+
+    def add(name: str, op: str, inputs: str, channels: int, size: int, **fields: object) -> None:
+        sources = tuple(inputs.split())
+        in_channels, side = made[sources[0]]
+        spec = LayerSpec(
+            name=name,
+            op=op,
+            inputs=sources,
+            in_channels=in_channels,
+            out_channels=channels,
+            in_size=(side, side),
+            out_size=(size, size),
+            activation_bits=activation_bits,
+            **fields,
+        )
+        layers.append(spec)
+        made[name] = channels, size
+
+    def conv(name: str, inputs: str, channels: int, size: int, stride: int = 1) -> None:
+        norm = {"activation": "relu", "batch_norm": True, "weight_bits": 8}
+        add(name, "conv", inputs, channels, size, kernel=3, stride=stride, **norm)
+
+    conv("stem", INPUT, 8, 4, 2)
+    conv("down", "stem", 16, 2, 2)
+    conv("deep", "down", 8, 2)
+    add("up", "resize", "deep", 8, 4, stride=2)
+    add("across", "add", "up stem", 8, 4, activation="relu")
+    add("head", "dense", "across", 4, 4, weight_bits=8)
+    add("logits", "resize", "head", 4, 8, stride=2)
+    return tuple(layers)
+
+
 def small_space() -> SearchSpace:
     """Two depths, widths 1..3 and two bit-widths: small enough to enumerate by hand.
 

@@ -31,6 +31,18 @@ class MovesTest(absltest.TestCase):
         self.assertBetween((seen[:, 0, 0, 0] == 3).sum(), 420, 580)
         np.testing.assert_array_equal(np.sort(seen, axis=2), x)
 
+    def test_classes_of_pixels_go_with_them(self):
+        # Down by one, right by one and mirrored; outside of the image there are none.
+        y = np.arange(9).reshape(1, 3, 3)
+        moves = augmentation.Moves(np.array([0]), np.array([0]), np.array([True]))
+        expected = [[-1, -1, -1], [1, 0, -1], [4, 3, -1]]
+        np.testing.assert_array_equal(augmentation.moved_classes(y, moves, 1)[0], expected)
+
+        y = seeds.stream(2, "classes").integers(-1, 4, (20, 8, 6))
+        x = y[..., None].astype(np.float32) + 1.0
+        seen_x, seen_y = augmentation.examples(x, y, 2, True, seeds.stream(1, "both"))
+        np.testing.assert_array_equal(seen_x[..., 0] - 1.0, seen_y)
+
     def test_a_graph_moves_as_numpy_does(self):
         # Down by one, right by one and mirrored: the window begins a pixel before the image.
         x = np.arange(1.0, 10.0, dtype=np.float32).reshape(1, 3, 3, 1)

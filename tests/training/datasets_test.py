@@ -7,7 +7,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from tfgen import errors
-from tfgen.training import datasets
+from tfgen.training import datasets, tasks
 
 
 def stored(height, channels, train):
@@ -93,9 +93,39 @@ class ImagesTest(parameterized.TestCase):
 
     def test_an_unknown_data_set_names_the_known(self):
         with self.assertRaisesRegex(
-            errors.UsageError, "california_housing, cifar10, cifar10_16x16"
+            errors.UsageError, "california_housing, camvid, cifar10, cifar10_16x16"
         ):
             datasets.load("imagenet")
+
+
+class SegmentationTest(absltest.TestCase):
+    def test_pixels_without_a_class_count_for_nothing(self):
+        # Four pixels, of which the first has none; of the others two are right.
+        targets = np.array([[[tasks.VOID, 0], [1, 2]]])
+        outputs = np.eye(3)[np.array([[[0, 0], [1, 0]]])]
+        self.assertAlmostEqual(tasks.SEGMENTATION.score(targets, outputs), 2 / 3)
+        self.assertEqual(tasks.SEGMENTATION.score(np.full((1, 2, 2), tasks.VOID), outputs), 0.0)
+        self.assertEqual(tasks.SEGMENTATION.score(targets, np.full((1, 2, 2, 3), np.nan)), 0.0)
+
+    def test_camvid(self):
+        masks = np.arange(12).reshape(1, 3, 4, 1)  # 11 is unlabelled
+        images = np.full((1, 3, 4, 3), 51, np.uint8)
+
+        def load(*arguments):
+            self.assertEqual(arguments[0], "camvid")
+            self.assertEqual(arguments[2:], ("nowhere", ("image", "segmentation_mask")))
+            return images, masks
+
+        with mock.patch.object(datasets, "_load_tfds", load):
+            data = datasets.load("camvid", "nowhere")
+        self.assertEqual(data.task.metric, "pixel_accuracy")
+        np.testing.assert_allclose(data.test.x, 0.2)
+        np.testing.assert_array_equal(data.train.y[0], [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, -1]])
+
+    def test_large_images_are_computed_fewer_at_a_time(self):
+        # 2**23 numbers: 8,388,608 / (120 * 160 * 3) = 145.6.
+        self.assertEqual(datasets.at_once(np.zeros((1, 120, 160, 3)), 512), 145)
+        self.assertEqual(datasets.at_once(np.zeros((1, 32, 32, 3)), 2048), 2048)
 
 
 class PolynomialTest(parameterized.TestCase):

@@ -28,14 +28,16 @@ RECIPE = SupernetRecipe(
 )  # fmt: skip
 
 
-def dataset() -> Dataset:
+def dataset(task: tasks.Task = tasks.CLASSIFICATION) -> Dataset:
     random = seeds.stream(1, "images")
+    size = keras_models.SHAPE[:2] if task == tasks.SEGMENTATION else ()
 
     def split(count: int) -> Split:
         x = random.uniform(0.0, 1.0, (count, *keras_models.SHAPE)).astype(np.float32)
-        return Split(x, random.integers(10, size=count))
+        least = tasks.VOID if task == tasks.SEGMENTATION else 0
+        return Split(x, random.integers(least, 10, size=(count, *size)))
 
-    return Dataset("noise", tasks.CLASSIFICATION, split(128), split(64), split(64), {})
+    return Dataset("noise", task, split(128), split(64), split(64), {})
 
 
 class PrototypesOfOthersTest(parameterized.TestCase):
@@ -64,7 +66,8 @@ class PrototypesOfOthersTest(parameterized.TestCase):
 
     @parameterized.parameters(*keras_models.MODELS)
     def test_from_the_model_to_the_file_of_a_smaller_one(self, name):
-        supernet, data = self.supernet(name), dataset()
+        task = tasks.SEGMENTATION if name == "segmenting" else tasks.CLASSIFICATION
+        supernet, data = self.supernet(name), dataset(task)
         space = supernet.space
         training = SupernetTraining(supernet, data, RECIPE, seed=2)
         self.assertTrue(np.isfinite(training.run_epoch()))

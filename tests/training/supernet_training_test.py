@@ -55,6 +55,20 @@ def begun(seed: int = 5) -> SupernetTraining:
     return SupernetTraining(Supernet(SPACE, seed=1), dataset(), RECIPE, seed)
 
 
+class PixelsTest(absltest.TestCase):
+    def test_the_loss_is_of_pixels_that_have_a_class(self):
+        # Shares of 1/4 and 3/4: -log(3/4) = 0.287682, -log(1/4) = 1.386294.
+        logits = tf.constant([[[[0.0, np.log(3.0)]] * 2]], tf.float32)  # [1, 1, 2, 2]
+        loss = losses_of.of(tasks.SEGMENTATION)
+        for y, expected in (((1, tasks.VOID), 0.287682), ((1, 0), 0.836988)):
+            self.assertAlmostEqual(float(loss(tf.constant([[y]]), logits)), expected, places=5)
+        self.assertEqual(float(loss(tf.constant([[[-1, -1]]]), logits)), 0.0)
+        # Half of a label, of two classes: 0.75 of the right one and 0.25 of the other.
+        smooth = losses_of.of(tasks.SEGMENTATION, 0.5)
+        expected = 0.75 * 0.287682 + 0.25 * 1.386294
+        self.assertAlmostEqual(float(smooth(tf.constant([[[1, -1]]]), logits)), expected, places=5)
+
+
 class TrainingTest(absltest.TestCase):
     def test_networks_learn_and_a_stopped_training_goes_on(self):
         whole, told = begun(), []

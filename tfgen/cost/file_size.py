@@ -108,7 +108,13 @@ _CODES = {
     "hard_swish": _CODE_OF_VERSION_1,
     "quantize": _CODE_OF_VERSION_1,
 }
-_PARAMETERS = {"flatten": 1, "mean": 1, "slice": 3}  # constant inputs of ops without weights
+_PAIRS, _PAIR = ("flatten", "mean", "resize"), 1 << 15
+_PARAMETERS = {
+    "flatten": 1,
+    "mean": 1,
+    "resize": 1,
+    "slice": 3,
+}  # constant inputs of ops without weights
 
 
 def _options(slot: LayerSlots) -> _Table | None:
@@ -128,6 +134,7 @@ def _options(slot: LayerSlots) -> _Table | None:
         "max_pool": _table(*valid, (1, 4), (2, 4), (3, 4), (4, 4)),  # padding, strides, window
         "mean": _table(*[(0, 1)] * image),  # whether the image's dimensions are kept
         "multiply": _EMPTY,
+        "resize": _table((1, 1)),  # that pixels' centres lie at halves
         "slice": _table((0, 4), (1, 4)),  # masks of begin and end
     }.get(slot.op)
 
@@ -254,17 +261,24 @@ def _parameters(slots: Sequence[LayerSlots]) -> Iterator[_Part]:
 
 def _parameter_sizes(slots: Sequence[LayerSlots]) -> Iterator[tuple[Counts, int]]:
     """How many parameters of a kind a file has [architectures], and the bytes of one."""
-    flat = [np.where(s.present, s.out_channels, 0) for s in slots if s.op == "flatten"]
-    if flat:
-        yield np.count_nonzero(_distinct(flat), axis=1), 8
-    if means := [s.present for s in slots if s.op == "mean"]:
-        yield np.any(means, axis=0).astype(np.int64), 8
+    pairs = [np.where(s.present, _pair(s), 0) for s in slots if s.op in _PAIRS]
+    if pairs:
+        yield np.count_nonzero(_distinct(pairs), axis=1), 8
     if slices := [s for s in slots if s.op == "slice"]:
         # Begins and ends of the same place are one; a place is counted from 1. The strides.
         places = [np.where(s.present, s.offset + 1, 0) for s in slices]
         places += [np.where(s.present, s.offset + s.out_channels + 1, 0) for s in slices]
         strides = np.any([s.present for s in slices], axis=0)
         yield np.count_nonzero(_distinct(places), axis=1) + strides, 16
+
+
+def _pair(slot: LayerSlots) -> Counts:
+    """The two numbers that are the parameter of an op in _PAIRS, as one [architectures]."""
+    if slot.op == "flatten":  # -1 and the features
+        return -slot.out_channels
+    if slot.op == "resize":
+        return np.asarray(slot.out_height * _PAIR + slot.out_width)
+    return np.full_like(slot.out_height, _PAIR + 2)  # the mean's axes
 
 
 def _constants(slots: Sequence[LayerSlots], policy: BitPolicy) -> Counts:

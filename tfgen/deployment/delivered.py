@@ -81,7 +81,7 @@ def _layers(
             in_size=tuple(map(int, source.shape[1:-1])),
             out_size=tuple(map(int, output.shape[1:-1])),
             kernel=_kernel(ops[kind], op.builtinOptions, constants),
-            stride=int(getattr(op.builtinOptions, "strideH", 1)),
+            stride=_stride(ops[kind], op.builtinOptions, source, output),
             valid=tflite_file.is_valid(op.builtinOptions),
             weight_bits=promised[name].weight_bits,
             activation_bits=_activation_bits(output),
@@ -108,6 +108,13 @@ def _kernel(op: str, options: Any, constants: Sequence[Any]) -> int:
     if op in ("conv", "depthwise"):
         return int(constants[0].shape[1])
     return int(getattr(options, "filterHeight", 1))
+
+
+def _stride(op: str, options: Any, source: Any, output: Any) -> int:
+    """Of the windows; of a resize, how many times larger it makes the image."""
+    if op == "resize":
+        return int(output.shape[1]) // int(source.shape[1])
+    return int(getattr(options, "strideH", 1))
 
 
 def _activation_bits(tensor: Any) -> int:

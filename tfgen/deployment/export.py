@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import pathlib
 import re
 import tempfile
@@ -27,7 +28,8 @@ from tfgen.space.layers import INPUT, LayerSpec
 from tfgen.training import quantize_aware, trainer
 
 INPUT_OUTPUT = ("float", "int8")
-COMPARED = 1000  # examples
+COMPARED = 1000  # examples; images of so many decisions, at least _FEWEST_COMPARED
+_FEWEST_COMPARED = 20
 MIN_AGREEMENT = 0.99  # share of equal decisions, close ones left out
 # Of the network's margin: each of the two outputs may be a step off, which built-in kernels round
 # otherwise. Networks that inherit their weights make one decision in ten as closely as that.
@@ -48,7 +50,8 @@ class Exported:
       content: the .tflite.
       recipe_json: the AI Edge quantizer's recipe; its regexes are layer names.
       compared: examples that both ran.
-      agreement: share of them whose largest output is the same unit; None for a single output.
+      agreement: share of them whose largest output is the same unit, at each position of an image;
+        None for a single output.
         The file is refused by those alone that are not close, see CLOSE_STEPS.
       max_steps: largest difference of an output, in steps of the int8 output.
       mean_steps: mean absolute difference, in the same steps.
@@ -123,7 +126,8 @@ def export(
     content = tflite_file.serialize(tflite_file.canonical(tflite_file.parse(packed)))
     _compare_levels(content, layers, grids, policy)
     step = float(quantize_aware.step(ranges[layers[-1].name], layers[-1].activation_bits))
-    compared = examples[:COMPARED]
+    positions = math.prod(layers[-1].out_size)  # each is a decision
+    compared = examples[: max(COMPARED // positions, _FEWEST_COMPARED)]
     expected, given = _outputs(model, content, compared)
     steps = np.abs(given.astype(np.float64) - expected) / step
     agreement, clear = _agreements(expected, given, step)
@@ -139,7 +143,8 @@ def export(
         )
     if clear is not None and not clear >= MIN_AGREEMENT:
         raise errors.ExportMismatchError(
-            f"file and network agree on {clear:.1%} of those of {len(compared)} decisions that are "
+            f"file and network agree on {clear:.1%} of those of {len(compared) * positions} "
+            "decisions that are "
             f"not close; at least {MIN_AGREEMENT:.0%} are required"
         )
     return Exported(content, recipe_json, len(compared), agreement, largest, mean)
@@ -308,7 +313,7 @@ def _agreements(
     if expected.shape[-1] == 1:
         return None, None
     equal = expected.argmax(-1) == given.argmax(-1)
-    second, first = np.sort(expected, axis=-1)[:, -2:].T
+    second, first = np.moveaxis(np.sort(expected, axis=-1)[..., -2:], -1, 0)
     clear = first - second > CLOSE_STEPS * step * (1 + 1e-6)
-    share = float(equal[clear].mean()) if clear.sum() >= FEWEST_CLEAR * len(clear) else None
+    share = float(equal[clear].mean()) if clear.sum() >= FEWEST_CLEAR * clear.size else None
     return float(equal.mean()), share

@@ -36,6 +36,7 @@ FILE_OPS = {  # op of a LayerSpec -> op of the file
     "max_pool": "MAX_POOL_2D",
     "mean": "MEAN",
     "multiply": "MUL",
+    "resize": "RESIZE_NEAREST_NEIGHBOR",
     "sigmoid": "LOGISTIC",
     "slice": "STRIDED_SLICE",
 }
@@ -220,6 +221,7 @@ _VERSIONS = {
     "MUL": (1, 3, 4),
     "QUANTIZE": (1, 1, 2),
     "RESHAPE": (1, 1, 1),
+    "RESIZE_NEAREST_NEIGHBOR": (3, 3, 4),  # with pixels' centres at halves
     "STRIDED_SLICE": (1, 2, 4),
 }
 # The same with a kernel in INT4 and INT2.

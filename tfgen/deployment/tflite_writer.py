@@ -273,6 +273,8 @@ def _parameters(layer: LayerSpec) -> list[Sequence[int]]:
         return [(-1, layer.out_channels)]
     if layer.op == "mean":
         return [_IMAGE_AXES]
+    if layer.op == "resize":
+        return [layer.out_size]
     if layer.op == "slice":
         # Begin, end and stride of each dimension; the options say that only the last one counts.
         begin, end = layer.offset, layer.offset + layer.out_channels
@@ -307,6 +309,9 @@ def _options(schema: Any, layer: LayerSpec) -> tuple[Any, str]:
     elif layer.op == "mean":
         made = schema.ReducerOptionsT()
         made.keepDims = bool(layer.out_size)
+    elif layer.op == "resize":
+        made = schema.ResizeNearestNeighborOptionsT()
+        made.halfPixelCenters = True  # else (n / size * factor) is a little below n for some
     elif layer.op == "slice":
         made = schema.StridedSliceOptionsT()
         made.beginMask = made.endMask = 0b0111

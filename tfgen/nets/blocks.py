@@ -122,6 +122,9 @@ _SIMPLE: Mapping[str, Callable[[LayerSpec], keras.layers.Layer]] = {
         keepdims=bool(spec.out_size), name=spec.name
     ),
     "multiply": lambda spec: keras.layers.Multiply(name=spec.name),
+    "resize": lambda spec: keras.layers.UpSampling2D(
+        spec.stride, interpolation="nearest", name=spec.name
+    ),
     "sigmoid": lambda spec: keras.layers.Activation("sigmoid", name=spec.name),
     "slice": lambda spec: ChannelSlice(spec.offset, spec.out_channels, name=spec.name),
 }

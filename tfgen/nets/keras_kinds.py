@@ -27,5 +27,6 @@ KINDS = (
     "Reshape",
     "SeparableConv2D",
     "Softmax",
+    "UpSampling2D",
     "ZeroPadding2D",
 )

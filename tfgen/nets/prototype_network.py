@@ -437,6 +437,18 @@ def _max_pool(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tensor
     return reader.layer(node, "max_pool", [x], **window.fields())
 
 
+def _resize(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tensor:
+    (x,) = inputs
+    interpolation = node.config.get("interpolation", "nearest")
+    if interpolation != "nearest":
+        raise _NoForm(f"{interpolation} interpolation is not read, only that of the nearest pixel")
+    factor = _square(node.config["size"], "factor")
+    if factor == 1:
+        return reader.same(node, x)
+    size = tuple(side * factor for side in x.size)
+    return reader.layer(node, "resize", [x], size=size, stride=factor)
+
+
 def _global_mean(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tensor:
     size: Size = (1, 1) if node.config.get("keepdims") else ()
     return reader.layer(node, "mean", inputs, size=size)
@@ -545,6 +557,7 @@ _FORMS: Mapping[str, _Form] = {
     "Reshape": _reshape,
     "SeparableConv2D": _separable,
     "Softmax": _softmax,
+    "UpSampling2D": _resize,
     "ZeroPadding2D": _zero_padding,
 }
 _PADDED = ("Conv2D", "DepthwiseConv2D", "SeparableConv2D")

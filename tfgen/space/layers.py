@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 WEIGHTED_OPS = ("dense", "conv", "depthwise")
 # Ops whose output is its input's numbers, moved: the tensor has the input's range.
-MOVING_OPS = ("flatten", "max_pool", "slice")
+MOVING_OPS = ("flatten", "max_pool", "resize", "slice")
 WINDOWED_OPS = ("conv", "depthwise", "max_pool")
 OPS = (*WEIGHTED_OPS, *MOVING_OPS, "add", "concat", "hard_swish", "mean", "multiply", "sigmoid")
 # Activations that an op applies by itself; the others are ops of their own.
@@ -36,7 +36,8 @@ class LayerSpec:
       op: one of OPS. A dense layer on an image runs at each of its positions: a 1x1 convolution.
       inputs: names of the layers it reads, INPUT for the network's input.
       kernel: side of the kernel or of the pooling window, otherwise 1.
-      stride: 1 or more; convolutions and pools pad so that out_size = ceil(in_size / stride).
+      stride: 1 or more; convolutions and pools pad so that out_size = ceil(in_size / stride). A
+        resize repeats each pixel so often in both directions: out_size = in_size * stride.
       valid: whether windows stay within the image instead: floor((in_size - kernel) / stride) + 1.
       in_channels: of the first input.
       out_channels: of the output.
@@ -83,6 +84,9 @@ class LayerSpec:
             raise ValueError(f"layer {self.name!r}: weights belong to {WEIGHTED_OPS}: {self}")
         if self.valid and self.op not in WINDOWED_OPS:
             raise ValueError(f"layer {self.name!r}: {self.op} has no windows")
+        larger = tuple(side * self.stride for side in self.in_size)
+        if self.op == "resize" and (not self.in_size or self.out_size != larger):
+            raise ValueError(f"layer {self.name!r}: its size must be {larger}: {self}")
         least = 2 if self.op in ("add", "concat", "multiply") else 1
         if len(self.inputs) < least or (len(self.inputs) > least and self.op != "concat"):
             raise ValueError(f"layer {self.name!r}: {self.op} with inputs {self.inputs}")

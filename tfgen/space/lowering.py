@@ -173,6 +173,8 @@ class _Walk:
         steps = self.column(stride)
         if vector or op == "mean":
             height = width = self.column(1)
+        elif op == "resize":
+            height, width = x.height * steps, x.width * steps
         elif valid:
             height, width = ((n - self.column(kernel)) // steps + 1 for n in (x.height, x.width))
         elif isinstance(stride, int) and stride == 1:

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from tfgen.training.tasks import VOID
+
 
 @dataclasses.dataclass(frozen=True)
 class Moves:
@@ -43,6 +45,27 @@ def draw(shift: int, flip: bool, shape: tuple[int, ...], random: np.random.Gener
     if flip:
         mirrored = random.random(shape) < 0.5
     return Moves(down, right, mirrored)
+
+
+def examples(
+    x: np.ndarray, y: np.ndarray, shift: int, flip: bool, random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """A batch of images moved and mirrored at random, with targets that belong to them.
+
+    Args:
+      x: [batch, height, width, channels].
+      y: [batch, ..]; classes of pixels [batch, height, width] are moved too.
+      shift: see `draw`.
+      flip: see `draw`.
+      random: that draws.
+    """
+    moves = draw(shift, flip, (len(x),), random)
+    return moved(x, moves, shift), y if y.ndim < 3 else moved_classes(y, moves, shift)
+
+
+def moved_classes(y: np.ndarray, moves: Moves, shift: int) -> np.ndarray:
+    """Classes of pixels [batch, height, width] as `moved`; the border has none."""
+    return moved((y - VOID)[..., None], moves, shift)[..., 0].astype(y.dtype) + VOID
 
 
 def moved(x: np.ndarray, moves: Moves, shift: int) -> np.ndarray:

@@ -14,9 +14,10 @@ import numpy as np
 from tfgen import seeds
 from tfgen.nets.cell_supernet import CellSupernet
 from tfgen.nets.keras_compat import tf
+from tfgen.training import augmentation
 from tfgen.training.datasets import Dataset, Split
 from tfgen.training.recipe import SupernetRecipe
-from tfgen.training.supernet_training import augmented, fair_networks, learning_rate
+from tfgen.training.supernet_training import fair_networks, learning_rate
 
 _EVALUATED_AT_ONCE = 500
 
@@ -70,12 +71,14 @@ def train(
         losses = []
         for number in range(steps):
             rows = order[number * recipe.batch_size : (number + 1) * recipe.batch_size]
-            x = augmented(images.x[rows], recipe, random)
+            x, y = augmentation.examples(
+                images.x[rows], images.y[rows], recipe.shift, recipe.flip, random
+            )
             rate = learning_rate(recipe, epoch * steps + number, steps)
             losses.append(
                 step(
                     tf.constant(x),
-                    tf.constant(images.y[rows], tf.int32),
+                    tf.constant(y, tf.int32),
                     tf.constant(cells[number], tf.int32),
                     tf.constant(rate, tf.float32),
                 )

@@ -22,6 +22,8 @@ _SPLIT_SEED = 20_640  # the 60/20/20 split is part of the data set, not of a run
 _CLIP = 4.0  # standard deviations; one int8 input scale cannot carry the raw tails
 _MNIST_VALIDATION = 10_000
 _CIFAR10_VALIDATION = 5_000
+_NUMBERS_AT_ONCE = 1 << 23  # of inputs; layers make some ten times as many
+_CAMVID_CLASSES = 11
 _POLYNOMIAL_SAMPLES = 2_048
 _POLYNOMIAL_SEED = 2_020
 _POLYNOMIAL_NOISE = 0.05  # of the function's standard deviation
@@ -33,7 +35,8 @@ class Split:
 
     Attributes:
       x: float32 [examples, *input shape].
-      y: float32 [examples, 1] for regression, int64 [examples] for classification.
+      y: float32 [examples, 1] for regression, int64 [examples] for classification, int64
+        [examples, height, width] for segmentation.
     """
 
     x: np.ndarray
@@ -205,6 +208,27 @@ def cifar10_8x8(data_dir: str | None = None) -> Dataset:
     return _flat(_images("cifar10_8x8", "cifar10", _CIFAR10_VALIDATION, data_dir, block=4))
 
 
+def camvid(data_dir: str | None = None) -> Dataset:
+    """CamVid through TFDS: images [120, 160, 3] in 0..1, each pixel's class 0..10.
+
+    Street scenes from a car: sky, building, pole, road, pavement, tree, sign, fence, car,
+    pedestrian, bicyclist; what is none of these has no class (Brostow et al. 2009). The splits are
+    those of SegNet: 367, 101 and 233 images.
+
+    Args:
+      data_dir: the TFDS directory; None is TFDS's own default.
+
+    Raises:
+      UsageError: TFDS cannot provide the data set.
+    """
+    splits = []
+    for split in ("train", "validation", "test"):
+        x, y = _load_tfds("camvid", split, data_dir, ("image", "segmentation_mask"))
+        y = np.where(y[..., 0] < _CAMVID_CLASSES, y[..., 0], tasks.VOID)
+        splits.append(Split(x.astype(np.float32) / np.float32(255), y))
+    return Dataset("camvid", tasks.SEGMENTATION, *splits, {"input": "pixels / 255"})
+
+
 def _images(
     name: str, source: str, validation: int, data_dir: str | None, block: int | None = None
 ) -> Dataset:
@@ -266,10 +290,13 @@ def _flat(images: Dataset) -> Dataset:
     )
 
 
-def _load_tfds(name: str, split: str, data_dir: str | None) -> tuple[np.ndarray, np.ndarray]:
-    """A supervised TFDS split as arrays, in the order of each example's hash.
+def _load_tfds(
+    name: str, split: str, data_dir: str | None, features: tuple[str, str] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """A TFDS split as arrays, in the order of each example's hash.
 
     The order in which TFDS stores examples depends on how a directory was made; this one does not.
+    The features are inputs and targets; None for those that the data set itself calls so.
     """
     import tensorflow_datasets as tfds
     from absl import logging
@@ -283,12 +310,13 @@ def _load_tfds(name: str, split: str, data_dir: str | None) -> tuple[np.ndarray,
             name,
             split=split,
             data_dir=data_dir,
-            as_supervised=True,
+            as_supervised=features is None,
             batch_size=-1,
             shuffle_files=False,
             download=False,  # a run reads what is there; it does not wait for a network
         )
-        x, y = tfds.as_numpy(data)
+        found = tfds.as_numpy(data)
+        x, y = found if features is None else (found[feature] for feature in features)
     except Exception as error:  # TFDS raises its own and those of what it downloads with
         where = f", data_dir={data_dir!r}" if data_dir else ""
         raise errors.UsageError(
@@ -305,6 +333,7 @@ def _load_tfds(name: str, split: str, data_dir: str | None) -> tuple[np.ndarray,
 
 DATASETS = {
     "california_housing": california_housing,
+    "camvid": camvid,
     "cifar10": cifar10,
     "cifar10_16x16": cifar10_16x16,
     "cifar10_8x8": cifar10_8x8,
@@ -314,6 +343,11 @@ DATASETS = {
     "quartic": quartic,
     "septic": septic,
 }
+
+
+def at_once(x: np.ndarray, most: int) -> int:
+    """How many of the examples to compute at a time: `most`, or fewer of large images."""
+    return max(1, min(most, _NUMBERS_AT_ONCE // max(1, x[0].size)))
 
 
 def load(name: str, data_dir: str | None = None) -> Dataset:

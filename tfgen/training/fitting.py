@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tfgen import errors
-from tfgen.space.layers import LayerSpec, check_network
+from tfgen.space.layers import LayerSpec, Size, check_network
 from tfgen.training.datasets import Dataset
 
 
@@ -18,8 +18,15 @@ def check(layers: Sequence[LayerSpec], dataset: Dataset, who: str = "the network
     last, y = layers[-1], dataset.train.y
     exact = dataset.task.name == "regression"
     outputs = y.shape[1] if exact else int(y.max()) + 1
-    if last.out_size or last.out_channels < outputs or (exact and last.out_channels != outputs):
+    size = tuple(y.shape[1:]) if dataset.task.name == "segmentation" else ()
+    enough = last.out_channels == outputs if exact else last.out_channels >= outputs
+    if last.out_size != size or not enough:
+        needed = f"{'' if exact else 'at least '}{outputs}"
         raise errors.UsageError(
-            f"{who} has {last.out_channels} outputs; data set {dataset.name!r} needs "
-            f"{'' if exact else 'at least '}{outputs}"
+            f"{who} has {_told(last.out_channels, last.out_size)}; data set {dataset.name!r} needs "
+            f"{_told(needed, size)}"
         )
+
+
+def _told(outputs: int | str, size: Size) -> str:
+    return f"{outputs} outputs" + (f" at each of {size[0]}x{size[1]} pixels" if size else "")

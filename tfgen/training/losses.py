@@ -8,26 +8,35 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tfgen.nets.keras_compat import tf
-from tfgen.training.tasks import Task
+from tfgen.training.tasks import VOID, Task
 
 Loss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]  # of targets and outputs: a mean over the batch
 
 
 def of(task: Task, label_smoothing: float = 0.0) -> Loss:
-    """The task's loss; smoothing is of the targets of a classification."""
+    """The task's loss; smoothing is of the targets of classes."""
     if task.loss == "mean_squared_error":
         return _squares
-    if not label_smoothing:
-        return lambda y, logits: tf.reduce_mean(
-            tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits)
-        )
+
+    def sharp(y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        return tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits)
 
     def smoothed(y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
         classes = logits.shape[-1]
         targets = tf.one_hot(y, classes) * (1.0 - label_smoothing) + label_smoothing / classes
-        return tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(targets, logits))
+        return tf.nn.softmax_cross_entropy_with_logits(targets, logits)
 
-    return smoothed
+    each = smoothed if label_smoothing else sharp
+    if task.name != "segmentation":
+        return lambda y, logits: tf.reduce_mean(each(y, logits))
+
+    def told(y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        """The mean over pixels that have a class."""
+        counts = tf.cast(tf.not_equal(y, VOID), logits.dtype)
+        lost = each(tf.maximum(y, 0), logits) * counts
+        return tf.reduce_sum(lost) / tf.maximum(tf.reduce_sum(counts), 1.0)
+
+    return told
 
 
 def from_teacher(task: Task) -> Loss:

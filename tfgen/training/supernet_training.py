@@ -41,7 +41,7 @@ from tfgen.space.layers import LayerSpec
 from tfgen.space.lowering import lower
 from tfgen.space.search_space import Choices, Chosen, Decision, SearchSpace
 from tfgen.training import augmentation, fitting, losses
-from tfgen.training.datasets import Dataset, Split
+from tfgen.training.datasets import Dataset, Split, at_once
 from tfgen.training.recipe import DIMENSIONS, SupernetRecipe
 from tfgen.training.tasks import Task
 
@@ -139,11 +139,13 @@ class SupernetTraining:
         total, since, begin = 0.0, tf.zeros([]), time.perf_counter()
         for step in range(self.steps):
             rows = order[step * recipe.batch_size : (step + 1) * recipe.batch_size]
-            x = augmented(train.x[rows], recipe, random) if recipe.augments else train.x[rows]
+            x, y = train.x[rows], train.y[rows]
+            if recipe.augments:
+                x, y = augmentation.examples(x, y, recipe.shift, recipe.flip, random)
             done = self.epoch * self.steps + step
             layers = lower(self.supernet.space, self.supernet.space.architecture(networks[step]))
             taken = None if recipe.forced else any_sub_blocks(self.supernet, random)
-            since += self._step(layers, x, train.y[rows], done, taken, teaches[step])
+            since += self._step(layers, x, y, done, taken, teaches[step])
             if (step + 1) % every == 0 or step + 1 == self.steps:
                 count = step % every + 1
                 lost = float(since)
@@ -279,12 +281,6 @@ def learning_rate(recipe: SupernetRecipe, done: int, epoch_steps: int) -> float:
     return phase.learning_rate * min(1.0, (done + 1) / warmup) * cosine
 
 
-def augmented(x: np.ndarray, recipe: SupernetRecipe, random: np.random.Generator) -> np.ndarray:
-    """Images moved and mirrored as the recipe says [batch, height, width, channels]."""
-    moves = augmentation.draw(recipe.shift, recipe.flip, (len(x),), random)
-    return augmentation.moved(x, moves, recipe.shift)
-
-
 # --- networks -----------------------------------------------------------------------------------
 
 
@@ -406,8 +402,9 @@ def score(
     """
     statistics = supernet.statistics(layers, [calibration], quantized=quantized, taken=taken)
     made = []
-    for begin in range(0, len(examples), _EVALUATED_AT_ONCE):
-        x = tf.constant(examples.x[begin : begin + _EVALUATED_AT_ONCE])
+    size = at_once(examples.x, _EVALUATED_AT_ONCE)
+    for begin in range(0, len(examples), size):
+        x = tf.constant(examples.x[begin : begin + size])
         outputs = supernet.outputs(
             layers, x, quantized=quantized, statistics=statistics, taken=taken
         )

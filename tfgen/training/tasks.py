@@ -14,7 +14,7 @@ class Task:
     """A kind of problem.
 
     Attributes:
-      name: "regression" or "classification".
+      name: "regression", "classification", or "segmentation": the class of each pixel.
       metric: name of the quality metric, more is better; the name that budgets use.
       loss: name of the training loss: mean squared error, or softmax cross-entropy from logits.
     """
@@ -27,8 +27,11 @@ class Task:
         """The metric of outputs [examples, units] against targets.
 
         Args:
-          targets: float [examples, 1] for regression, int [examples] for classification.
-          outputs: the network's outputs in the targets' own scale, or logits.
+          targets: float [examples, 1] for regression, int [examples] for classification, int
+            [examples, height, width] for segmentation, VOID where a pixel has no class and counts
+            for nothing.
+          outputs: the network's outputs in the targets' own scale, or logits; for segmentation
+            [examples, height, width, classes].
 
         R² is 1 - residual sum of squares / total sum of squares, the total taken around the mean of
         these targets; outputs that are not finite score 0, like a network that learned nothing.
@@ -37,6 +40,9 @@ class Task:
             return 0.0
         if self.name == "classification":
             return float((outputs.argmax(axis=-1) == targets).mean())
+        if self.name == "segmentation":
+            told = targets != VOID
+            return float((outputs.argmax(axis=-1) == targets)[told].mean()) if told.any() else 0.0
         targets = targets.astype(np.float64)
         residual = ((targets - outputs.astype(np.float64)) ** 2).sum()
         total = ((targets - targets.mean()) ** 2).sum()
@@ -45,7 +51,9 @@ class Task:
 
 REGRESSION = Task("regression", "r2", "mean_squared_error")
 CLASSIFICATION = Task("classification", "accuracy", "softmax_cross_entropy")
-TASKS = {task.name: task for task in (REGRESSION, CLASSIFICATION)}
+SEGMENTATION = Task("segmentation", "pixel_accuracy", "softmax_cross_entropy")
+TASKS = {task.name: task for task in (REGRESSION, CLASSIFICATION, SEGMENTATION)}
+VOID = -1  # a pixel that has no class
 
 
 def get(name: str) -> Task:

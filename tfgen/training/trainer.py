@@ -14,8 +14,9 @@ from tfgen import errors, seeds, workdir
 from tfgen.nets.keras_compat import keras, tf
 from tfgen.space.layers import LayerSpec
 from tfgen.training import augmentation, fitting, losses, population, quantize_aware
-from tfgen.training.datasets import Dataset
+from tfgen.training.datasets import Dataset, at_once
 from tfgen.training.recipe import FIT_EXAMPLES, Recipe, initial_weights
+from tfgen.training.tasks import VOID
 
 MODEL = "model.keras"
 METRICS = "metrics.json"
@@ -270,15 +271,19 @@ def _steps(
     down, right = tf.constant(moves.down), tf.constant(moves.right)  # each [steps, batch]
     mirrored = tf.constant(moves.mirrored)
 
-    def seen(x: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
-        """The images of a step's batch."""
-        batch = tf.gather(x, batches[step])
+    def seen(x: tf.Tensor, y: tf.Tensor, step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The images and the targets of a step's batch."""
+        batch, targets = tf.gather(x, batches[step]), tf.gather(y, batches[step])
         if not recipe.augments:
-            return batch
+            return batch, targets
         own = augmentation.Moves(
             tf.cast(down[step], tf.int32), tf.cast(right[step], tf.int32), mirrored[step]
         )
-        return augmentation.moved_in_graph(tf, batch, own, recipe.shift)
+        batch = augmentation.moved_in_graph(tf, batch, own, recipe.shift)
+        if targets.shape.rank == 3:  # classes of pixels go with them, and there are none outside
+            ahead = (targets - VOID)[..., None]
+            targets = augmentation.moved_in_graph(tf, ahead, own, recipe.shift)[..., 0] + VOID
+        return batch, targets
 
     rates = tf.constant(recipe.learning_rates())  # [steps]
     weights = model.trainable_variables
@@ -289,9 +294,9 @@ def _steps(
     def run(first: tf.Tensor, last: tf.Tensor, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
         loss = tf.constant(0.0)
         for step in tf.range(first, last):
-            rows = batches[step]
+            batch, targets = seen(x, y, step)
             with tf.GradientTape() as tape:
-                loss = loss_of(tf.gather(y, rows), model(seen(x, step), training=True))
+                loss = loss_of(targets, model(batch, training=True))
             optimizer.learning_rate.assign(rates[step])
             optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
         return loss
@@ -301,7 +306,7 @@ def _steps(
 
 def predict(model: keras.Model, x: np.ndarray) -> np.ndarray:
     """The network's outputs, float32 [examples, units]."""
-    if len(x) <= _EVALUATED_AT_ONCE:  # a trace would take longer
+    if len(x) <= at_once(x, _EVALUATED_AT_ONCE):  # a trace would take longer
         return np.asarray(model(tf.constant(x), training=False))
     return _predicted(_forward(model), x)
 
@@ -312,8 +317,8 @@ def _forward(model: keras.Model) -> Callable[[np.ndarray], tf.Tensor]:
 
 
 def _predicted(forward: Callable[[np.ndarray], tf.Tensor], x: np.ndarray) -> np.ndarray:
-    starts = range(0, len(x), _EVALUATED_AT_ONCE)
-    return np.concatenate([forward(x[i : i + _EVALUATED_AT_ONCE]).numpy() for i in starts])
+    size = at_once(x, _EVALUATED_AT_ONCE)
+    return np.concatenate([forward(x[i : i + size]).numpy() for i in range(0, len(x), size)])
 
 
 def save(trained: Trained, folder: pathlib.Path) -> None:
