@@ -47,6 +47,7 @@ GAINS = "gains.json"
 METHODS = METHOD, _BASELINE = ("gensynth", "random")
 _KNOWN = 1.5  # times the share of the most frequent class, of a network that knows something
 _LITTLE = 0.05  # R2 of a network that knows hardly anything
+_STEPS_AN_EPOCH, _SMALLEST_BATCH = 50, 8
 _STIMULI = 256  # examples by which networks are probed
 _GAIN_PLACES = (0.75, 0.35)  # in the range of requirements, where gains are measured
 _SPACE, _WEIGHTS = supernets.PROTOTYPE_SPACE, supernets.PROTOTYPE_WEIGHTS
@@ -85,11 +86,19 @@ class PrototypeConfig:
     seed: int = 2018
 
     def experiment(self, space: SearchSpace, dataset: Dataset) -> Experiment:
-        """The same as an experiment's; what are no images are not moved."""
+        """The same as an experiment's; what are no images are not moved.
+
+        Few examples are shown a few at a time, so that an epoch has its steps.
+        """
         adaptation, fine_tuning = self.adaptation, self.fine_tuning
         if len(space.input_shape) != 3:
             adaptation = dataclasses.replace(adaptation, shift=0, flip=False)
             fine_tuning = dataclasses.replace(fine_tuning, shift=0, flip=False)
+        most = max(len(dataset.train) // _STEPS_AN_EPOCH, _SMALLEST_BATCH)
+        adaptation, fine_tuning = (
+            dataclasses.replace(recipe, batch_size=min(recipe.batch_size, most))
+            for recipe in (adaptation, fine_tuning)
+        )
         return Experiment(
             space.name,
             space.name,

@@ -20,6 +20,7 @@
     reproduce --table=nag1|nag3|nag4 --work_dir=ROOT --output_dir=DIR --tables_dir=TABLES
 
     reproduce --figure=gensynth1 --work_dir=ROOT --output_dir=DIR --data_dir=TFDS
+    reproduce --figure=gensynth2 --work_dir=ROOT --output_dir=DIR --data_dir=TFDS    segmentation
 
 ROOT/gensynth1 is the output directory of `generate --prototype`; models of `train_prototype` in
 other folders of ROOT are compared with its networks.
@@ -64,7 +65,8 @@ _TABLE = flags.DEFINE_enum(
 )  # fmt: skip
 _FIGURE = flags.DEFINE_enum(
     "figure", None, [
-        "gensynth1", "nag3", "nag5", "nagan4a", "nagan4b", "sgnas5", "sgnas6a", "sgnas6b", "sgnas7",
+        "gensynth1", "gensynth2", "nag3", "nag5", "nagan4a", "nagan4b", "sgnas5", "sgnas6a",
+        "sgnas6b", "sgnas7",
     ],
     "Which figure.",
 )  # fmt: skip
@@ -161,8 +163,9 @@ def main(argv: Sequence[str]) -> None:
             _say,
         )
         return
-    if wanted == "gensynth1":
-        reproduce_synthesis.figure(1, root, _DATA_DIR.value, _SEED.value, folder, _say)
+    if wanted in ("gensynth1", "gensynth2"):
+        number = int(wanted[-1])
+        reproduce_synthesis.figure(number, root, _DATA_DIR.value, _SEED.value, folder, _say)
         return
     if wanted == "sgnas5":
         space = reproduce_supernet.experiment().space
