@@ -22,6 +22,7 @@ from tfgen import errors, generators, seeds, supernets, workdir
 from tfgen.cost.cost_model import CostModel
 from tfgen.cost.expected_cost import ExpectedCost
 from tfgen.cost.metrics import PerformanceScale
+from tfgen.evidence.insight import log_odds
 from tfgen.evidence.reactions import Reactions
 from tfgen.evidence.record import Record, RecordStore
 from tfgen.evidence.surrogate import SurrogateConfig
@@ -88,17 +89,18 @@ class PrototypeConfig:
     def experiment(self, space: SearchSpace, dataset: Dataset) -> Experiment:
         """The same as an experiment's; what are no images are not moved.
 
-        Few examples are shown a few at a time, so that an epoch has its steps.
+        Few examples are shown a few at a time, so that an epoch has its steps; the rate of gradient
+        descent falls with the batch (Goyal et al. 2017).
         """
         adaptation, fine_tuning = self.adaptation, self.fine_tuning
         if len(space.input_shape) != 3:
             adaptation = dataclasses.replace(adaptation, shift=0, flip=False)
             fine_tuning = dataclasses.replace(fine_tuning, shift=0, flip=False)
         most = max(len(dataset.train) // _STEPS_AN_EPOCH, _SMALLEST_BATCH)
-        adaptation, fine_tuning = (
-            dataclasses.replace(recipe, batch_size=min(recipe.batch_size, most))
-            for recipe in (adaptation, fine_tuning)
-        )
+        if adaptation.batch_size > most:
+            rate = adaptation.learning_rate * most / adaptation.batch_size
+            adaptation = dataclasses.replace(adaptation, batch_size=most, learning_rate=rate)
+        fine_tuning = dataclasses.replace(fine_tuning, batch_size=min(fine_tuning.batch_size, most))
         return Experiment(
             space.name,
             space.name,
@@ -213,8 +215,14 @@ def read(
     fitting.check(found.layers, dataset, source)
     searched = supernets.searched(dataset)
     model = network.with_weights(found.layers, found.input_shape, found.weights)
-    score = dataset.task.score(searched.y, trainer.predict(model, searched.x))
-    say(f"{source} has {dataset.task.metric} {score:.4f} on the search split of {dataset.name}")
+    score, tested = (
+        dataset.task.score(split.y, trainer.predict(model, split.x))
+        for split in (searched, dataset.test)
+    )
+    say(
+        f"{source} has {dataset.task.metric} {score:.4f} on the search split of {dataset.name}, "
+        f"{tested:.4f} on its test split"
+    )
     if score < _guessed(dataset):
         raise errors.UsageError(
             f"{source}: has {dataset.task.metric} {score:.4f}, little more than guesses have; the "
@@ -235,7 +243,7 @@ def read(
         )
         workdir.write_manifest(
             folder,
-            config={**told, "score": score},
+            config={**told, "score": score, "test": tested},
             seed=config.seed,
             data={dataset.name: dataset.fingerprint},
             parents={str(file): sha256},
@@ -299,7 +307,9 @@ def _gains(
     """What networks score with inherited weights, and what they reach trained [networks, 2].
 
     Of the prototype, and of a few networks for requirements in the middle of the range; both on the
-    search split. Kept in a file, and resumed from it.
+    search split. Kept in a file, and resumed from it. A split may be harder than another, as
+    CamVid's test split is: what is reached is told for the test split, by the prototype's own
+    log-odds there less those on the search split.
     """
     from tfgen.training import trainer
 
@@ -311,7 +321,8 @@ def _gains(
     space, searched = supernet.space, supernets.searched(dataset)
     rows = generator.sample(np.array(_GAIN_PLACES), experiment.seed)
     (whole,) = score([space.point({})])
-    gains = [[whole.metric, workdir.read_manifest(work.prototype)["config"]["score"]]]
+    prototype = workdir.read_manifest(work.prototype)["config"]
+    gains = [[whole.metric, prototype["score"]]]
     for number, architecture in enumerate(map(space.architecture, rows), start=1):
         key = f"{architecture.fingerprint}-{score.recipe}-{experiment.fine_tuning.fingerprint}"
         if key not in known:
@@ -333,4 +344,7 @@ def _gains(
         own = known[key]
         say(f"gain {number}/{len(rows)}: {own['inherited']:.4f} to {own['trained']:.4f}")
         gains.append([own["inherited"], own["trained"]])
-    return np.array(gains)
+    scored, reached = np.array(gains).T
+    # Older work directories do not know the test split's.
+    harder = log_odds(prototype.get("test", prototype["score"])) - log_odds(prototype["score"])
+    return np.stack([scored, 1.0 / (1.0 + np.exp(-log_odds(reached) - harder))], axis=1)
