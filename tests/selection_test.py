@@ -66,6 +66,25 @@ def one_layer(width: int, bits: int) -> list[int]:
     return [0, width - 1, 0 if bits == 2 else 1, 0, 0, 0]
 
 
+class NearestTest(absltest.TestCase):
+    def test_what_is_named_as_feasible_is_verified_by_its_own_predictor(self):
+        asked = []
+
+        def predictor(budget):
+            asked.append(budget)
+            return Widths()
+
+        space = small_space()
+        pool = Scripted([[one_layer(1, 2), one_layer(3, 8)]])
+        with self.assertRaises(errors.InfeasibleBudgetError) as caught:
+            Selector(refinements=0).select(
+                space, pool, predictor, CostModel(space), Budget({}, ("r2", 0.9)), "scripted", 0
+            )
+        # Three units are predicted to reach 0.3 - 0.05.
+        self.assertEqual(caught.exception.nearest, Budget({}, ("r2", 0.25)))
+        self.assertEqual(asked, [Budget({}, ("r2", 0.9)), Budget({}, ("r2", 0.25))])
+
+
 def select(proposer, budget, **options):
     """Selects from the given rows; their neighbours are tried where `refinements` are asked for."""
     space = small_space()

@@ -57,7 +57,7 @@ class SharedWeights:
         arrays = {}
         for name in _SPLITS:
             split = getattr(self.examples, name)
-            arrays |= {f"{name}_x": _packed(split.x), f"{name}_y": split.y}
+            arrays |= {f"{name}_x": _packed(split.x), f"{name}_y": _narrow(split.y)}
         workdir.write_arrays(folder / _EXAMPLES, arrays)
 
     @classmethod
@@ -73,7 +73,9 @@ class SharedWeights:
           ValueError: arrays do not belong together.
         """
         arrays = _finite(folder / _EXAMPLES)
-        splits = [Split(_unpacked(arrays[f"{name}_x"]), arrays[f"{name}_y"]) for name in _SPLITS]
+        splits = [
+            Split(_unpacked(arrays[f"{name}_x"]), _wide(arrays[f"{name}_y"])) for name in _SPLITS
+        ]
         examples = Dataset(f"{dataset}_shipped", task, *splits, answers["preprocessing"])
         tuning = Recipe.from_json(answers["fine_tuning"])
         return cls(_finite(folder / _SUPERNET), examples, tuning)
@@ -93,6 +95,17 @@ def _packed(x: np.ndarray) -> np.ndarray:
     if exact and np.allclose(pixels / np.float32(255), x, rtol=0, atol=1e-6):
         return pixels.astype(np.uint8)
     return x
+
+
+def _narrow(y: np.ndarray) -> np.ndarray:
+    """Classes in as few bytes as they take; numbers as they are."""
+    if y.dtype.kind != "i":
+        return y
+    return y.astype(np.promote_types(np.min_scalar_type(y.min()), np.min_scalar_type(y.max())))
+
+
+def _wide(y: np.ndarray) -> np.ndarray:
+    return y.astype(np.int64) if y.dtype.kind in "iu" else y
 
 
 def _unpacked(x: np.ndarray) -> np.ndarray:

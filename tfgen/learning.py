@@ -9,6 +9,7 @@ those before, by a process of the records near each budget (`evidence.local_surr
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import pathlib
 import time
@@ -38,6 +39,7 @@ if TYPE_CHECKING:  # only fits need TensorFlow
 PROPOSALS = "proposals.json"
 _BUDGETED = ("storage_kb", "energy_uj")  # what each budget of a round limits
 _ANSWERS = 10  # to each of these budgets
+_LOOKED_AT = 4  # times as many: some are known already
 _SMALLEST = 0.1  # quantile of the records' costs where the budgets begin: few networks are smaller
 _OPTIMISM = 0.5  # standard deviations: what the records do not tell is worth a training
 Say = Callable[[str], None]
@@ -135,6 +137,7 @@ def learn(
                     seeds.derive(seed, "round", round_),
                     experiment.answer_share,
                     (portion, experiment.round_portions),
+                    begun,
                 )
                 known[key] = {
                     "networks": [architecture.choices for architecture in proposed],
@@ -171,6 +174,7 @@ def propose(
     seed: int,
     answer_share: float = 0.5,
     portion: tuple[int, int] = (0, 1),
+    begun: int | None = None,
 ) -> list[Architecture]:
     """What a portion of a round trains: answers to budgets, then draws of all conditions.
 
@@ -181,15 +185,17 @@ def propose(
       count: networks of the whole round.
       seed: of the round.
       answer_share: of the networks, how many are answers at most.
-      portion: its number, and how many there are. Each has its share of the budgets, from small to
-        large, and of the draws.
+      portion: its number, and how many there are. Budgets from small to large are dealt out to
+        them; a portion of fewer than ten answers has none.
+      begun: records at the round's begin, by whose costs its budgets are; None for all.
     """
     space = evidence.space
     number, portions = portion
     own = seeds.derive(seed, "portion", number) if number else seed
     wanted = len(range(number, count, portions))
-    budgets = _budgets(evidence, int(answer_share * count) // _ANSWERS)[number::portions]
-    answers = _answers(generator, evidence, budgets, seeds.derive(own, "answers"))[:wanted]
+    each = int(answer_share * (count // portions)) // _ANSWERS
+    budgets = _budgets(evidence, begun, each * portions)[number::portions]
+    answers = _answers(generator, evidence, budgets, seeds.derive(own, "answers"))
     any_quality = Budget({}, (metric, 0.0))
     missing = wanted - len(answers)
     if not missing:
@@ -198,14 +204,15 @@ def propose(
     return answers + [space.architecture(row) for row in drawn.choices]
 
 
-def _budgets(evidence: Evidence, count: int) -> list[Budget]:
+def _budgets(evidence: Evidence, begun: int | None, count: int) -> list[Budget]:
     """Budgets from small to large, each cost by itself from a tenth of the records to all."""
     costs, records = evidence.cost_model, evidence.records
     limited = [metric for metric in _BUDGETED if metric in costs.metrics]
     if not limited:
         return []  # a table's networks have no size
     assert records is not None
-    told = costs.counted(evidence.space.choices([r.architecture for r in records]), limited)
+    known = evidence.space.choices([r.architecture for r in records[:begun]])
+    told = costs.counted(known, limited)
     limits = [
         np.geomspace(np.quantile(told[metric], _SMALLEST), told[metric].max(), count)
         for metric in limited
@@ -219,15 +226,16 @@ def _budgets(evidence: Evidence, count: int) -> list[Budget]:
 def _answers(
     generator: Generator, evidence: Evidence, budgets: Sequence[Budget], seed: int
 ) -> list[Architecture]:
-    """Different networks that selection answers to budgets.
+    """Ten new networks, or fewer, that selection answers to each budget.
 
     Ranked by what is expected, a little optimistically: what is not sure is worth a training.
     """
-    assert evidence.surrogate is not None
+    assert evidence.surrogate is not None and evidence.records is not None
+    known = {record.architecture for record in evidence.records}
     found: dict[Architecture, None] = {}
     for number, budget in enumerate(budgets):
         try:
-            candidates = Selector(count=_ANSWERS, confidence=0.5).select(
+            candidates = Selector(count=_LOOKED_AT * _ANSWERS, confidence=0.5).select(
                 evidence.space,
                 generator,
                 near(evidence.surrogate, evidence.cost_model, budget, _OPTIMISM),
@@ -238,5 +246,7 @@ def _answers(
             )
         except errors.InfeasibleBudgetError:
             continue
-        found |= dict.fromkeys(candidate.architecture for candidate in candidates)
+        answers = (candidate.architecture for candidate in candidates)
+        new = (answer for answer in answers if answer not in known and answer not in found)
+        found |= dict.fromkeys(itertools.islice(new, _ANSWERS))
     return list(found)

@@ -7,6 +7,7 @@ deliver -> trained/<network>/, deployments/<network>-<answer>/
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import pathlib
 import platform
@@ -421,7 +422,7 @@ def answer(
         return selector.select(
             bundle.space,
             bundle.generator(method),
-            near(bundle.surrogate, costs, asked),
+            functools.partial(near, bundle.surrogate, costs),
             costs,
             asked,
             method,

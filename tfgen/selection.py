@@ -304,7 +304,7 @@ class Selector:
         self,
         space: SearchSpace,
         proposer: Proposer,
-        predictor: Predictor,
+        predictor: Predictor | Callable[[Budget], Predictor],
         cost_model: CostModel,
         budget: Budget,
         method: str,
@@ -312,12 +312,23 @@ class Selector:
     ) -> list[Candidate]:
         """The best candidates for one budget, best first; at least one.
 
+        Args:
+          space: whose networks.
+          proposer: draws.
+          predictor: of their performance, or who predicts for a budget: a nearest feasible budget
+            is verified by its own.
+          cost_model: of the space.
+          budget: what is asked.
+          method: the proposer's, for the candidates.
+          seed: of draws and refinements.
+
         Raises:
           InfeasibleBudgetError: no network passed every stage; carries the nearest feasible budget.
         """
 
         def search(asked: Budget) -> list[Candidate]:
-            return self._search(space, proposer, predictor, cost_model, asked, method, seed)
+            own = predictor(asked) if callable(predictor) else predictor
+            return self._search(space, proposer, own, cost_model, asked, method, seed)
 
         try:
             return search(budget)

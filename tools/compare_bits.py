@@ -13,6 +13,7 @@ it also draws them (needs matplotlib).
 from __future__ import annotations
 
 import dataclasses
+import functools
 import statistics
 import tempfile
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ from absl import flags
 from tfgen import bundle as bundles
 from tfgen import errors, pipeline, program, seeds, workdir
 from tfgen.cost.budget import Budget
+from tfgen.evidence.local_surrogate import near
 from tfgen.generators.base import Proposals
 from tfgen.selection import Candidate, Selector
 from tfgen.space.lowering import lower
@@ -111,7 +113,7 @@ def _candidate(
     found = selector.select(
         bundle.space,
         Uniform(bundle.space, int(kind.split()[1])),
-        bundle.surrogate,
+        functools.partial(near, bundle.surrogate, bundle.cost_model),
         bundle.cost_model,
         budget,
         kind,

@@ -113,8 +113,11 @@ def main(argv: Sequence[str]) -> int:
         )
     if end < _EPOCHS.value:
         return 0
+    # One that was never compiled: without the optimizer and the loss, which no reader needs.
+    learned = _made(_MODEL.value)
+    learned.set_weights(model.get_weights())
     with workdir.writing(output / MODEL) as path:
-        model.save(path)
+        learned.save(path)
     scores = {
         name: dataset.task.score(split.y, trainer.predict(model, split.x))
         for name, split in (("validation", validation), ("test", dataset.test))

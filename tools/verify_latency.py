@@ -13,11 +13,12 @@ candidate, by its interval alone; "checked" the first whose untrained file kept 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import pathlib
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from absl import flags
@@ -28,6 +29,7 @@ from tfgen.cost import counting
 from tfgen.cost.budget import Budget
 from tfgen.cost.cost_model import LATENCY, CostModel
 from tfgen.deployment import devices, probe, profiling
+from tfgen.evidence.local_surrogate import near
 from tfgen.generators import baselines
 from tfgen.selection import Predicted, Predictor, Proposer, Selector
 from tfgen.space import bits, catalog
@@ -152,7 +154,7 @@ class _Answerer:
 
     space: SearchSpace
     proposer: Proposer
-    predictor: Predictor
+    predictor: Predictor | Callable[[Budget], Predictor]
     costs: CostModel
 
 
@@ -167,7 +169,10 @@ def _answerers() -> dict[str, _Answerer]:
         bundle = bundles.load(bundles.find(_BUNDLE.value))
         costs = pipeline.cost_model(bundle, Budget({LATENCY: 1.0}, None, _DEVICE.value), 1, None)
         found[f"bundle {bundle.name}"] = _Answerer(
-            bundle.space, bundle.generator("nagan"), bundle.surrogate, costs
+            bundle.space,
+            bundle.generator("nagan"),
+            functools.partial(near, bundle.surrogate, costs),
+            costs,
         )
     return found
 

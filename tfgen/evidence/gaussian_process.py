@@ -16,6 +16,7 @@ _LENGTHS, _AMPLITUDES, _NOISES = (0.05, 50.0), (0.02, 50.0), (1e-4, 4.0)
 _FIRST_NOISE = 0.3
 _STEPS = 30  # of L-BFGS
 _JITTER = 1e-8
+_AT_ONCE = 4096  # rows, for the memory of their distances
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +50,12 @@ class GaussianProcess:
 
     def predict(self, x: Floats) -> tuple[Floats, Floats]:
         """The function's mean and standard deviation at x [rows, features], both [rows]."""
+        found = [self._predict(x[i : i + _AT_ONCE]) for i in range(0, len(x), _AT_ONCE)]
+        mean, deviation = zip(*found, strict=True) if found else ((), ())
+        none = np.zeros(0)
+        return np.concatenate([none, *mean]), np.concatenate([none, *deviation])
+
+    def _predict(self, x: Floats) -> tuple[Floats, Floats]:
         from scipy import linalg
 
         shared = self.amplitude * _matern(_distances(x / self.lengths, self.x / self.lengths))
@@ -68,20 +75,19 @@ class GaussianProcess:
         return -self.scale * self.weights / precision, self.scale / np.sqrt(precision)
 
 
-def fit(x: Floats, y: Floats, most: int, random: np.random.Generator) -> GaussianProcess:
+def fit(x: Floats, y: Floats, tuned: npt.NDArray[np.int64]) -> GaussianProcess:
     """The process of the observations.
 
     Args:
       x: what was observed [observations, features].
       y: what was seen there [observations].
-      most: observations that lengths, amplitude and noise are fitted to; all are known afterwards.
-      random: which they are.
+      tuned: rows that lengths, amplitude and noise are fitted to. All are known afterwards, but
+        what `left_out` tells of these rows is too good: with many features, much too good.
     """
     from scipy import linalg, optimize
 
     mean, scale = float(y.mean()), float(max(y.std(), 1e-9))
     scaled = (y - mean) / scale
-    rows = np.arange(len(x)) if len(x) <= most else random.choice(len(x), most, replace=False)
     features = x.shape[1]
     bounds = np.log([_LENGTHS] * features + [_AMPLITUDES, _NOISES])
     start = np.zeros(features + 2)
@@ -89,7 +95,7 @@ def fit(x: Floats, y: Floats, most: int, random: np.random.Generator) -> Gaussia
     found = optimize.minimize(
         _negative_log_likelihood,
         start,
-        (x[rows], scaled[rows]),
+        (x[tuned], scaled[tuned]),
         "L-BFGS-B",
         jac=True,
         bounds=bounds,

@@ -25,8 +25,9 @@ from tfgen.space.search_space import Choices
 Floats = npt.NDArray[np.float64]
 _RECORDS = 512  # that a process knows
 _BEST = 0.5  # share of these that are the best; the others tell it what is bad
-_FITTED = 256  # that its lengths are fitted to
-_LEAST, _LEAST_UNSEEN = 64, 16
+# Half of the records are what its lengths are fitted to. By the others it is judged: enough of them
+# for ends that a hundredth lies beyond, and some that are new to the encoder.
+_LEAST, _LEAST_UNSEEN = 200, 16
 _BEYOND = 1.5  # times a limit: what is a little too large tells what is good, too
 _NEAREST_TO_1 = 1e-4
 
@@ -39,9 +40,9 @@ def near(
 ) -> LocalSurrogate | Surrogate | InsightSurrogate:
     """Who predicts best what lies within the limits of a budget.
 
-    The process, if it tells those records that the encoder has not learned from, each left out,
-    better than the encoder does. Else, and where nothing is limited or too few records lie within
-    the limits or little beyond, the encoder itself.
+    The process, if it tells records better than the encoder does, which neither has learned from:
+    each left out, none of those that its lengths were fitted to. Else, and where nothing is limited
+    or fewer than 200 records lie within the limits or little beyond, the encoder itself.
 
     Args:
       surrogate: that of the space, with its records.
@@ -63,22 +64,26 @@ def near(
         return surrogate
     random = seeds.stream(0, "local surrogate")
     # By what is expected of them: the best by their scores owe these to luck, too.
-    expected = surrogate.predict(choices[rows]).metric
-    rows = rows[np.argsort(-expected, kind="stable")]
+    expected = np.minimum(surrogate.predict(choices[rows]).metric, metrics[rows].max())
+    order = np.argsort(-expected, kind="stable")
     best = int(_BEST * _RECORDS)
-    rows = np.concatenate([rows[:best], random.permutation(rows[best:])[: _RECORDS - best]])
-    seen, at = _logarithms(metrics[rows]), surrogate.encoding.coordinates(choices[rows])
-    with _one_thread():
-        process = gaussian_process.fit(at, seen, _FITTED, random)
-        off, deviations = process.left_out()
-    unseen = known.unseen[rows]
-    encoder = _logarithms(surrogate.predict(choices[rows]).metric) - seen
+    order = np.concatenate([order[:best], random.permutation(order[best:])[: _RECORDS - best]])
+    rows, expected = rows[order], expected[order]
+    tuned = random.permutation(len(rows))[: len(rows) // 2]
+    new = np.ones(len(rows), np.bool_)
+    new[tuned] = False
+    unseen = new & known.unseen[rows]
     if unseen.sum() < _LEAST_UNSEEN:
         return surrogate
-    error, encoders = _root_mean_square(off[unseen]), _root_mean_square(encoder[unseen])
+    seen, at = _logarithms(metrics[rows]), surrogate.encoding.coordinates(choices[rows])
+    with _one_thread():
+        process = gaussian_process.fit(at, seen, tuned)
+        off, deviations = process.left_out()
+    error = _root_mean_square(off[unseen])
+    encoders = _root_mean_square((_logarithms(expected) - seen)[unseen])
     if error > encoders:
         return surrogate
-    residuals = conformal(-off / deviations)
+    residuals = conformal((-off / deviations)[new])
     return LocalSurrogate(surrogate, process, residuals, optimism, error, encoders)
 
 
@@ -101,11 +106,12 @@ def _root_mean_square(values: Floats) -> float:
 class LocalSurrogate:
     """Predicts as the encoder does (`evidence.surrogate`), by a process of records near a budget.
 
-    Its intervals are conformal, of each record's residual where it was left out.
+    Its intervals are conformal, of the residuals of records where each was left out, none of those
+    that its lengths were fitted to.
 
     Attributes:
-      error: root mean square error of records that the encoder has not learned from, each left out,
-        in log(1 / (1 - metric)).
+      error: root mean square error of such records that are new to the encoder too, in
+        log(1 / (1 - metric)).
       encoder_error: the encoder's of the same records.
     """
 
@@ -136,12 +142,15 @@ class LocalSurrogate:
         metric, low, high = (
             1.0 - np.exp(-(expected + end * deviation)) for end in (0.0, below, above)
         )
-        spread = (1.0 - metric) * deviation  # to first order
-        gap_below, gap_above = encoder.gap(confidence)
+        span = scale.high - scale.low
+        gaps = encoder.gap(confidence)
+        if any(gaps):  # in the encoder's scatters, as they were measured
+            scatter = encoder.predict(choices).scatter * span
+            low, high = low + gaps[0] * scatter, high + gaps[1] * scatter
         return Prediction(
-            performance=(metric - scale.low) / (scale.high - scale.low),
-            scatter=spread / (scale.high - scale.low),
+            performance=(metric - scale.low) / span,
+            scatter=(1.0 - metric) * deviation / span,  # to first order
             metric=metric,
-            low=low + gap_below * spread,
-            high=high + gap_above * spread,
+            low=low,
+            high=high,
         )

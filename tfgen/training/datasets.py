@@ -7,6 +7,7 @@ import functools
 import gzip
 import hashlib
 import io
+import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -347,7 +348,7 @@ DATASETS = {
 
 def at_once(x: np.ndarray, most: int) -> int:
     """How many of the examples to compute at a time: `most`, or fewer of large images."""
-    return max(1, min(most, _NUMBERS_AT_ONCE // max(1, x[0].size)))
+    return max(1, min(most, _NUMBERS_AT_ONCE // max(1, math.prod(x.shape[1:]))))
 
 
 def load(name: str, data_dir: str | None = None) -> Dataset:

@@ -31,7 +31,7 @@ def of(task: Task, label_smoothing: float = 0.0) -> Loss:
         return lambda y, logits: tf.reduce_mean(each(y, logits))
 
     def told(y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-        """The mean over pixels that have a class."""
+        """The mean over pixels that have a class, on each replica of a strategy over its own."""
         counts = tf.cast(tf.not_equal(y, VOID), logits.dtype)
         lost = each(tf.maximum(y, 0), logits) * counts
         return tf.reduce_sum(lost) / tf.maximum(tf.reduce_sum(counts), 1.0)
