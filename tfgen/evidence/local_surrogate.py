@@ -40,9 +40,10 @@ def near(
 ) -> LocalSurrogate | Surrogate | InsightSurrogate:
     """Who predicts best what lies within the limits of a budget.
 
-    The process, if it tells records better than the encoder does, which neither has learned from:
-    each left out, none of those that its lengths were fitted to. Else, and where nothing is limited
-    or fewer than 200 records lie within the limits or little beyond, the encoder itself.
+    The encoder itself where nothing is limited, where fewer than 200 records lie within the limits
+    or little beyond, and where it tells records better, by more than one standard error, than a
+    process does: records that neither has learned from, each left out, none of those that the
+    process's lengths were fitted to. Else the process.
 
     Args:
       surrogate: that of the space, with its records.
@@ -79,12 +80,14 @@ def near(
     with _one_thread():
         process = gaussian_process.fit(at, seen, tuned)
         off, deviations = process.left_out()
-    error = _root_mean_square(off[unseen])
-    encoders = _root_mean_square((_logarithms(expected) - seen)[unseen])
-    if error > encoders:
+    own, encoders = np.square(off)[unseen], np.square(_logarithms(expected) - seen)[unseen]
+    worse = own - encoders
+    # Where some fifty records cannot tell, the process: it does not run away from what it knows.
+    if worse.mean() > worse.std(ddof=1) / np.sqrt(len(worse)):
         return surrogate
     residuals = conformal((-off / deviations)[new])
-    return LocalSurrogate(surrogate, process, residuals, optimism, error, encoders)
+    errors = (float(np.sqrt(squares.mean())) for squares in (own, encoders))
+    return LocalSurrogate(surrogate, process, residuals, optimism, *errors)
 
 
 def _logarithms(metrics: Floats) -> Floats:
@@ -97,10 +100,6 @@ def _one_thread() -> contextlib.AbstractContextManager[object]:
     import threadpoolctl
 
     return threadpoolctl.threadpool_limits(1, user_api="blas")
-
-
-def _root_mean_square(values: Floats) -> float:
-    return float(np.sqrt(np.square(values).mean()))
 
 
 class LocalSurrogate:
