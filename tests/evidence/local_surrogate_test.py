@@ -140,6 +140,18 @@ class LocalSurrogateTest(absltest.TestCase):
         self.assertBetween((metrics[400:] < found.low).mean(), 0.03, 0.17)
         self.assertBetween((metrics[400:] > found.high).mean(), 0.03, 0.17)
 
+    def test_a_failed_training_is_only_bad(self):
+        choices = self.within()[:50]
+        plain = local_surrogate.near(self.encoder, COSTS, BUDGET).predict(choices).metric
+        known = self.encoder.known
+        metrics = np.where(known.metrics < self.encoder.floor, -1e9, known.metrics)
+        worst = int(np.argmin(known.metrics))
+        metrics[worst] = -1e9
+        failed = surrogate.Known(known.choices, metrics, known.unseen)
+        again = surrogate.Surrogate(SPACE, {**self.encoder.state(), **failed.state()})
+        told = local_surrogate.near(again, COSTS, BUDGET).predict(choices).metric
+        np.testing.assert_allclose(told, plain, atol=0.02)
+
     def test_optimism_adds_what_is_not_sure(self):
         choices = self.within()[:50]
         plain = local_surrogate.near(self.encoder, COSTS, BUDGET).predict(choices).metric

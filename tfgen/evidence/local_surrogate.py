@@ -55,7 +55,7 @@ def near(
     if isinstance(surrogate, InsightSurrogate) or not budget.limits:
         return surrogate
     known = surrogate.known
-    choices, metrics = known.choices, known.metrics
+    choices, metrics = known.choices, np.maximum(known.metrics, surrogate.floor)
     if len(metrics) < _LEAST:
         return surrogate
     told = costs.bounds(choices, 0.5, budget.limits)[0]

@@ -164,6 +164,11 @@ class Surrogate:
         return min(float(below), 0.0), max(float(above), 0.0)
 
     @property
+    def floor(self) -> float:
+        """The least metric that tells anything: how bad a failed training is says nothing."""
+        return float(self.scale.metric(np.array(_FLOOR)))
+
+    @property
     def known(self) -> Known:
         """The records that it knows; older bundles have none."""
         if _KNOWN not in self._state:
