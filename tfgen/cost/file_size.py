@@ -108,13 +108,9 @@ _CODES = {
     "hard_swish": _CODE_OF_VERSION_1,
     "quantize": _CODE_OF_VERSION_1,
 }
+# Constant inputs of ops without weights; of some, one of two numbers.
+_PARAMETERS = {"flatten": 1, "mean": 1, "resize": 1, "slice": 3}
 _PAIRS, _PAIR = ("flatten", "mean", "resize"), 1 << 15
-_PARAMETERS = {
-    "flatten": 1,
-    "mean": 1,
-    "resize": 1,
-    "slice": 3,
-}  # constant inputs of ops without weights
 
 
 def _options(slot: LayerSlots) -> _Table | None:
