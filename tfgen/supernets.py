@@ -218,15 +218,16 @@ def shared(supernet: Supernet, dataset: Dataset, fine_tuning: Recipe) -> SharedW
     """What a bundle needs for its networks to inherit their weights, without the data set."""
     variables = {name: variable.numpy() for name, variable in supernet.variables.items()}
 
-    def first(split: Split, count: int) -> Split:
+    def first(split: Split, most: int) -> Split:
+        count = at_once(split.x, most)
         return Split(split.x[:count], split.y[:count])
 
     few = dataclasses.replace(
         dataset,
         name=f"{dataset.name}_shipped",
-        train=first(dataset.train, at_once(dataset.train.x, _CALIBRATION)),
-        validation=first(dataset.validation, at_once(dataset.validation.x, _SHIPPED_VALIDATION)),
-        test=first(dataset.test, at_once(dataset.test.x, _SHIPPED)),
+        train=first(dataset.train, _CALIBRATION),
+        validation=first(dataset.validation, _SHIPPED_VALIDATION),
+        test=first(dataset.test, _SHIPPED),
     )
     return SharedWeights(variables, few, fine_tuning)
 

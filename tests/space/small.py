@@ -1,5 +1,6 @@
 """A space that can be enumerated, and networks by hand, for tests."""
 
+import functools
 from collections.abc import Sequence
 
 from tfgen.space.layers import INPUT, LayerSpec
@@ -25,29 +26,40 @@ def mlp(widths: Sequence[int], weight_bits: Sequence[int], inputs: int) -> tuple
     return tuple(layers)
 
 
+def _add(
+    layers: list[LayerSpec],
+    activation_bits: int,
+    name: str,
+    op: str,
+    inputs: str,
+    channels: int,
+    size: int,
+    **fields: object,
+) -> None:
+    """Adds a layer of a network for 8x8x1 images, as the layers that it reads are."""
+    made = {layer.name: layer for layer in layers}
+    source = made.get(inputs.split(maxsplit=1)[0])
+    layers.append(
+        LayerSpec(
+            name=name,
+            op=op,
+            inputs=tuple(inputs.split()),
+            in_channels=source.out_channels if source else 1,
+            out_channels=channels,
+            in_size=source.out_size if source else (8, 8),
+            out_size=(size, size) if size else (),
+            activation_bits=activation_bits,
+            **fields,
+        )
+    )
+
+
 def every_op(
     conv_bits: int = 8, activation_bits: int = 8, activation: str = "hard_swish"
 ) -> tuple[LayerSpec, ...]:
     """A network for 8x8x1 images and three classes that has each op once at least."""
     layers: list[LayerSpec] = []
-
-    def add(name: str, op: str, inputs: str, channels: int, size: int, **fields: object) -> None:
-        made = {layer.name: layer for layer in layers}
-        source = made.get(inputs.split(maxsplit=1)[0])
-        layers.append(
-            LayerSpec(
-                name=name,
-                op=op,
-                inputs=tuple(inputs.split()),
-                in_channels=source.out_channels if source else 1,
-                out_channels=channels,
-                in_size=source.out_size if source else (8, 8),
-                out_size=(size, size) if size else (),
-                activation_bits=activation_bits,
-                **fields,
-            )
-        )
-
+    add = functools.partial(_add, layers, activation_bits)
     norm = {"batch_norm": True}
     depthwise = {"weight_bits": conv_bits, "activation": "relu", **norm}
     add("stem", "conv", INPUT, 8, 8, kernel=3, weight_bits=conv_bits, activation="relu6", **norm)
@@ -77,24 +89,7 @@ def every_op(
 def encoder_decoder(activation_bits: int = 8) -> tuple[LayerSpec, ...]:
     """From 8x8x1 images to four numbers at each of their positions, with sums across."""
     layers: list[LayerSpec] = []
-    made = {INPUT: (1, 8)}
-
-    def add(name: str, op: str, inputs: str, channels: int, size: int, **fields: object) -> None:
-        sources = tuple(inputs.split())
-        in_channels, side = made[sources[0]]
-        spec = LayerSpec(
-            name=name,
-            op=op,
-            inputs=sources,
-            in_channels=in_channels,
-            out_channels=channels,
-            in_size=(side, side),
-            out_size=(size, size),
-            activation_bits=activation_bits,
-            **fields,
-        )
-        layers.append(spec)
-        made[name] = channels, size
+    add = functools.partial(_add, layers, activation_bits)
 
     def conv(name: str, inputs: str, channels: int, size: int, stride: int = 1) -> None:
         norm = {"activation": "relu", "batch_norm": True, "weight_bits": 8}

@@ -62,6 +62,12 @@ class MovesTest(absltest.TestCase):
             augmentation.moved_in_graph(tf, tf.constant(x), tensors, 3),
             augmentation.moved(x, moves, 3),
         )
+        y = random.integers(-1, 4, (40, 8, 6))
+        seen, classes = augmentation.examples_in_graph(
+            tf, tf.constant(x), tf.constant(y), tensors, 3
+        )
+        np.testing.assert_array_equal(seen, augmentation.moved(x, moves, 3))
+        np.testing.assert_array_equal(classes, augmentation.moved_classes(y, moves, 3))
 
 
 class TrainingTest(absltest.TestCase):

@@ -144,8 +144,7 @@ def export(
     if clear is not None and not clear >= MIN_AGREEMENT:
         raise errors.ExportMismatchError(
             f"file and network agree on {clear:.1%} of those of {len(compared) * positions} "
-            "decisions that are "
-            f"not close; at least {MIN_AGREEMENT:.0%} are required"
+            f"decisions that are not close; at least {MIN_AGREEMENT:.0%} are required"
         )
     return Exported(content, recipe_json, len(compared), agreement, largest, mean)
 

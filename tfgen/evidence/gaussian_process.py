@@ -50,10 +50,9 @@ class GaussianProcess:
 
     def predict(self, x: Floats) -> tuple[Floats, Floats]:
         """The function's mean and standard deviation at x [rows, features], both [rows]."""
-        found = [self._predict(x[i : i + _AT_ONCE]) for i in range(0, len(x), _AT_ONCE)]
-        mean, deviation = zip(*found, strict=True) if found else ((), ())
-        none = np.zeros(0)
-        return np.concatenate([none, *mean]), np.concatenate([none, *deviation])
+        starts = range(0, max(len(x), 1), _AT_ONCE)
+        means, deviations = zip(*(self._predict(x[i : i + _AT_ONCE]) for i in starts), strict=True)
+        return np.concatenate(means), np.concatenate(deviations)
 
     def _predict(self, x: Floats) -> tuple[Floats, Floats]:
         from scipy import linalg

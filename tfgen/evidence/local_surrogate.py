@@ -9,6 +9,7 @@ as much as that from 0.8 to 0.9.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 
 import numpy as np
 import numpy.typing as npt
@@ -102,6 +103,7 @@ def _one_thread() -> contextlib.AbstractContextManager[object]:
     return threadpoolctl.threadpool_limits(1, user_api="blas")
 
 
+@dataclasses.dataclass(frozen=True)
 class LocalSurrogate:
     """Predicts as the encoder does (`evidence.surrogate`), by a process of records near a budget.
 
@@ -109,35 +111,30 @@ class LocalSurrogate:
     that its lengths were fitted to.
 
     Attributes:
+      encoder: in whose scale it predicts.
+      process: of log(1 / (1 - metric)).
+      residuals: quantiles, as `conformal` makes them.
+      optimism: see `near`.
       error: root mean square error of such records that are new to the encoder too, in
         log(1 / (1 - metric)).
       encoder_error: the encoder's of the same records.
     """
 
-    def __init__(
-        self,
-        encoder: Surrogate,
-        process: GaussianProcess,
-        residuals: Floats,
-        optimism: float,
-        error: float,
-        encoder_error: float,
-    ):
-        self.error = error
-        self.encoder_error = encoder_error
-        self._encoder = encoder
-        self._process = process
-        self._residuals = residuals
-        self._optimism = optimism
+    encoder: Surrogate
+    process: GaussianProcess
+    residuals: Floats
+    optimism: float
+    error: float
+    encoder_error: float
 
     def predict(self, choices: Choices, confidence: float = 0.95) -> Prediction:
         """Predicts canonical choices [architectures, decisions]; see `Surrogate.predict`."""
-        encoder, scale = self._encoder, self._encoder.scale
+        encoder, scale = self.encoder, self.encoder.scale
         with _one_thread():
-            expected, unsure = self._process.predict(encoder.encoding.coordinates(choices))
-        expected = expected + self._optimism * unsure
-        deviation = np.hypot(unsure, self._process.noise_deviation)
-        below, above = ends(self._residuals, confidence)
+            expected, unsure = self.process.predict(encoder.encoding.coordinates(choices))
+        expected = expected + self.optimism * unsure
+        deviation = np.hypot(unsure, self.process.noise_deviation)
+        below, above = ends(self.residuals, confidence)
         metric, low, high = (
             1.0 - np.exp(-(expected + end * deviation)) for end in (0.0, below, above)
         )

@@ -23,14 +23,8 @@ from tfgen.space.search_space import Chosen, SearchSpace, Value
 _STEPS = 8  # of a group's menu: eighths of its channels
 _CHANNEL_STEP = 4  # low-bit kernels read channels in fours
 _LEAST_CUT = 8  # channels: fewer are left whole
-_SAME = (
-    "depthwise",
-    "hard_swish",
-    "max_pool",
-    "mean",
-    "resize",
-    "sigmoid",
-)  # ops that keep channels apart
+# Ops that keep channels apart.
+_SAME = ("depthwise", "hard_swish", "max_pool", "mean", "resize", "sigmoid")
 Rows = npt.NDArray[np.int64]  # [channels that are kept]
 
 

@@ -84,6 +84,14 @@ def moved_in_graph(tf: Any, x: Any, moves: Moves, shift: int) -> Any:
     return tf.gather(x, columns, axis=2, batch_dims=1)
 
 
+def examples_in_graph(tf: Any, x: Any, y: Any, moves: Moves, shift: int) -> tuple[Any, Any]:
+    """Tensors of a batch and its targets, moved as those of `examples` are."""
+    x = moved_in_graph(tf, x, moves, shift)
+    if y.shape.rank < 3:
+        return x, y
+    return x, moved_in_graph(tf, (y - VOID)[..., None], moves, shift)[..., 0] + VOID
+
+
 def _border(shift: int) -> list[list[int]]:
     return [[0, 0], [shift, shift], [shift, shift], [0, 0]]
 

@@ -16,7 +16,6 @@ from tfgen.space.layers import LayerSpec
 from tfgen.training import augmentation, fitting, losses, population, quantize_aware
 from tfgen.training.datasets import Dataset, at_once
 from tfgen.training.recipe import FIT_EXAMPLES, Recipe, initial_weights
-from tfgen.training.tasks import VOID
 
 MODEL = "model.keras"
 METRICS = "metrics.json"
@@ -279,11 +278,7 @@ def _steps(
         own = augmentation.Moves(
             tf.cast(down[step], tf.int32), tf.cast(right[step], tf.int32), mirrored[step]
         )
-        batch = augmentation.moved_in_graph(tf, batch, own, recipe.shift)
-        if targets.shape.rank == 3:  # classes of pixels go with them, and there are none outside
-            ahead = (targets - VOID)[..., None]
-            targets = augmentation.moved_in_graph(tf, ahead, own, recipe.shift)[..., 0] + VOID
-        return batch, targets
+        return augmentation.examples_in_graph(tf, batch, targets, own, recipe.shift)
 
     rates = tf.constant(recipe.learning_rates())  # [steps]
     weights = model.trainable_variables
