@@ -41,7 +41,7 @@ class ExpectedCostTest(parameterized.TestCase):
         space = catalog.get("mnist_mobile")
         for metric in ("macs", "storage_kb"):
             expected = ExpectedCost(space, metric)  # checks itself on 256 networks
-            self.assertLess(sum(table.size for table in expected.tables.values()), 200_000)
+            self.assertLess(sum(table.values.size for table in expected.tables), 200_000)
             # 20,000 draws of shares: the mean has an error of a 140th of the deviation.
             shares = some_shares(space, 1)
             random = seeds.stream(2, "draws")

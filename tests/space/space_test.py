@@ -258,10 +258,18 @@ class SeedsTest(absltest.TestCase):
             self.assertEqual(tuple(int(w[0]) for w in found), words)
 
     def test_a_row_of_words_depends_on_its_number_alone(self):
-        rows = np.arange(1000, dtype=np.uint32)
-        whole = seeds.counter_words(np, 9, rows, 10)
-        np.testing.assert_array_equal(seeds.counter_words(np, 9, rows[500:510], 10), whole[500:510])
-        self.assertFalse(np.array_equal(seeds.counter_words(np, 10, rows, 10), whole))
+        low, high = seeds.key_of(9), seeds.key_of(10)
+        both = tuple(np.concatenate(words) for words in zip(low, high, strict=True))
+        nine, ten = seeds.counter_words(np, both, 1000, 10)
+        np.testing.assert_array_equal(seeds.counter_words(np, low, 100, 10)[0], nine[:100])
+        np.testing.assert_array_equal(seeds.counter_words(np, high, 900, 10)[0], ten[:900])
+        self.assertFalse(np.array_equal(nine, ten))
+
+    def test_forks_of_different_names_differ(self):
+        key = seeds.key_of(2**40 + 3)
+        self.assertEqual([int(word[0]) for word in key], [3, 2**8])
+        forks = {seeds.forked(2**40 + 3, *names) for names in (("ab",), ("a", "b"), ("a",))}
+        self.assertLen(forks, 3)
 
     def test_streams_of_different_names_differ(self):
         drawn = {seeds.stream(1, *name).integers(2**60) for name in (("a",), ("b",), ("a", "b"))}

@@ -18,7 +18,7 @@ def netscore(xp: Any, metric: Any, params: Any, macs: Any) -> Any:
       params: p is in millions.
       macs: m is in billions.
     """
-    logarithm = np.log if xp is np else xp.math.log
+    logarithm = xp.log if hasattr(xp, "log") else xp.math.log
     reached = 2.0 * logarithm(100.0 * metric)
     taken = 0.5 * (logarithm(params / _MILLION) + logarithm(macs / _BILLION))
     return (20.0 / np.log(10.0)) * (reached - taken)

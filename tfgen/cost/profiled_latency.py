@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -105,6 +106,44 @@ class ProfiledLatency:
         found = features(slots, self._policy, "int8", without=self._free)  # without ends
         used = found.columns(self._names)[:, self._model.used]
         return np.asarray(used @ self._model.costs - self.call_ms)
+
+    def layer_rows(self, slots: Sequence[LayerSlots]) -> Floats:
+        """What these layers add to what a latency is predicted by.
+
+        Returns:
+          The features that cost anything, without what is outside layers, and how many layers have
+          a kernel that nobody timed [architectures, columns].
+        """
+        found = features(slots, self._policy, "int8", without=self._free)  # without ends
+        used = found.columns(self._names)[:, self._model.used]
+        used = used - (np.array(self._names)[self._model.used] == CALL)
+        return np.concatenate([used, ~found.known(self._names)[:, None]], axis=1)
+
+    @functools.cached_property
+    def outside_row(self) -> Floats:
+        """What a network has beside its layers, as `layer_rows` [columns]."""
+        smallest = self.space.canonical(np.zeros(len(self.space.decisions), np.int64))
+        slots = lower_batch(self.space, smallest, self.activation_bits)
+        found = features(slots, self._policy, self.io, without=self._free)
+        whole = np.append(found.columns(self._names)[0, self._model.used], 0.0)
+        layers = self.layer_rows(slots)[0]
+        layers[-1] = 0.0
+        return np.asarray(whole - layers)
+
+    def interval(self, xp: Any, rows: Any, confidence: float) -> tuple[Any, Any]:
+        """What `predict` tells, by sums of `layer_rows` and `outside_row`.
+
+        Args:
+          xp: NumPy or `nets.tensors`.
+          rows: [architectures, columns].
+          confidence: of the upper ends.
+
+        Returns:
+          Expected latencies and upper ends [architectures].
+        """
+        margin = max(self.margin(confidence), 0.0)
+        ms, scale = self._model.predict_used(xp, rows[:, :-1])
+        return ms, xp.where(rows[:, -1] < 0.5, ms * xp.exp(margin * scale), np.inf)
 
     @property
     def relative_error(self) -> float:
@@ -251,11 +290,15 @@ class _Model:
 
     def predict(self, rows: Floats) -> tuple[Floats, Floats]:
         """Expected latency and standard deviation of its logarithm, each [networks]."""
-        rows = rows[:, self.used]
-        ms = rows @ self.costs
+        ms, scale = self.predict_used(np, rows[:, self.used])
+        return np.asarray(ms), np.asarray(scale)
+
+    def predict_used(self, xp: Any, rows: Any) -> tuple[Any, Any]:
+        """The same of the features that cost anything [networks, used]."""
+        ms = xp.matmul(rows, self.costs[:, None])[:, 0]
         relative = rows / ms[:, None]
-        unsure = np.einsum("nf,nf->n", relative @ self.covariance, relative)
-        return ms, np.sqrt(self.variance + unsure)
+        unsure = xp.sum(xp.matmul(relative, self.covariance) * relative, axis=1)
+        return ms, xp.sqrt(self.variance + unsure)
 
 
 def _fit(timings: _Timings) -> _Model:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -106,6 +107,40 @@ class InsightSurrogate:
         scatter = 0.5 * (high - low) / (self.scale.high - self.scale.low)
         low, metric, high = (self._reached(value) for value in (low, metric, high))
         return Prediction(performance, scatter, metric, low, high)
+
+    def predict_in(self, xp: Any, choices: Any, confidence: float) -> Prediction:
+        """What `predict` tells, in NumPy or in a graph.
+
+        Args:
+          xp: NumPy or `nets.tensors`.
+          choices: canonical, int64 [architectures, decisions].
+          confidence: see `predict`.
+        """
+        lost: Any = 0.0
+        for number, values in enumerate(self.insight.costs):
+            lost = lost + xp.take(xp.asarray(values), choices[:, number], axis=0)
+        expected = self.insight.top - lost
+        ends = np.quantile(self._residuals, [1.0 - confidence, 0.5, confidence])
+        low, metric, high = (1.0 / (1.0 + xp.exp(-(expected + end))) for end in ends)
+        span = self.scale.high - self.scale.low
+        performance, scatter = (metric - self.scale.low) / span, 0.5 * (high - low) / span
+        low, metric, high = (self._reached_in(xp, value) for value in (low, metric, high))
+        return Prediction(performance, scatter, metric, low, high)
+
+    def _reached_in(self, xp: Any, scored: Any) -> Any:
+        """As `_reached`: a sum of slopes, each over its own part of the scores."""
+        if not self.tuned:
+            return scored
+        places, reached = self._state[_GAIN].T
+        total = reached[0] + xp.minimum(scored - places[0], 0.0)
+        total = total + xp.maximum(scored - places[-1], 0.0)
+        for begin, end, up in zip(places, places[1:], np.diff(reached), strict=False):
+            if end > begin:
+                part = xp.minimum(xp.maximum(scored - begin, 0.0), end - begin)
+                total = total + part * (up / (end - begin))
+            else:
+                total = total + up * xp.astype(scored >= begin, xp.float64)
+        return xp.minimum(total, 1.0)
 
     @property
     def tuned(self) -> bool:

@@ -131,9 +131,7 @@ class Surrogate:
         """
         features = self.encoding.features_of(choices)
         mean, scatter = moments(np, self._state, features)
-        below, above = ends(self._state["residuals"], confidence)
-        gap_below, gap_above = self.gap(confidence)
-        below, above = below + gap_below, above + gap_above
+        below, above = self._ends(confidence)
         return Prediction(
             performance=mean,
             scatter=scatter,
@@ -141,6 +139,43 @@ class Surrogate:
             low=self.scale.metric(mean + below * scatter),
             high=self.scale.metric(mean + above * scatter),
         )
+
+    def predict_in(self, xp: Any, choices: Any, confidence: float) -> Prediction:
+        """What `predict` tells, in NumPy or in a graph, to within the rounding of float32.
+
+        The first layer's sums over features are sums of table entries, one for each decision: of
+        its choice or, where it is not active, of none.
+
+        Args:
+          xp: NumPy or `nets.tensors`.
+          choices: canonical, int64 [architectures, decisions].
+          confidence: see `predict`.
+        """
+        kernel, members = self._state["kernel_0"], len(self._state["kernel_0"])
+        active = self.space.active(choices, xp)
+        hidden: Any = 0.0
+        for number, read in enumerate(self.encoding.rows):
+            own = kernel[:, number * self.encoding.knots :][:, : self.encoding.knots]
+            rows = np.concatenate([read, np.zeros_like(read[:1])])  # the last one: not active
+            table = np.einsum("ck,mku->cmu", rows, own).reshape(len(rows), -1)
+            entry = xp.where(active[:, number], choices[:, number], len(rows) - 1)
+            hidden = hidden + xp.take(xp.asarray(table), entry, axis=0)
+        hidden = xp.stack(xp.split(hidden, members, axis=1), axis=0)  # [members, n, units]
+        mean, scatter = _mixture(xp, *_above(xp, self._state, hidden + self._state["bias_0"]))
+        mean, scatter = xp.astype(mean, xp.float64), xp.astype(scatter, xp.float64)
+        low, high = self._ends(confidence)
+        scale = self.scale
+        metric, least, most = (
+            scale.low + (mean + end * scatter) * (scale.high - scale.low)
+            for end in (0.0, low, high)
+        )
+        return Prediction(mean, scatter, metric, least, most)
+
+    def _ends(self, confidence: float) -> tuple[float, float]:
+        """Of an interval, in scatters."""
+        pairs = zip(ends(self._state["residuals"], confidence), self.gap(confidence), strict=True)
+        below, above = (end + gap for end, gap in pairs)
+        return below, above
 
     def expected_distance(self, choices: Choices, conditions: np.ndarray) -> np.ndarray:
         """What |p - c| of one training is expected to be: eq. 1 of the NAGAN paper, honestly.
@@ -209,7 +244,11 @@ def moments(xp: Any, state: Mapping[str, Any], features: Any) -> tuple[Any, Any]
       state: the ensemble's kernels and biases.
       features: [architectures, features].
     """
-    means, log_scales = heads(xp, state, features)
+    return _mixture(xp, *heads(xp, state, features))
+
+
+def _mixture(xp: Any, means: Any, log_scales: Any) -> tuple[Any, Any]:
+    """The same of what each member tells [members, architectures]."""
     members = int(means.shape[0])
     mean = xp.einsum("en->n", means) / members
     spread = xp.einsum("en->n", xp.square(means - mean)) / members
@@ -219,11 +258,14 @@ def moments(xp: Any, state: Mapping[str, Any], features: Any) -> tuple[Any, Any]
 
 def heads(xp: Any, state: Mapping[str, Any], features: Any) -> tuple[Any, Any]:
     """Each member's mean and log scale, both [members, architectures]."""
-    hidden = features
-    for layer in range(_LAYERS):
-        if layer:
-            hidden = xp.maximum(hidden, 0.0)
-        # A kernel is [members, in, out], a bias [members, 1, out].
+    # A kernel is [members, in, out], a bias [members, 1, out].
+    return _above(xp, state, xp.matmul(features, state["kernel_0"]) + state["bias_0"])
+
+
+def _above(xp: Any, state: Mapping[str, Any], hidden: Any) -> tuple[Any, Any]:
+    """The same from the first layer's sums on [members, architectures, units]."""
+    for layer in range(1, _LAYERS):
+        hidden = xp.maximum(hidden, 0.0)
         hidden = xp.matmul(hidden, state[f"kernel_{layer}"]) + state[f"bias_{layer}"]
     # Bounded smoothly: a hard bound has no gradient and would hold a member where it started.
     return hidden[:, :, 0], _LOG_SCALE_CENTRE + _LOG_SCALE_REACH * xp.tanh(hidden[:, :, 1])

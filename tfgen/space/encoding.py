@@ -18,7 +18,7 @@ from tfgen.space.search_space import Choices, Decision, SearchSpace
 
 _KNOTS = 8  # for widths up to 128: one an octave
 _NEVER = -1e9  # a logit that no softmax gives a share
-Float = npt.NDArray[np.float32]
+Float = npt.NDArray[np.floating[Any]]
 
 
 class Encoding:
@@ -31,24 +31,32 @@ class Encoding:
       rows: what networks read of each choice [decisions, choices, knots].
       spread: how likely each choice is where a network writes a knot; for a one-hot row it is the
         knot's own choice [decisions, knots, choices].
+      cumulated: `spread`, summed over the choices up to each [decisions, knots, choices].
       absent: 0 where a row has that knot, else a logit that no softmax gives a share
         [decisions, knots].
     """
 
-    def __init__(self, space: SearchSpace):
+    def __init__(self, space: SearchSpace, dtype: npt.DTypeLike = np.float32):
+        """Reads the space.
+
+        Args:
+          space: whose architectures are encoded.
+          dtype: of all arrays; float64 where draws must be the same on every machine.
+        """
         self.space = space
+        self.dtype = np.dtype(dtype)
         decisions = space.decisions
         counts = [len(d.values) for d in decisions]
         is_long = [d.ordinal and n > _KNOTS for d, n in zip(decisions, counts, strict=True)]
-        self.long: Float = np.array(is_long, np.float32)
+        self.long: Float = np.array(is_long, dtype)
         short = [n for n, long in zip(counts, is_long, strict=True) if not long]
         self.knots = max([_KNOTS, *short])
         shape = len(decisions), max(counts), self.knots
-        self.rows: Float = np.zeros(shape, np.float32)
-        self.spread: Float = np.zeros((shape[0], shape[2], shape[1]), np.float32)
-        self.absent: Float = np.full((shape[0], shape[2]), _NEVER, np.float32)
+        self.rows: Float = np.zeros(shape, dtype)
+        self.spread: Float = np.zeros((shape[0], shape[2], shape[1]), dtype)
+        self.absent: Float = np.full((shape[0], shape[2]), _NEVER, dtype)
         # The parent's choices that switch a decision on [decisions, knots].
-        self._allowed: Float = np.zeros((shape[0], shape[2]), np.float32)
+        self._allowed: Float = np.zeros((shape[0], shape[2]), dtype)
         self._parents: list[int | None] = []
         for number, decision in enumerate(decisions):
             count, knots = counts[number], _KNOTS if is_long[number] else counts[number]
@@ -67,6 +75,7 @@ class Encoding:
                 for choice, value in enumerate(decisions[parent].values):
                     self._allowed[number, choice] = float(value in decision.when.values)
             self._parents.append(parent)
+        self.cumulated: Float = np.cumsum(self.spread, axis=2)
 
     @property
     def features_count(self) -> int:
@@ -105,7 +114,7 @@ class Encoding:
         """What networks read of canonical choices [architectures, decisions * knots]."""
         read = self.rows[np.arange(len(self.long)), choices]
         read = read * self.space.active(choices)[:, :, None]
-        return np.asarray(read.reshape(len(choices), -1), np.float32)
+        return np.asarray(read.reshape(len(choices), -1), self.dtype)
 
     def coordinates(self, choices: Choices) -> npt.NDArray[np.float64]:
         """What a distance between canonical choices is measured in [architectures, coordinates].

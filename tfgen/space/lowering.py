@@ -124,7 +124,7 @@ class _Walk:
         return np.array(numbers, np.int64)[self.choices[:, position]]
 
     def present(self, stage: Stage) -> Mask:
-        return self.space.holds(stage.when, self.choices)
+        return np.asarray(self.space.holds(stage.when, self.choices))
 
     def add(
         self,

@@ -188,20 +188,29 @@ class SearchSpace:
         """Name of a decision -> its position."""
         return {d.name: i for i, d in enumerate(self.decisions)}
 
-    def holds(self, when: When | None, choices: Choices) -> npt.NDArray[np.bool_]:
-        """Whether the condition holds for each architecture [architectures]."""
+    def holds(self, when: When | None, choices: Any, xp: Any = np) -> Any:
+        """Whether the condition holds for each architecture [...] of choices [..., decisions].
+
+        Args:
+          when: the condition; None always holds.
+          choices: of any number of dimensions.
+          xp: NumPy or `nets.tensors`.
+        """
         if when is None:
-            return np.ones(len(choices), np.bool_)
+            return xp.ones_like(choices[..., 0], dtype=xp.bool_)
         position = self.index[when.decision]
         decision = self.decisions[position]
         allowed = np.array([value in when.values for value in decision.values])
-        return np.asarray(
-            self.holds(decision.when, choices) & allowed[choices[:, position]], np.bool_
-        )
+        own = xp.take(xp.asarray(allowed), choices[..., position], axis=0)
+        return self.holds(decision.when, choices, xp) & own
 
-    def active(self, choices: Choices) -> npt.NDArray[np.bool_]:
-        """Which decisions matter to each architecture [architectures, decisions]."""
-        return np.stack([self.holds(d.when, choices) for d in self.decisions], axis=1)
+    def active(self, choices: Any, xp: Any = np) -> Any:
+        """Which decisions matter to each architecture, shaped as choices [..., decisions]."""
+        return xp.stack([self.holds(d.when, choices, xp) for d in self.decisions], axis=-1)
+
+    def settled(self, xp: Any, choices: Any) -> Any:
+        """Canonical choices of such as lie in range [..., decisions], in NumPy or in a graph."""
+        return choices * xp.astype(self.active(choices, xp), xp.int64)
 
     def canonical(self, choices: npt.ArrayLike) -> Choices:
         """Sets inactive decisions to 0, so that equal rows are equal networks.
@@ -222,7 +231,7 @@ class SearchSpace:
                 f"decision {self.decisions[column].name!r} of space {self.name!r}: index "
                 f"{array[row, column]} is not in 0..{counts[column] - 1}"
             )
-        return array * self.active(array)
+        return np.asarray(self.settled(np, array))
 
     def architecture(self, choices: Sequence[int] | Choices) -> Architecture:
         """The canonical architecture with these choices [decisions]; raises UsageError."""
