@@ -29,9 +29,9 @@ Floats = npt.NDArray[np.float64]
 _VERIFICATIONS = 3  # of the nearest feasible budget
 _PARENTS, _CHILDREN = 64, 16  # in a step of refinement
 _MAX_DRAWS = 200_000  # some 2 GB of scores
-_BYTE_METRICS = ("storage_kb", "file_kb")
-NETSCORE, _SCORED = "netscore", ("params", "macs")
-_LEAST_METRIC = 1e-3
+BYTE_METRICS = ("storage_kb", "file_kb")
+NETSCORE, SCORED = "netscore", ("params", "macs")
+LEAST_METRIC = 1e-3
 _MAX_CONFIDENCE = 0.99  # what a few hundred held-out records and fifty files can tell
 
 
@@ -166,9 +166,9 @@ class Pool:
 Stage = Callable[[Pool], npt.NDArray[np.bool_]]
 
 
-def confidence_distance(performance: Floats, conditions: Floats) -> Floats:
+def confidence_distance(performance: Any, conditions: Any, xp: Any = np) -> Any:
     """Dist_f of eq. 1: between predicted performance and the condition of the draw."""
-    return np.asarray(np.abs(np.clip(performance, 0.0, 1.0) - conditions))
+    return xp.abs(xp.minimum(xp.maximum(performance, 0.0), 1.0) - conditions)
 
 
 def confidence_stage(max_distance: float) -> Stage:
@@ -208,7 +208,7 @@ def network_stages(cost_model: CostModel, budget: Budget, max_distance: float) -
     """
     stages = [confidence_stage(max_distance)]
     fast = cost_model.activation_bits == ACTIVATION_BITS
-    if fast and not set(_BYTE_METRICS) & set(budget.limits):
+    if fast and not set(BYTE_METRICS) & set(budget.limits):
         stages.insert(0, kernel_stage(cost_model.space))
     return stages
 
@@ -241,7 +241,7 @@ class Ranking:
     @property
     def read(self) -> tuple[str, ...]:
         """The costs that it may order by."""
-        return _SCORED if self.by == NETSCORE else (self.by,)
+        return SCORED if self.by == NETSCORE else (self.by,)
 
     def order(self, pool: Pool, budget: Budget) -> npt.NDArray[np.int64]:
         """Rows of the pool, best first; ties go to the smaller network."""
@@ -252,9 +252,9 @@ class Ranking:
             key = -pool.low
         elif by == "distance":
             key = pool.distance if pool.distance is not None else -pool.low
-        elif by == NETSCORE and set(_SCORED) <= set(pool.costs):
-            reached = np.clip(pool.metric, _LEAST_METRIC, None)
-            key = -netscore(np, reached, *(pool.costs[metric] for metric in _SCORED))
+        elif by == NETSCORE and set(SCORED) <= set(pool.costs):
+            reached = np.clip(pool.metric, LEAST_METRIC, None)
+            key = -netscore(np, reached, *(pool.costs[metric] for metric in SCORED))
         elif by in pool.costs:
             key = pool.costs[by]
         else:
@@ -379,7 +379,7 @@ class Selector:
 
         seen: Pool | None = None
         for round_ in range(self.max_rounds):
-            (drawn,) = proposer.propose([budget], self.draws, seeds.derive(seed, "round", round_))
+            (drawn,) = proposer.propose([budget], self.draws, seeds.forked(seed, "round", round_))
             seen = _merge(seen, pool_of(drawn.choices, drawn.conditions))
             if passes(seen).sum() >= self.count:
                 break

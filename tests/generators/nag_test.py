@@ -154,7 +154,7 @@ class PolicyTest(parameterized.TestCase):
         targets = np.repeat([[30.0, 0.0]], 20_000, axis=0)
         conditions = fitted("nag").platform.conditions(targets)
         uniform = seeds.stream(5, "uniform").random((20_000, len(SPACE.decisions)))
-        first, *_ = nag.write(np, encoding, state, conditions, nag.drawn_by(uniform))
+        first, *_ = nag.write(np, encoding, state, conditions, nag.drawn_by(np, SPACE, uniform))
         for choice, share in enumerate(first.shares[0]):
             self.assertAlmostEqual((first.choice == choice).mean(), share, delta=0.018)
         np.testing.assert_allclose(first.shares.sum(axis=1), 1.0, atol=1e-5)
@@ -171,7 +171,7 @@ class PolicyTest(parameterized.TestCase):
         own = nag.write(np, encoding, state, conditions, chosen)
         kernels = {k: tf.constant(v) for k, v in state.items() if v.dtype == np.float32}
         theirs = nag.write(
-            tf.experimental.numpy, encoding, kernels, tf.constant(conditions), chosen
+            tf.experimental.numpy, encoding, kernels, tf.constant(conditions, tf.float32), chosen
         )
         for ours, other in zip(own, theirs, strict=True):
             np.testing.assert_allclose(ours.shares, other.shares, atol=1e-5)

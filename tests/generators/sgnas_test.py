@@ -204,13 +204,6 @@ class TrainingTest(absltest.TestCase):
             # A few draws are of high temperatures and lie anywhere.
             self.assertEqual(np.quantile(found, 0.9) > 1.5, device == "another")
 
-    def test_a_space_without_costs_by_shares_is_refused(self):
-        told = Evidence(MLP, CostModel(MLP), surrogate=evidence(SPACE.name).surrogate)
-        with self.assertRaisesRegex(
-            errors.UsageError, "has no mean cost by shares: layer 'output'"
-        ):
-            sgnas.Sgnas().fit(told, CONFIG, 1)
-
     def test_a_latency_needs_a_device(self):
         config = sgnas.SgnasConfig(costs=("latency_ms",), steps=1)
         with self.assertRaisesRegex(errors.UsageError, "latency_ms is no sum over layers"):

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from tfgen import errors
-from tfgen.cost.budget import Budget
+from tfgen import errors, seeds
+from tfgen.cost.budget import COST_METRICS, Budget
 from tfgen.cost.cost_model import CostModel
 from tfgen.evidence.reactions import Reactions
 from tfgen.evidence.record import Record
@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # answers do not import TensorFlow
 
 Evaluate = Callable[[Sequence[Architecture], int], Sequence[Record]]
 Probe = Callable[[Sequence[Architecture]], Sequence[Reactions]]
+Count = Callable[[Any], Mapping[str, Any]]  # canonical choices [n, decisions] -> by metric [n]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +77,50 @@ class Proposals:
             raise ValueError("each draw needs its condition")
 
 
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """Budgets as arrays, for draws in NumPy or in a graph.
+
+    Attributes:
+      limits: in the order of COST_METRICS, 0 where a cost is free, float64 [budgets, metrics].
+      least: of the task's metric, float64 [budgets].
+      has_least: whether it is asked, bool [budgets].
+      key: of each budget's noise (`seeds`), uint32 [budgets] each.
+      device: whose latency is limited; None where none is.
+    """
+
+    limits: Any
+    least: Any
+    has_least: Any
+    key: seeds.Key
+    device: str | None = None
+
+    @classmethod
+    def of(cls, budget: Budget, seed: int) -> Asked:
+        """One budget."""
+        limits = np.array([[budget.limits.get(metric, 0.0) for metric in COST_METRICS]])
+        least = np.array([0.0 if budget.quality is None else budget.quality[1]])
+        has_least = np.array([budget.quality is not None])
+        return cls(limits, least, has_least, seeds.key_of(seed), budget.device)
+
+    def limit(self, metric: str) -> Any:
+        """Of one cost [budgets]."""
+        return self.limits[:, COST_METRICS.index(metric)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Draws:
+    """What a generator drew for several budgets.
+
+    Attributes:
+      choices: canonical, int64 [budgets, draws, decisions].
+      conditions: see `Proposals`, float64 [budgets, draws]; None where there are none.
+    """
+
+    choices: Any
+    conditions: Any = None
+
+
 class Generator(Protocol):
     """A trained map from budgets to architectures; runs without TensorFlow."""
 
@@ -83,9 +128,46 @@ class Generator(Protocol):
         """Draws `count` architectures a budget; an answer depends on its own budget alone."""
         ...
 
+    def draws(self, xp: Any, asked: Asked, count: int, costs: Count) -> Draws:
+        """The same of budgets as arrays: the one piece of code that answers, here and served.
+
+        All that decides a draw is computed in float64: the sums of two libraries differ in their
+        last bits, and a float32 draw in a thousand answers would fall on the other side.
+
+        Args:
+          xp: NumPy or `nets.tensors`.
+          asked: the budgets.
+          count: of draws for each; a Python integer, in a graph too.
+          costs: counts what networks cost, with arrays of xp.
+        """
+        ...
+
     def state(self) -> Mapping[str, np.ndarray]:
         """Everything that `Method.restore` needs, as plain arrays."""
         ...
+
+
+def in_float64(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A generator's arrays as its draws read them."""
+    return {n: v.astype(np.float64) if v.dtype.kind == "f" else v for n, v in state.items()}
+
+
+class Drawing:
+    """A generator whose proposals are its draws in NumPy."""
+
+    def __init__(self, space: SearchSpace):
+        self._costs = CostModel(space)
+
+    def propose(self, budgets: Sequence[Budget], count: int, seed: int) -> list[Proposals]:
+        found = []
+        for budget in budgets:
+            drawn = self.draws(np, Asked.of(budget, seed), count, self._costs.counted)
+            conditions = None if drawn.conditions is None else drawn.conditions[0]
+            found.append(Proposals(drawn.choices[0], conditions))
+        return found
+
+    def draws(self, xp: Any, asked: Asked, count: int, costs: Count) -> Draws:
+        raise NotImplementedError
 
 
 class Method(Protocol):

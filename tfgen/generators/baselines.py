@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from tfgen import seeds
 from tfgen.cost.budget import Budget
-from tfgen.generators.base import Evidence, Found, Proposals
+from tfgen.generators.base import Asked, Count, Drawing, Draws, Evidence, Found
 from tfgen.generators.searching import Run
 from tfgen.space.search_space import SearchSpace
 
@@ -19,15 +20,23 @@ class RandomConfig:
     """Random drawing has nothing to set."""
 
 
-class RandomGenerator:
+class RandomGenerator(Drawing):
     """Monte-Carlo draws of the space, whatever the budget."""
 
     def __init__(self, space: SearchSpace):
+        super().__init__(space)
         self._space = space
 
-    def propose(self, budgets: Sequence[Budget], count: int, seed: int) -> list[Proposals]:
-        choices = self._space.sample(count, seeds.stream(seed, "random"))
-        return [Proposals(choices) for _ in budgets]
+    def draws(self, xp: Any, asked: Asked, count: int, costs: Count) -> Draws:
+        del costs
+        decisions = self._space.decisions
+        key = seeds.fork(xp, asked.key, "random")
+        uniform = seeds.counter_uniform(xp, key, count, len(decisions))
+        columns = []
+        for number, decision in enumerate(decisions):
+            passed = np.cumsum(decision.probabilities)[:-1] < uniform[..., number, None]
+            columns.append(xp.sum(xp.astype(passed, xp.int64), axis=-1))
+        return Draws(self._space.settled(xp, xp.stack(columns, axis=-1)))
 
     def state(self) -> Mapping[str, np.ndarray]:
         return {}

@@ -31,17 +31,17 @@ Where the paper is silent or we depart from it:
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tfgen import seeds
-from tfgen.cost.budget import Budget
 from tfgen.cost.metrics import PerformanceScale
 from tfgen.evidence.insight import Insight, InsightSurrogate
-from tfgen.generators.base import Evidence, Proposals
+from tfgen.generators.base import Asked, Count, Drawing, Draws, Evidence, in_float64
 from tfgen.space.search_space import Choices, SearchSpace
 
 SEED_NUMBERS = 16  # of a seed
@@ -87,17 +87,22 @@ class GensynthConfig:
             raise ValueError(f"generative synthesis needs positive rates: {self}")
 
 
-def seed_numbers(seed: int, count: int) -> npt.NDArray[np.float32]:
+def seed_numbers(seed: int, count: int) -> npt.NDArray[np.float64]:
     """What G reads of draws 0 .. count - 1 of a seed, of mean 0 and variance 1 [count, numbers]."""
-    uniform = seeds.counter_uniform(seeds.derive(seed, "gensynth"), count, SEED_NUMBERS)
-    return np.asarray(_EDGE * (2.0 * uniform - 1.0), np.float32)
+    return np.asarray(_numbers(np, seeds.key_of(seed), count)[0])
 
 
-def hats(requirements: npt.ArrayLike, low: float, high: float) -> npt.NDArray[np.float32]:
-    """Requirements as overlapping hats over their range [draws, KNOTS]."""
-    place = (np.asarray(requirements, np.float64) - low) / (high - low)
-    place = np.clip(place, 0.0, 1.0)[:, None] * (KNOTS - 1)
-    return np.asarray(np.maximum(1.0 - np.abs(place - np.arange(KNOTS)), 0.0), np.float32)
+def _numbers(xp: Any, key: seeds.Key, count: int) -> Any:
+    """The same of each key [keys, count, numbers]."""
+    own = seeds.fork(xp, key, "gensynth")
+    return _EDGE * (2.0 * seeds.counter_uniform(xp, own, count, SEED_NUMBERS) - 1.0)
+
+
+def hats(requirements: Any, low: float, high: float, xp: Any = np) -> Any:
+    """Requirements as overlapping hats over their range, float64 [draws, KNOTS]."""
+    place = (xp.asarray(requirements, dtype=xp.float64) - low) / (high - low)
+    place = xp.minimum(xp.maximum(place, 0.0), 1.0)[:, None] * (KNOTS - 1.0)
+    return xp.maximum(1.0 - xp.abs(place - np.arange(KNOTS, dtype=np.float64)), 0.0)
 
 
 def generate(xp: Any, state: Mapping[str, Any], numbers: Any, required: Any) -> Any:
@@ -109,26 +114,28 @@ def generate(xp: Any, state: Mapping[str, Any], numbers: Any, required: Any) -> 
       numbers: of the seeds [draws, SEED_NUMBERS].
       required: hats of requirements [draws, KNOTS].
     """
-    join = np.concatenate if xp is np else xp.concat
+    join = xp.concat if hasattr(xp, "concat") else xp.concatenate
     x = join([numbers, required], axis=1)
     for layer in range(2):
         x = xp.maximum(xp.matmul(x, state[f"kernel_{layer}"]) + state[f"bias_{layer}"], 0.0)
     return xp.matmul(x, state["kernel_2"]) + state["bias_2"]
 
 
-def written(space: SearchSpace, scores: npt.NDArray[np.floating[Any]]) -> Choices:
+def written(space: SearchSpace, scores: Any, xp: Any = np) -> Any:
     """The networks whose values have the largest scores, canonical [draws, decisions]."""
-    ends = np.cumsum([len(d.values) for d in space.decisions])[:-1]
-    parts = np.split(scores, ends, axis=1)
-    return space.canonical(np.stack([part.argmax(axis=1) for part in parts], axis=1))
+    ends = np.cumsum([len(d.values) for d in space.decisions]).tolist()
+    parts = [scores[:, begin:end] for begin, end in itertools.pairwise([0, *ends])]
+    return space.settled(xp, xp.stack([xp.argmax(part, axis=1) for part in parts], axis=1))
 
 
-class GensynthGenerator:
+class GensynthGenerator(Drawing):
     """G as NumPy arrays."""
 
     def __init__(self, space: SearchSpace, state: Mapping[str, np.ndarray]):
+        super().__init__(space)
         self._space = space
         self._state = dict(state)
+        self._weights = in_float64(state)
         self._low, self._high = (float(v) for v in state["range"])
         values = sum(len(d.values) for d in space.decisions)
         inputs = SEED_NUMBERS + KNOTS
@@ -142,29 +149,33 @@ class GensynthGenerator:
         insight = Insight.restored(self._space, self._state)
         return InsightSurrogate.of(self._space, insight, self._state["residuals"], scale)
 
-    def propose(self, budgets: Sequence[Budget], count: int, seed: int) -> list[Proposals]:
-        numbers = seed_numbers(seed, count)
-        own = seeds.derive(seed, "gensynth", "requirements")
-        below = seeds.counter_uniform(own, count, 1)[:, 0]
-        return [Proposals(self.networks(numbers, self._required(b, below))) for b in budgets]
+    def draws(self, xp: Any, asked: Asked, count: int, costs: Count) -> Draws:
+        del costs
+        numbers = xp.reshape(_numbers(xp, asked.key, count), (-1, SEED_NUMBERS))
+        own = seeds.fork(xp, asked.key, "gensynth", "requirements")
+        below = seeds.counter_uniform(xp, own, count, 1)[..., 0]  # [budgets, draws]
+        required = xp.reshape(self._required(xp, asked, below), (-1,))
+        chosen = self.networks(numbers, required, xp)
+        return Draws(xp.reshape(chosen, (-1, count, len(self._space.decisions))))
 
     def sample(self, places: npt.NDArray[np.float64], seed: int) -> Choices:
         """Networks for requirements at places in the range, 0 its lower end [places, decisions]."""
         required = self._low + places * (self._high - self._low)
         return self.networks(seed_numbers(seed, len(places)), required)
 
-    def networks(self, numbers: np.ndarray, requirements: npt.ArrayLike) -> Choices:
-        """G(s) for each requirement [draws, decisions]."""
-        required = hats(requirements, self._low, self._high)
-        return written(self._space, generate(np, self._state, numbers, required))
+    def networks(self, numbers: Any, requirements: Any, xp: Any = np) -> Any:
+        """G(s) for each requirement, canonical [draws, decisions]."""
+        required = hats(requirements, self._low, self._high, xp)
+        return written(self._space, generate(xp, self._weights, numbers, required), xp)
 
-    def _required(self, budget: Budget, below: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """The requirements of a budget's draws, so far below the highest one [count]."""
+    def _required(self, xp: Any, asked: Asked, below: Any) -> Any:
+        """The requirements of budgets' draws, so far below their highest [budgets, draws]."""
         low, high = self._low, self._high
-        if budget.quality is not None:
-            high = min(max(budget.quality[1], low), high)
-            low = max(high - _BELOW * (self._high - self._low), low)
-        return high - below * (high - low)
+        own = xp.minimum(xp.maximum(asked.least, low), high)
+        top = xp.where(asked.has_least, own, high)
+        reach = xp.maximum(top - _BELOW * (high - low), low)
+        bottom = xp.where(asked.has_least, reach, low)
+        return top[:, None] - below * (top - bottom)[:, None]
 
     def state(self) -> Mapping[str, np.ndarray]:
         return dict(self._state)

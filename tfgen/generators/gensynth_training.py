@@ -123,8 +123,8 @@ class _Updates:
             numbers = seed_numbers(int(self._random.integers(2**62)), batch)
             noise = self._random.gumbel(size=(batch, values)) * (1.0 - number / steps)
             self._step(
-                tf.constant(numbers),
-                tf.constant(hats(required, *self._range)),
+                tf.constant(numbers, tf.float32),
+                tf.constant(hats(required, *self._range), tf.float32),
                 tf.constant(required, tf.float32),
                 tf.constant(noise, tf.float32),
                 costs,

@@ -32,7 +32,7 @@ import numpy.typing as npt
 from tfgen import errors, seeds
 from tfgen.cost.budget import COST_METRICS, Budget
 from tfgen.cost.cost_model import LATENCY, CostModel
-from tfgen.generators.base import Evidence, Proposals
+from tfgen.generators.base import Asked, Count, Drawing, Draws, Evidence, in_float64
 from tfgen.generators.nag_evaluator import Evaluator
 from tfgen.generators.platform import Platform
 from tfgen.generators.targets import Targets
@@ -175,17 +175,20 @@ def write(
     return written
 
 
-def drawn_by(uniform: Floats) -> Choose:
-    """Chooses each value as often as its share says, with NumPy.
+def drawn_by(xp: Any, space: SearchSpace, uniform: Any) -> Choose:
+    """Chooses each value as often as its share says.
 
     Args:
+      xp: NumPy or `nets.tensors`.
+      space: whose decisions.
       uniform: numbers in 0..1 [networks, decisions].
     """
 
     def choose(decision: int, shares: Any) -> Any:
-        cumulated = np.cumsum(shares, axis=1)
-        # Never past the last choice that exists: its cumulated share is the total.
-        return (cumulated < uniform[:, decision, None] * cumulated[:, -1:]).sum(axis=1)
+        values = len(space.decisions[decision].values)
+        cumulated = xp.matmul(shares[:, :values], np.triu(np.ones((values, values))))
+        passed = cumulated < uniform[:, decision, None] * cumulated[:, -1:]
+        return xp.minimum(xp.sum(xp.astype(passed, xp.int64), axis=1), values - 1)
 
     return choose
 
@@ -194,7 +197,7 @@ def _sigmoid(xp: Any, x: Any) -> Any:
     return xp.tanh(x * 0.5) * 0.5 + 0.5
 
 
-class NagGenerator:
+class NagGenerator(Drawing):
     """The policy as NumPy arrays, on one device.
 
     Attributes:
@@ -207,9 +210,11 @@ class NagGenerator:
         state: Mapping[str, np.ndarray],
         platform: Platform | None = None,
     ):
+        super().__init__(space)
         self._space = space
-        self._encoding = Encoding(space)
+        self._encoding = Encoding(space, np.float64)
         self._state = dict(state)
+        self._weights = in_float64(state)
         costs = tuple(state[_COSTS].tobytes().decode().split())
         knots = int(state["knots"])
         targets = Targets.restored(costs, knots, state)
@@ -244,25 +249,28 @@ class NagGenerator:
         changed = {_FEATURES: platform.features, **platform.targets.state()}
         return NagGenerator(self._space, {**self._state, **changed}, platform)
 
-    def propose(self, budgets: Sequence[Budget], count: int, seed: int) -> list[Proposals]:
-        return [Proposals(self._propose(budget, count, seed)) for budget in budgets]
-
-    def _propose(self, budget: Budget, count: int, seed: int) -> Choices:
+    def draws(self, xp: Any, asked: Asked, count: int, costs: Count) -> Draws:
+        del costs
         targets = self.platform.targets
-        asked = targets.asked(budget)
-        if asked.any():
-            return self.draw(np.repeat(asked[None], count, axis=0), seed)
-        sweep = targets.sweep(_SWEEP)
-        return self.draw(sweep[np.arange(count) % _SWEEP], seed)
+        own = targets.of_asked(xp, asked)  # [budgets, costs]
+        swept = targets.sweep(_SWEEP)[np.arange(count) % _SWEEP]  # [draws, costs]
+        limited = xp.any(own > 0, axis=-1)[:, None, None]
+        return Draws(self._drawn(xp, xp.where(limited, own[:, None], swept[None]), asked.key))
 
     def draw(self, targets: Floats, seed: int) -> Choices:
         """A sample of the policy for each target [draws, costs] -> canonical [draws, decisions]."""
-        decisions = len(self._space.decisions)
-        own = seeds.derive(seed, "nag", "draw")
-        uniform = seeds.counter_uniform(own, len(targets), decisions)
-        conditions = self.platform.conditions(targets)
-        found = write(np, self._encoding, self._state, conditions, drawn_by(uniform))
-        return self._space.canonical(np.stack([w.choice for w in found], axis=1))
+        return np.asarray(self._drawn(np, targets[None], seeds.key_of(seed))[0])
+
+    def _drawn(self, xp: Any, targets: Any, key: seeds.Key) -> Any:
+        """The same for each key [keys, draws, costs] -> [keys, draws, decisions]."""
+        count, decisions = targets.shape[1], len(self._space.decisions)
+        own = seeds.fork(xp, key, "nag")
+        uniform = seeds.counter_uniform(xp, own, count, decisions)
+        conditions = self.platform.conditions(xp.reshape(targets, (-1, targets.shape[2])), xp)
+        choose = drawn_by(xp, self._space, xp.reshape(uniform, (-1, decisions)))
+        found = write(xp, self._encoding, self._weights, conditions, choose)
+        choices = xp.stack([written.choice for written in found], axis=1)
+        return self._space.settled(xp, xp.reshape(choices, (-1, count, decisions)))
 
     def state(self) -> Mapping[str, np.ndarray]:
         return dict(self._state)

@@ -80,7 +80,8 @@ class Evaluator:
         """
         networks = network_features(self.encoding, platform, choices, costs)
         by_target = networks.reshape(len(targets), -1, networks.shape[1])
-        return np.asarray(rewards(np, self.weights, by_target, platform.conditions(targets)))
+        asked = platform.conditions(targets).astype(np.float32)
+        return np.asarray(rewards(np, self.weights, by_target, asked))
 
 
 def network_features(

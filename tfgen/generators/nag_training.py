@@ -75,7 +75,7 @@ def train(
         platform = platforms[number]
         budgets = platform.draw(config.step_budgets, config.several_share, random)
         targets = np.repeat(budgets, config.samples, axis=0)  # [networks, costs]
-        conditions = platform.conditions(targets)
+        conditions = platform.conditions(targets).astype(np.float32)
         uniform = random.random((len(targets), len(space.decisions)), np.float32)
         written = policy.sample(conditions, uniform)
         networks = space.canonical(written)
@@ -173,7 +173,7 @@ def fit_evaluator(
         better = _better(accuracies[rows], costs[number][rows], targets)
         step(
             tf.constant(features[number][rows]),
-            tf.constant(platform.conditions(targets)),
+            tf.constant(platform.conditions(targets), tf.float32),
             tf.constant(better, tf.float32),
         )
     taught = {name: variable.numpy() for name, variable in weights.items()}
@@ -200,7 +200,8 @@ def _ranked(
 ) -> float:
     """Share of pairs of networks that R ranks as eq. 6 does; 1 where there is none."""
     better = _better(accuracies, costs, targets)
-    found = rewards(np, weights, networks[None], platform.conditions(targets)).mean(axis=0)
+    asked = platform.conditions(targets).astype(np.float32)
+    found = rewards(np, weights, networks[None], asked).mean(axis=0)
     right = np.sign(found[..., :, None] - found[..., None, :]) == better
     return float(right[better != 0].mean()) if better.any() else 1.0
 

@@ -21,15 +21,14 @@ Where the paper is silent or we depart from it:
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from tfgen import seeds
-from tfgen.cost.budget import Budget
 from tfgen.cost.metrics import PerformanceScale
-from tfgen.generators.base import Evidence, Proposals
+from tfgen.generators.base import Asked, Count, Drawing, Draws, Evidence, in_float64
 from tfgen.space.encoding import Encoding
 from tfgen.space.search_space import Choices, SearchSpace
 
@@ -158,6 +157,7 @@ def draw(
       conditions: c in 0..1 [draws].
       uniform: z in 0..1 [draws, decisions].
     """
+    last = [len(decision.values) - 1 for decision in encoding.space.decisions]
     row = condition_row(xp, conditions)
     rows: list[Any] = []
     activities: list[Any] = []
@@ -165,10 +165,9 @@ def draw(
     for decision in range(len(encoding.long)):
         scores = logits(xp, encoding, state, decision, row, rows)
         weights = xp.exp(scores - xp.max(scores, axis=1, keepdims=True))
-        cumulated = xp.cumsum(xp.matmul(weights, encoding.spread[decision]), axis=1)
-        # Never past the last choice that exists: its cumulated weight is the total.
+        cumulated = xp.matmul(weights, encoding.cumulated[decision])
         passed = cumulated < uniform[:, decision, None] * cumulated[:, -1:]
-        drawn = xp.sum(xp.astype(passed, xp.int64), axis=1)
+        drawn = xp.minimum(xp.sum(xp.astype(passed, xp.int64), axis=1), last[decision])
         activity = encoding.activity(xp, decision, rows, activities) * xp.ones_like(conditions)
         written = xp.take(xp.asarray(encoding.rows[decision]), drawn, axis=0)
         rows.append(written * activity[:, None])
@@ -177,13 +176,15 @@ def draw(
     return xp.stack(choices, axis=1)
 
 
-class NaganGenerator:
+class NaganGenerator(Drawing):
     """G as NumPy arrays."""
 
     def __init__(self, space: SearchSpace, state: Mapping[str, np.ndarray]):
+        super().__init__(space)
         self._space = space
-        self._encoding = Encoding(space)
+        self._encoding = Encoding(space, np.float64)
         self._state = dict(state)
+        self._weights = in_float64(state)
         decisions, inputs = len(space.decisions), self._encoding.features_count + CONDITION_KNOTS
         if state["generator_kernel_0"].shape[:2] != (decisions, inputs):
             raise ValueError(
@@ -193,25 +194,29 @@ class NaganGenerator:
         low, high = (float(v) for v in state["scale"])
         self._scale = PerformanceScale(low, high)
 
-    def propose(self, budgets: Sequence[Budget], count: int, seed: int) -> list[Proposals]:
-        return [self._propose(budget, count, seed) for budget in budgets]
-
-    def _propose(self, budget: Budget, count: int, seed: int) -> Proposals:
+    def draws(self, xp: Any, asked: Asked, count: int, costs: Count) -> Draws:
+        del costs
+        scale = self._scale
+        least = (asked.least - scale.low) / (scale.high - scale.low)
+        least = xp.where(asked.has_least, xp.minimum(xp.maximum(least, 0.0), 1.0), 0.0)
         # From the highest condition down to the budget's own limit, never below it.
-        least = float(self._scale.normalise(budget.quality[1])) if budget.quality else 0.0
-        ladder = np.linspace(1.0, least, _CONDITION_LEVELS)
-        conditions = ladder[np.arange(count) % _CONDITION_LEVELS]
-        return Proposals(self.draw(conditions, seed), conditions)
+        down = np.linspace(0.0, 1.0, _CONDITION_LEVELS)[np.arange(count) % _CONDITION_LEVELS]
+        conditions = 1.0 - (1.0 - least[:, None]) * down
+        return Draws(self._drawn(xp, conditions, asked.key), conditions)
 
     def draw(self, conditions: np.ndarray, seed: int) -> Choices:
         """Architectures at conditions in 0..1 [draws] -> canonical [draws, decisions]."""
-        rows = np.arange(len(conditions), dtype=np.uint32)
-        decisions = len(self._space.decisions)
-        words = seeds.counter_words(np, seeds.derive(seed, "nagan", "draw"), rows, decisions)
-        # With its half, 23 bits are what a float32 holds: no draw is rounded to 1.
-        uniform = ((words >> np.uint32(9)).astype(np.float32) + np.float32(0.5)) / np.float32(2**23)
-        c = np.asarray(conditions, np.float32)
-        return self._space.canonical(draw(np, self._encoding, self._state, c, uniform))
+        rows = np.asarray(conditions, np.float64)[None]
+        return np.asarray(self._drawn(np, rows, seeds.key_of(seed))[0])
+
+    def _drawn(self, xp: Any, conditions: Any, key: seeds.Key) -> Any:
+        """The same for each key [keys, draws] -> [keys, draws, decisions]."""
+        count, decisions = conditions.shape[1], len(self._space.decisions)
+        own = seeds.fork(xp, key, "nagan")
+        uniform = seeds.counter_uniform(xp, own, count, decisions)
+        flat = xp.reshape(conditions, (-1,)), xp.reshape(uniform, (-1, decisions))
+        choices = draw(xp, self._encoding, self._weights, *flat)
+        return self._space.settled(xp, xp.reshape(choices, (-1, count, decisions)))
 
     def state(self) -> Mapping[str, np.ndarray]:
         return dict(self._state)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -94,10 +95,15 @@ class Platform:
         """The target that limits nothing [1, costs]."""
         return np.zeros((1, len(self.targets.costs)))
 
-    def conditions(self, targets: Floats) -> npt.NDArray[np.float32]:
-        """What the policy and the evaluator read of targets [batch, costs] -> [batch, inputs]."""
-        own = np.repeat(self.features[None], len(targets), axis=0)
-        return np.concatenate([self.targets.features(targets), own], axis=1).astype(np.float32)
+    def conditions(self, targets: Any, xp: Any = np) -> Any:
+        """What the policy and the evaluator read of targets [batch, costs].
+
+        Returns:
+          float64 [batch, inputs].
+        """
+        read = self.targets.features(targets, xp)
+        own = xp.ones_like(read[:, :1]) * self.features
+        return xp.concatenate([read, own], axis=1)
 
     def costs(self, choices: Choices) -> Floats:
         """Of networks, the costs that targets may limit, 0 for others [networks, costs].

@@ -28,11 +28,10 @@ from typing import Any
 import numpy as np
 
 from tfgen import errors, seeds
-from tfgen.cost.budget import Budget
-from tfgen.cost.cost_model import LATENCY, CostModel, Costs
-from tfgen.generators.base import Evidence, Proposals
+from tfgen.cost.cost_model import LATENCY
+from tfgen.generators.base import Asked, Count, Drawing, Draws, Evidence, in_float64
 from tfgen.generators.targets import Targets
-from tfgen.space.search_space import Choices, SearchSpace
+from tfgen.space.search_space import SearchSpace
 
 # What a target may limit, in this order; latency on one device, which was profiled before the fit.
 COSTS = ("macs", "params", "storage_kb", "energy_uj", LATENCY)
@@ -203,14 +202,15 @@ def generate(
     return last[..., 0] + expanded + prior
 
 
-class SgnasGenerator:
+class SgnasGenerator(Drawing):
     """G as NumPy arrays, with its prior."""
 
     def __init__(self, space: SearchSpace, state: Mapping[str, np.ndarray]):
+        super().__init__(space)
         self._space = space
         self._map = ParameterMap(space)
         self._state = dict(state)
-        self._costs = CostModel(space)
+        self._weights = in_float64(state)
         shape = (self._map.rows, self._map.columns)
         self._targets = Targets.restored(COSTS, KNOTS, state)
         if state["prior"].shape != shape:
@@ -218,66 +218,113 @@ class SgnasGenerator:
                 f"the generator is of another space or version: its map must be {shape}"
             )
 
-    def propose(self, budgets: Sequence[Budget], count: int, seed: int) -> list[Proposals]:
-        return [Proposals(self._propose(budget, count, seed)) for budget in budgets]
-
-    def answers(self, targets: np.ndarray) -> Choices:
+    def answers(self, targets: Any, xp: Any = np) -> Any:
         """The most likely network of each target, canonical [targets, decisions].
 
         Args:
           targets: limits in the order of COSTS; 0 for a cost that is free [targets, costs].
+          xp: NumPy or `nets.tensors`.
         """
-        choices = [scores.argmax(axis=1) for scores in self._logits(targets)]
-        return self._space.canonical(np.stack(choices, axis=1))
+        choices = [xp.argmax(scores, axis=1) for scores in self._logits(xp, targets)]
+        return self._space.settled(xp, xp.stack(choices, axis=1))
 
-    def _propose(self, budget: Budget, count: int, seed: int) -> Choices:
-        asked = self._targets.asked(budget)
-        ladder = np.multiply.outer(_LADDER, asked) if asked.any() else self._targets.sweep(_SWEEP)
-        first = self._kept(ladder[0], budget)
-        drawn = self._drawn(ladder, max(count - 1, 0), seed)
-        return np.concatenate([first, drawn])[:count]
+    def draws(self, xp: Any, asked: Asked, count: int, costs: Count) -> Draws:
+        targets = self._targets.of_asked(xp, asked)  # [budgets, costs]
+        limited = xp.any(targets > 0, axis=-1)
+        swept = self._targets.sweep(_SWEEP)
+        first = self._kept(xp, xp.where(limited[:, None], targets, swept[:1]), asked, costs)
+        if count == 1:
+            return Draws(first[:, None])
+        drawn = self._drawn(xp, targets, limited, swept, count - 1, asked.key)
+        return Draws(xp.concatenate([first[:, None], drawn], axis=1))
 
-    def _kept(self, target: np.ndarray, budget: Budget) -> Choices:
-        """The answer to a target that is lowered until its costs keep the budget [1, decisions]."""
-        answer = self.answers(target[None])
+    def _kept(self, xp: Any, targets: Any, asked: Asked, costs: Count) -> Any:
+        """Answers to targets that are lowered until their costs keep the budgets.
+
+        Args:
+          xp: NumPy or `nets.tensors`.
+          targets: [budgets, costs].
+          asked: the budgets.
+          costs: counts networks.
+
+        Returns:
+          Canonical [budgets, decisions].
+        """
+        answers = self.answers(targets, xp)
         for _ in range(_LOWERINGS):
-            over = self._over(self._costs.costs(answer), budget)
-            if over <= 1.0:
+            over = self._over(xp, costs(answers), asked)
+            lowered = (over > 1.0)[:, None]
+            if xp is np and not lowered.any():
                 break
-            target = target / max(over, _LEAST_LOWERING)
-            answer = self.answers(target[None])
-        return answer
+            lower = targets / xp.maximum(over, _LEAST_LOWERING)[:, None]
+            targets = xp.where(lowered, lower, targets)
+            answers = xp.where(lowered, self.answers(targets, xp), answers)
+        return answers
 
-    def _over(self, costs: Costs, budget: Budget) -> float:
-        """The largest share of a limit that G reads; a latency is selection's to tell."""
-        known = set(self._targets.limited) & set(costs)
-        shares = [costs[m][0] / limit for m, limit in budget.limits.items() if m in known]
-        return float(max(shares, default=0.0))
+    def _over(self, xp: Any, costs: Mapping[str, Any], asked: Asked) -> Any:
+        """The largest share of a limit that G reads; a latency is selection's to tell [budgets]."""
+        over = xp.zeros_like(asked.least)
+        for metric in self._targets.limited:
+            if metric in costs:
+                limit = asked.limit(metric)
+                share = costs[metric] / xp.where(limit > 0, limit, xp.ones_like(limit))
+                over = xp.maximum(over, xp.where(limit > 0, share, xp.zeros_like(limit)))
+        return over
 
-    def _drawn(self, ladder: np.ndarray, count: int, seed: int) -> Choices:
-        """Samples of softmax(alpha / temperature) [count, decisions].
+    def _drawn(
+        self, xp: Any, targets: Any, limited: Any, swept: np.ndarray, count: int, key: seeds.Key
+    ) -> Any:
+        """Samples of softmax(alpha / temperature) [budgets, count, decisions].
 
-        The targets of the ladder take turns, at one temperature after the other.
+        The targets of a ladder take turns, at one temperature after the other.
+
+        Args:
+          xp: NumPy or `nets.tensors`.
+          targets: of the budgets [budgets, costs].
+          limited: whether they limit anything; others are drawn for what is swept [budgets].
+          swept: targets over the range of a cost [targets, costs].
+          count: for each budget.
+          key: of the noise [budgets].
         """
-        rung = np.arange(count) % (len(ladder) * len(_TEMPERATURES))
         decisions = len(self._space.decisions)
-        uniform = seeds.counter_uniform(seeds.derive(seed, "sgnas", "draw"), count, decisions)
-        drawn = np.zeros((count, decisions), np.int64)
-        for decision, logits in enumerate(self._logits(ladder)):
-            scores = np.concatenate([logits / temperature for temperature in _TEMPERATURES])
-            weights = np.exp(scores - scores.max(axis=1, keepdims=True)).astype(np.float64)
-            cumulated = np.cumsum(weights, axis=1)
-            passed = cumulated[rung] < uniform[:, decision, None] * cumulated[rung, -1:]
-            drawn[:, decision] = passed.sum(axis=1)
-        return self._space.canonical(drawn)
+        uniform = seeds.counter_uniform(xp, seeds.fork(xp, key, "sgnas"), count, decisions)
+        ladder = np.multiply.outer(_LADDER, np.ones(targets.shape[1]))  # [rungs, costs]
+        rungs = xp.reshape(targets[:, None] * ladder, (-1, targets.shape[1]))
+        everywhere = self._logits(np, swept)
+        columns = []
+        for decision, logits in enumerate(self._logits(xp, rungs)):
+            by_budget = xp.reshape(logits, (-1, len(_LADDER), logits.shape[1]))
+            own = _turns(xp, by_budget, count)
+            any_ = _turns(np, everywhere[decision][None], count)
+            cumulated = xp.where(limited[:, None, None], own, any_)  # [budgets, count, values]
+            passed = cumulated < uniform[..., decision, None] * cumulated[..., -1:]
+            columns.append(xp.sum(xp.astype(passed, xp.int64), axis=-1))
+        return self._space.settled(xp, xp.stack(columns, axis=-1))
 
-    def _logits(self, targets: np.ndarray) -> list[np.ndarray]:
-        features = self._targets.features(targets)
-        alpha = generate(np, self._state, self._state["prior"], features)
-        return self._map.logits(np, alpha)
+    def _logits(self, xp: Any, targets: Any) -> list[Any]:
+        """Of each decision's values [targets, values]."""
+        features = self._targets.features(targets, xp)
+        convolve = convolved if xp is np else xp.convolve
+        alpha = generate(xp, self._weights, self._weights["prior"], features, convolve)
+        return self._map.logits(xp, alpha)
 
     def state(self) -> Mapping[str, np.ndarray]:
         return dict(self._state)
+
+
+def _turns(xp: Any, logits: Any, count: int) -> Any:
+    """Cumulated weights of values, by the draws' turns [budgets, count, values].
+
+    Args:
+      xp: NumPy or `nets.tensors`.
+      logits: of the targets of each budget [budgets, targets, values].
+      count: draws of each budget.
+    """
+    scores = xp.concatenate([logits / temperature for temperature in _TEMPERATURES], axis=1)
+    weights = xp.exp(scores - xp.max(scores, axis=-1, keepdims=True))
+    cumulated = xp.matmul(weights, np.triu(np.ones((logits.shape[2],) * 2)))
+    turns = np.arange(count) % (logits.shape[1] * len(_TEMPERATURES))
+    return xp.take(cumulated, turns, axis=1)
 
 
 class Sgnas:

@@ -130,7 +130,7 @@ def train(evidence: Evidence, config: SgnasConfig, seed: int) -> dict[str, np.nd
         wanted = targets.draw(config.batch_size, costs, config.several_share, random)
         gumbel = random.gumbel(size=(config.batch_size, values))
         step(
-            tf.constant(targets.features(wanted)),
+            tf.constant(targets.features(wanted), tf.float32),
             tf.constant(np.where(wanted > 0, wanted, np.inf), tf.float32),
             tf.constant(gumbel, tf.float32),
             tf.constant(temperature, tf.float32),

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tfgen.cost.budget import Budget
 from tfgen.cost.cost_model import LATENCY, CostModel, Costs
+from tfgen.generators.base import Asked
 
 _END = 1e-3  # of sampled networks, how many are beyond each end of a latency's range
 _TIGHTER, _LOOSER = -0.1, 0.4  # logarithms of what targets allow a network that they are drawn by
@@ -100,8 +102,13 @@ class Targets:
 
     def asked(self, budget: Budget) -> Floats:
         """A budget's target: the limits that a generator reads [costs]."""
-        read = [m for m in self.limited if m != LATENCY or budget.device == self.device]
-        return np.array([budget.limits.get(m, 0.0) if m in read else 0.0 for m in self.costs])
+        return np.asarray(self.of_asked(np, Asked.of(budget, 0))[0])
+
+    def of_asked(self, xp: Any, asked: Asked) -> Any:
+        """The same of budgets as arrays of xp [budgets, costs]."""
+        read = [m for m in self.limited if m != LATENCY or asked.device == self.device]
+        none = xp.zeros_like(asked.least)
+        return xp.stack([asked.limit(m) if m in read else none for m in self.costs], axis=-1)
 
     def sweep(self, count: int) -> Floats:
         """Targets for the first cost alone, from its largest limit down [count, costs].
@@ -113,22 +120,23 @@ class Targets:
         targets[:, column] = np.exp(np.linspace(*self.ranges[column, ::-1], count))
         return targets
 
-    def places(self, values: Floats) -> Floats:
+    def places(self, values: Any, xp: Any = np) -> Any:
         """Where values lie in the ranges, by logarithm: 0 and 1 are the ends [batch, costs].
 
         Values of 0 are taken for 1; what lies beyond the range is below 0 or above 1.
         """
         low, high = self.ranges.T
         spread = np.where(high > low, high - low, 1.0)  # none where a cost is not read
-        return np.asarray((np.log(np.where(values > 0, values, 1.0)) - low) / spread)
+        return (xp.log(xp.where(values > 0, values, xp.ones_like(values))) - low) / spread
 
-    def features(self, targets: Floats) -> npt.NDArray[np.float32]:
-        """What networks read of targets [batch, costs] -> [batch, costs * (knots + 1)]."""
-        limited = targets > 0
-        place = np.clip(self.places(targets), 0.0, 1.0)[..., None] * (self.knots - 1)
-        hats = np.maximum(1.0 - np.abs(place - np.arange(self.knots)), 0.0)
-        read = np.concatenate([hats, np.ones_like(place)], axis=-1) * limited[..., None]
-        return np.asarray(read.reshape(len(targets), -1), np.float32)
+    def features(self, targets: Any, xp: Any = np) -> Any:
+        """What networks read of targets [batch, costs] -> float64 [batch, features_count]."""
+        limited = xp.astype(targets > 0, xp.float64)
+        place = xp.minimum(xp.maximum(self.places(targets, xp), 0.0), 1.0)
+        place = place[..., None] * (self.knots - 1.0)
+        hats = xp.maximum(1.0 - xp.abs(place - np.arange(self.knots, dtype=np.float64)), 0.0)
+        read = xp.concatenate([hats, xp.ones_like(place)], axis=-1) * limited[..., None]
+        return xp.reshape(read, (-1, self.features_count))
 
     def draw(
         self, count: int, sampled: Costs, several_share: float, random: np.random.Generator

@@ -1,0 +1,115 @@
+"""TensorFlow under NumPy's names: what code that runs on either is called with as `xp`.
+
+Only what such code uses. A name means what it means in NumPy 2; arrays of other types do not mix,
+as TensorFlow has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tfgen.nets.keras_compat import tf
+
+bool_, float32, float64, int64, uint32 = tf.bool, tf.float32, tf.float64, tf.int64, tf.uint32
+
+abs = tf.abs
+einsum = tf.einsum
+exp = tf.exp
+floor = tf.floor
+left_shift = tf.bitwise.left_shift
+log = tf.math.log
+logical_and = tf.logical_and
+logical_not = tf.logical_not
+logical_or = tf.logical_or
+matmul = tf.linalg.matmul
+maximum = tf.maximum
+minimum = tf.minimum
+ones_like = tf.ones_like
+reshape = tf.reshape
+right_shift = tf.bitwise.right_shift
+sqrt = tf.sqrt
+square = tf.square
+stack = tf.stack
+tanh = tf.tanh
+where = tf.where
+zeros_like = tf.zeros_like
+
+
+def asarray(x: Any, dtype: Any = None) -> Any:
+    """A tensor; of a NumPy array its own type unless another is named."""
+    return tf.cast(x, dtype) if tf.is_tensor(x) and dtype else tf.convert_to_tensor(x, dtype)
+
+
+def astype(x: Any, dtype: Any) -> Any:
+    return tf.cast(x, dtype)
+
+
+def concatenate(arrays: Sequence[Any], axis: int = 0) -> Any:
+    return tf.concat(arrays, axis)
+
+
+def convolve(x: Any, kernel: Any) -> Any:
+    """A convolution of stride 1, padded with zeros [batch, rows, columns, channels]."""
+    return tf.nn.conv2d(x, kernel, 1, "SAME")
+
+
+def split(x: Any, parts: int, axis: int = 0) -> Any:
+    return tf.split(x, parts, axis)
+
+
+def take(x: Any, indices: Any, axis: int = 0) -> Any:
+    return tf.gather(x, indices, axis=axis)
+
+
+def take_along_axis(x: Any, indices: Any, axis: int) -> Any:
+    """For indices of as many dimensions as x, whose first ones up to the axis are equal."""
+    return tf.gather(x, indices, axis=axis, batch_dims=axis)
+
+
+def repeat(x: Any, count: int, axis: int = 0) -> Any:
+    return tf.repeat(x, count, axis)
+
+
+def broadcast_to(x: Any, shape: Any) -> Any:
+    return tf.broadcast_to(x, shape)
+
+
+def sum(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
+    return tf.reduce_sum(x, axis, keepdims)
+
+
+def mean(x: Any, axis: Any = None) -> Any:
+    return tf.reduce_mean(x, axis)
+
+
+def max(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
+    return tf.reduce_max(x, axis, keepdims)
+
+
+def all(x: Any, axis: Any = None) -> Any:
+    return tf.reduce_all(x, axis)
+
+
+def any(x: Any, axis: Any = None) -> Any:
+    return tf.reduce_any(x, axis)
+
+
+def argmax(x: Any, axis: int) -> Any:
+    return tf.argmax(x, axis, output_type=tf.int64)
+
+
+def argsort(x: Any, axis: int = -1) -> Any:
+    """Stable, from the least."""
+    return tf.argsort(x, axis, stable=True)
+
+
+def shape(x: Any) -> Any:
+    """In a graph, where a dimension may not be known yet, a tensor."""
+    return tf.shape(x)
+
+
+def arange(count: int) -> Any:
+    return tf.convert_to_tensor(np.arange(count))
