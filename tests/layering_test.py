@@ -42,7 +42,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     # The programs.
     (
         "tfgen.collect",
-        "tfgen.export",
+        "tfgen.export_generator",
         "tfgen.fit",
         "tfgen.generate",
         "tfgen.serve",
