@@ -10,11 +10,13 @@ from absl.testing import absltest, parameterized
 from tests.space.small import every_op, mlp
 from tfgen import errors, seeds
 from tfgen.cost import latency_table, profiled_latency
+from tfgen.cost.cost_model import CostModel
 from tfgen.cost.expected_cost import ExpectedCost
 from tfgen.cost.latency import Interval
 from tfgen.cost.latency_features import features, stack
 from tfgen.cost.latency_table import Device, LatencyTable, NetworkTiming, OpTiming
 from tfgen.cost.profiled_latency import ProfiledLatency
+from tfgen.cost.tabulated_cost import TabulatedCost
 from tfgen.space import bits, catalog
 from tfgen.space.layers import layers_of, slots_of
 from tfgen.space.lowering import lower, lower_batch
@@ -100,6 +102,19 @@ class FeaturesTest(absltest.TestCase):
         names = [name for name in told.names if "hard_swish" not in name]
         self.assertEqual(told.known(told.names).tolist(), [True])
         self.assertEqual(told.known(names).tolist(), [False])
+
+
+class TabulatedTest(absltest.TestCase):
+    def test_tables_tell_what_it_predicts(self):
+        # With and without kernels that nobody timed, whose networks have no upper end.
+        drawn = SPACE.sample(200, seeds.stream(3))
+        for networks in (120, 25):
+            latency = ProfiledLatency(made_up_table(networks), SPACE)
+            tables = TabulatedCost(CostModel(SPACE, latency=latency), 0.8)
+            costs, upper = tables.bounds(np, tables.rows(np, drawn))
+            expected = latency.predict(drawn, 0.8)
+            np.testing.assert_allclose(costs["latency_ms"], expected.ms, rtol=1e-9)
+            np.testing.assert_allclose(upper["latency_ms"], expected.high_ms, rtol=1e-9)
 
 
 class PredictTest(parameterized.TestCase):
