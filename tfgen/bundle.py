@@ -216,6 +216,7 @@ def load(path: pathlib.Path) -> Bundle:
 
     Raises:
       CorruptFileError: a file is missing, damaged or not what the manifest lists.
+      NewerFileError: a later tfgen wrote it.
     """
     manifest = workdir.read_manifest(path)
     where = path / workdir.MANIFEST
@@ -225,13 +226,15 @@ def load(path: pathlib.Path) -> Bundle:
         task = tasks.get(answers["task"])
         recipe = Recipe.from_json(answers["recipe"])
         methods = {name: generators.get(name) for name in answers["methods"]}
+        if not methods:
+            raise ValueError("no method answers")
         needed = {_SPACE, _SURROGATE, *(f"{_GENERATORS}/{name}.npz" for name in methods)}
         if _SUPERNET in manifest["files"]:
             needed.add(_EXAMPLES)
         if not needed <= set(manifest["files"]):
             raise KeyError(f"files {sorted(needed - set(manifest['files']))}")
         where = path / _SPACE
-        space = SearchSpace.from_json(workdir.read_json(where))
+        space = SearchSpace.from_json(workdir.read_json(where, workdir.SMALL_JSON_BYTES))
         probe = space.sample(1, seeds.stream(0, "probe"))
         CostModel(space).costs(probe)
         where = path / _SURROGATE
@@ -247,7 +250,7 @@ def load(path: pathlib.Path) -> Bundle:
         if _SUPERNET in manifest["files"]:
             where = path / _SUPERNET
             shared = SharedWeights.load(path, dataset, task, answers)
-    except (errors.UsageError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+    except (*errors.MALFORMED, errors.UsageError) as error:
         raise errors.CorruptFileError(f"{where}: is no part of a bundle ({error})") from error
     return Bundle(
         path.name,
