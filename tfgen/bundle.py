@@ -35,6 +35,7 @@ _SPACE, _SURROGATE, _GENERATORS = "space.json", "surrogate.npz", "generators"
 _SUPERNET, _EXAMPLES = "supernet.npz", "examples.npz"
 _FIRST = "cifar10"  # answers where several bundles could
 _SPLITS = ("train", "validation", "test")
+_PROBES = (3, 5)  # networks: arrays of another shape that fit to one number do not fit to the other
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,17 +236,19 @@ def load(path: pathlib.Path) -> Bundle:
             raise KeyError(f"files {sorted(needed - set(manifest['files']))}")
         where = path / _SPACE
         space = SearchSpace.from_json(workdir.read_json(where, workdir.SMALL_JSON_BYTES))
-        probe = space.sample(1, seeds.stream(0, "probe"))
-        CostModel(space).costs(probe)
+        probes = [space.sample(count, seeds.stream(0, "probe")) for count in _PROBES]
+        CostModel(space).costs(probes[-1])
         where = path / _SURROGATE
         surrogate = _predictor(space, _finite(where))
-        if not np.isfinite(surrogate.predict(probe).low).all():
-            raise ValueError("predicts no number")
+        for probe in probes:
+            if not np.isfinite(surrogate.predict(probe).low).all():
+                raise ValueError("predicts no number")
         restored = {}
         for name, method in methods.items():
             where = path / _GENERATORS / f"{name}.npz"
             restored[name] = method.restore(space, _finite(where))
-            restored[name].propose([Budget({"macs": 1.0})], 1, 0)
+            for count in _PROBES:
+                restored[name].propose([Budget({"macs": 1.0})], count, 0)
         shared = None
         if _SUPERNET in manifest["files"]:
             where = path / _SUPERNET

@@ -25,6 +25,7 @@ from tfgen.space.search_space import Choices, SearchSpace
 
 KIND = "adapted"
 _COLUMNS = ["network", "ms"]
+_QUOTED = 100  # characters of what a user wrote
 _TRIES = 10  # draws for a network that was not drawn yet
 
 Network = tuple[int, ...]  # canonical choices
@@ -125,7 +126,7 @@ def read_networks(
                     raise ValueError("has more than two columns")
                 network = _read(row["network"] or "", space, numbered)
                 if network in found:
-                    raise ValueError(f"network {row['network']} is there twice")
+                    raise ValueError(f"network {row['network'][:_QUOTED]} is there twice")
                 found[network] = _milliseconds(row["ms"] or "")
         except (csv.Error, ValueError) as error:
             raise errors.UsageError(f"{path}: line {reader.line_num}: {error}") from None
@@ -172,9 +173,11 @@ def _read(text: str, space: SearchSpace, numbered: Choices | None) -> Network:
                 raise ValueError("write its choices as numbers separated by blanks")
             choices = layout.choices(space, [{layout.column: text}])[0]
     except KeyError as error:
-        raise ValueError(f"{text!r} is no network of {space.name}: it has no {error}") from None
+        raise ValueError(
+            f"{text[:_QUOTED]!r} is no network of {space.name}: it has no {error}"
+        ) from None
     except (*errors.MALFORMED, errors.UsageError) as error:
-        raise ValueError(f"{text!r} is no network of {space.name}: {error}") from None
+        raise ValueError(f"{text[:_QUOTED]!r} is no network of {space.name}: {error}") from None
     return tuple(choices.tolist())
 
 
@@ -182,7 +185,7 @@ def _milliseconds(text: str) -> float:
     try:
         ms = float(text)
     except ValueError:
-        raise ValueError(f"ms must be a number, got {text!r}") from None
+        raise ValueError(f"ms must be a number, got {text[:_QUOTED]!r}") from None
     _check_ms(ms)
     return ms
 

@@ -203,11 +203,11 @@ def _unknown(name: object) -> str:
 
 def _number(name: str, text: str) -> float:
     if not re.fullmatch(r"[-+.0-9a-zA-Z]+", text.strip()):  # float() also takes 1_0
-        raise errors.UsageError(f"budget {name}={text.strip()}: not a number")
+        raise errors.UsageError(f"budget {name}={text.strip()!r}: not a number")
     try:
         return float(text)
     except ValueError:
-        raise errors.UsageError(f"budget {name}={text.strip()}: not a number") from None
+        raise errors.UsageError(f"budget {name}={text.strip()!r}: not a number") from None
 
 
 def rounded_up(value: float) -> float:

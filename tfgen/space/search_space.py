@@ -173,7 +173,7 @@ class SearchSpace:
         if not isinstance(self.name, str) or not isinstance(self.bit_policy, str):
             raise ValueError(f"space {self.name!r}: name and bit policy are texts")
         if len(self.input_shape) not in (1, 3) or not all(
-            isinstance(n, int) and n > 0 for n in self.input_shape
+            isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in self.input_shape
         ):
             raise ValueError(
                 f"space {self.name!r}: an example has features, or height, width and channels, got "
