@@ -25,6 +25,7 @@ import tfgen
 from tfgen import errors
 
 MANIFEST = "manifest.json"
+_VERSIONED = ("numpy", "tensorflow", "tf_keras", "tensorflow-model-optimization", "ai-edge-litert")
 SCHEMA = 1  # of manifests; the oldest ones do not say it
 JSON_BYTES = 16 << 20  # of a file that grows, as a device's does with every timed network
 SMALL_JSON_BYTES = 1 << 20  # of a manifest, of a space
@@ -33,7 +34,6 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 # An archive may unpack to so much, or to so many times what it has itself.
 _UNPACKED_BYTES, _UNPACKED_RATIO = 64 << 20, 20
 _ARRAY_KINDS = "biuf"
-_VERSIONED = ("numpy", "tensorflow", "tf_keras", "tensorflow-model-optimization", "ai-edge-litert")
 
 
 class WorkDir:
