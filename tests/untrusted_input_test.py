@@ -1,7 +1,9 @@
 """What is refused of files of others, row by row of docs/untrusted_input.md, and what it takes."""
 
+import contextlib
 import gzip
 import hashlib
+import io
 import json
 import pathlib
 import shutil
@@ -17,7 +19,7 @@ from absl.testing import absltest, parameterized
 from tests.frugal import Frugal
 from tests.space.small import small_space
 from tfgen import bundle as bundles
-from tfgen import errors, workdir
+from tfgen import errors, program, workdir
 from tfgen.cost import adapted_device, public_tables
 from tfgen.cost.budget import Budget
 from tfgen.evidence.record import RecordStore
@@ -241,6 +243,14 @@ class SpaceTest(Frugal):
             workdir.write_manifest(folder, **named, seed=0, parents={})
             with self.assertRaisesRegex(errors.CorruptFileError, f"space.json: .*{message}"):
                 bundles.load(folder)
+
+
+class ComplaintTest(Frugal):
+    def test_a_name_without_end_is_a_line(self):
+        told = io.StringIO()
+        with contextlib.redirect_stderr(told):
+            program.complain(errors.CorruptFileError("x.json: " + "y" * 10**6))
+        self.assertEqual(told.getvalue(), f"error: x.json: {'y' * 1992}...\n")
 
 
 class ArchitectureTest(Frugal):

@@ -41,6 +41,7 @@ _RUN = ("function", "Lambda", "__lambda__")
 _UNREAD = ("compile_config", "build_config")  # Keras makes nothing of these: compile=False
 _CONSTANT = "_CONSTANT_VALUE"  # in place of a layer that a call reads
 _CONFIG_BYTES = 16 << 20  # of a model's description
+_QUOTED = 500  # characters of a refusal: names may have millions
 _WEIGHTS = "model.weights.h5"  # of a .keras file
 _MOST_ARRAYS = 100_000
 _UNREADABLE = (KeyError, OSError, RuntimeError, TypeError, ValueError)  # h5py raises each of them
@@ -60,7 +61,7 @@ def main(folder: pathlib.Path) -> None:
         np.savez(folder / ARRAYS, **arrays)
         answer = graph
     except Refused as error:
-        answer = {"error": str(error)}
+        answer = {"error": str(error)[:_QUOTED]}
     (folder / GRAPH).write_text(json.dumps(answer))
 
 
