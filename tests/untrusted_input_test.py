@@ -245,6 +245,27 @@ class SpaceTest(Frugal):
                 bundles.load(folder)
 
 
+class ExamplesTest(Frugal):
+    @parameterized.parameters(
+        ({"train_x": np.zeros((8, 5), np.float32)}, r"train: \(5,\) with float32 \(1,\) are no"),
+        ({"test_y": np.zeros((8, 1), np.int8)}, r"test: \(4,\) with int64 \(1,\) are no examples"),
+        ({"validation_y": np.zeros(8, np.float32)}, r"validation: \(4,\) with float32 \(\) are no"),
+        ({"train_y": np.zeros((7, 1), np.float32)}, "a split needs equal, positive counts: 8, 7"),
+    )
+    def test_examples_of_something_else(self, change, message):
+        folder = self.folder / "bundle"
+        shutil.copytree(GOLDEN / "prototype", folder, copy_function=shutil.copyfile)
+        manifest = json.loads((folder / workdir.MANIFEST).read_bytes())
+        arrays = workdir.read_arrays(folder / "examples.npz")
+        workdir.write_arrays(folder / "examples.npz", {**arrays, **change})
+        named = {"config": manifest["config"], "data": manifest["data"]}
+        workdir.write_manifest(folder, **named, seed=0, parents={})
+        with self.assertRaisesRegex(
+            errors.CorruptFileError, f"(examples|supernet).npz: .*{message}"
+        ):
+            bundles.load(folder)
+
+
 class ComplaintTest(Frugal):
     def test_a_name_without_end_is_a_line(self):
         told = io.StringIO()

@@ -77,7 +77,7 @@ class SharedWeights:
         splits = [
             Split(_unpacked(arrays[f"{name}_x"]), _wide(arrays[f"{name}_y"])) for name in _SPLITS
         ]
-        examples = Dataset(f"{dataset}_shipped", task, *splits, answers["preprocessing"])
+        examples = Dataset(f"{dataset}_shipped", task, *splits, dict(answers["preprocessing"]))
         tuning = Recipe.from_json(answers["fine_tuning"])
         return cls(_finite(folder / _SUPERNET), examples, tuning)
 
@@ -253,6 +253,8 @@ def load(path: pathlib.Path) -> Bundle:
         if _SUPERNET in manifest["files"]:
             where = path / _SUPERNET
             shared = SharedWeights.load(path, dataset, task, answers)
+            where = path / _EXAMPLES
+            _check_examples(space, shared.examples)
     except (*errors.MALFORMED, errors.UsageError) as error:
         raise errors.CorruptFileError(f"{where}: is no part of a bundle ({error})") from error
     return Bundle(
@@ -272,6 +274,23 @@ def load(path: pathlib.Path) -> Bundle:
 def _predictor(space: SearchSpace, state: Mapping[str, np.ndarray]) -> Surrogate | InsightSurrogate:
     """What `save` wrote the state of."""
     return InsightSurrogate(space, state) if "costs" in state else Surrogate(space, state)
+
+
+def _check_examples(space: SearchSpace, examples: Dataset) -> None:
+    """Raises ValueError for examples that networks of the space do not take, or not of the task."""
+    for name in _SPLITS:
+        split: Split = getattr(examples, name)
+        targets = {  # of a task that is not here, anything
+            tasks.REGRESSION: (split.y.dtype.kind == "f", (1,)),
+            tasks.CLASSIFICATION: (split.y.dtype.kind == "i", ()),
+            tasks.SEGMENTATION: (split.y.dtype.kind == "i", split.x.shape[1:-1]),
+        }
+        kind, shape = targets.get(examples.task, (True, split.y.shape[1:]))
+        if split.x.shape[1:] != space.input_shape or not kind or split.y.shape[1:] != shape:
+            raise ValueError(
+                f"{name}: {split.x.shape[1:]} with {split.y.dtype} {split.y.shape[1:]} are no "
+                f"examples of {examples.task.name} on {space.input_shape}"
+            )
 
 
 def _finite(path: pathlib.Path) -> dict[str, np.ndarray]:
