@@ -35,6 +35,7 @@ _SPACE, _SURROGATE, _GENERATORS = "space.json", "surrogate.npz", "generators"
 _SUPERNET, _EXAMPLES = "supernet.npz", "examples.npz"
 _FIRST = "cifar10"  # answers where several bundles could
 _SPLITS = ("train", "validation", "test")
+_PROBES = (3, 5)  # networks: arrays of another shape that fit to one number do not fit to the other
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +77,7 @@ class SharedWeights:
         splits = [
             Split(_unpacked(arrays[f"{name}_x"]), _wide(arrays[f"{name}_y"])) for name in _SPLITS
         ]
-        examples = Dataset(f"{dataset}_shipped", task, *splits, answers["preprocessing"])
+        examples = Dataset(f"{dataset}_shipped", task, *splits, dict(answers["preprocessing"]))
         tuning = Recipe.from_json(answers["fine_tuning"])
         return cls(_finite(folder / _SUPERNET), examples, tuning)
 
@@ -216,6 +217,7 @@ def load(path: pathlib.Path) -> Bundle:
 
     Raises:
       CorruptFileError: a file is missing, damaged or not what the manifest lists.
+      NewerFileError: a later tfgen wrote it.
     """
     manifest = workdir.read_manifest(path)
     where = path / workdir.MANIFEST
@@ -225,29 +227,35 @@ def load(path: pathlib.Path) -> Bundle:
         task = tasks.get(answers["task"])
         recipe = Recipe.from_json(answers["recipe"])
         methods = {name: generators.get(name) for name in answers["methods"]}
+        if not methods:
+            raise ValueError("no method answers")
         needed = {_SPACE, _SURROGATE, *(f"{_GENERATORS}/{name}.npz" for name in methods)}
         if _SUPERNET in manifest["files"]:
             needed.add(_EXAMPLES)
         if not needed <= set(manifest["files"]):
             raise KeyError(f"files {sorted(needed - set(manifest['files']))}")
         where = path / _SPACE
-        space = SearchSpace.from_json(workdir.read_json(where))
-        probe = space.sample(1, seeds.stream(0, "probe"))
-        CostModel(space).costs(probe)
+        space = SearchSpace.from_json(workdir.read_json(where, workdir.SMALL_JSON_BYTES))
+        probes = [space.sample(count, seeds.stream(0, "probe")) for count in _PROBES]
+        CostModel(space).costs(probes[-1])
         where = path / _SURROGATE
         surrogate = _predictor(space, _finite(where))
-        if not np.isfinite(surrogate.predict(probe).low).all():
-            raise ValueError("predicts no number")
+        for probe in probes:
+            if not np.isfinite(surrogate.predict(probe).low).all():
+                raise ValueError("predicts no number")
         restored = {}
         for name, method in methods.items():
             where = path / _GENERATORS / f"{name}.npz"
             restored[name] = method.restore(space, _finite(where))
-            restored[name].propose([Budget({"macs": 1.0})], 1, 0)
+            for count in _PROBES:
+                restored[name].propose([Budget({"macs": 1.0})], count, 0)
         shared = None
         if _SUPERNET in manifest["files"]:
             where = path / _SUPERNET
             shared = SharedWeights.load(path, dataset, task, answers)
-    except (errors.UsageError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+            where = path / _EXAMPLES
+            _check_examples(space, shared.examples)
+    except (*errors.MALFORMED, errors.UsageError) as error:
         raise errors.CorruptFileError(f"{where}: is no part of a bundle ({error})") from error
     return Bundle(
         path.name,
@@ -266,6 +274,23 @@ def load(path: pathlib.Path) -> Bundle:
 def _predictor(space: SearchSpace, state: Mapping[str, np.ndarray]) -> Surrogate | InsightSurrogate:
     """What `save` wrote the state of."""
     return InsightSurrogate(space, state) if "costs" in state else Surrogate(space, state)
+
+
+def _check_examples(space: SearchSpace, examples: Dataset) -> None:
+    """Raises ValueError for examples that networks of the space do not take, or not of the task."""
+    for name in _SPLITS:
+        split: Split = getattr(examples, name)
+        targets = {  # of a task that is not here, anything
+            tasks.REGRESSION: (split.y.dtype.kind == "f", (1,)),
+            tasks.CLASSIFICATION: (split.y.dtype.kind == "i", ()),
+            tasks.SEGMENTATION: (split.y.dtype.kind == "i", split.x.shape[1:-1]),
+        }
+        kind, shape = targets.get(examples.task, (True, split.y.shape[1:]))
+        if split.x.shape[1:] != space.input_shape or not kind or split.y.shape[1:] != shape:
+            raise ValueError(
+                f"{name}: {split.x.shape[1:]} with {split.y.dtype} {split.y.shape[1:]} are no "
+                f"examples of {examples.task.name} on {space.input_shape}"
+            )
 
 
 def _finite(path: pathlib.Path) -> dict[str, np.ndarray]:

@@ -39,9 +39,26 @@ class CorruptFileError(TfgenError):
     """Restore the named file from a good copy: its content is not what was written."""
 
 
+class NewerFileError(TfgenError):
+    """Take a newer tfgen: the named file is of a schema that this one does not know."""
+
+
 class ExportMismatchError(TfgenError):
     """Do not deliver: the exported file disagrees with the network it was made from."""
 
 
 class DeviceError(TfgenError):
     """Look at the phone, its cable or the tool on it: the message says which, and what to do."""
+
+
+# What reading data of the wrong form raises in code that expects the right one. Who reads a file
+# catches these and raises CorruptFileError with its name.
+MALFORMED = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)

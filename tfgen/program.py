@@ -13,6 +13,7 @@ from absl import app, flags
 from tfgen import errors
 
 _INTERRUPTED = 130
+_QUOTED = 2_000  # characters of an error
 _ONEDNN = "TF_ENABLE_ONEDNN_OPTS"
 _HELP = frozenset({"-h", "-help", "--help", "--helpshort", "--helpfull"})
 
@@ -89,7 +90,10 @@ def config(flag: flags.FlagHolder[Any]) -> dict[str, Any]:
 
 def complain(error: errors.TfgenError) -> None:
     """Prints an error as a line, and the nearest feasible budget where it carries one."""
-    print(f"error: {error}", file=sys.stderr)
+    text = str(error)
+    if len(text) > _QUOTED:  # names in files of others may have millions
+        text = f"{text[:_QUOTED]}..."
+    print(f"error: {text}", file=sys.stderr)
     nearest = getattr(error, "nearest", None)
     if nearest is not None:
         print(f"nearest feasible: --budget={nearest}", file=sys.stderr)

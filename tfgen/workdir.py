@@ -8,11 +8,14 @@ import hashlib
 import importlib.metadata
 import io
 import json
+import math
 import os
 import pathlib
 import platform
+import re
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -23,6 +26,14 @@ from tfgen import errors
 
 MANIFEST = "manifest.json"
 _VERSIONED = ("numpy", "tensorflow", "tf_keras", "tensorflow-model-optimization", "ai-edge-litert")
+SCHEMA = 1  # of manifests; the oldest ones do not say it
+JSON_BYTES = 16 << 20  # of a file that grows, as a device's does with every timed network
+SMALL_JSON_BYTES = 1 << 20  # of a manifest, of a space
+_DIGITS = 20  # of a whole number: a seed has 64 bits
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+# An archive may unpack to so much, or to so many times what it has itself.
+_UNPACKED_BYTES, _UNPACKED_RATIO = 64 << 20, 20
+_ARRAY_KINDS = "biuf"
 
 
 class WorkDir:
@@ -158,14 +169,62 @@ def write_json(path: pathlib.Path, value: Any) -> None:
     write_bytes(path, (text + "\n").encode())
 
 
-def read_json(path: pathlib.Path) -> Any:
-    """Reads JSON; raises CorruptFileError that names the file."""
+def read_json(path: pathlib.Path, most_bytes: int = JSON_BYTES) -> Any:
+    """Reads JSON as `parse_json` does; raises CorruptFileError that names the file."""
     try:
-        return json.loads(path.read_bytes())
+        with path.open("rb") as file:
+            content = file.read(most_bytes + 1)
+        if len(content) > most_bytes:
+            raise ValueError(f"it has more than {most_bytes:,} bytes")
+        return parse_json(content)
     except FileNotFoundError:
         raise errors.CorruptFileError(f"{path}: file is missing") from None
     except (ValueError, OSError) as error:
         raise errors.CorruptFileError(f"{path}: not readable as JSON ({error})") from error
+
+
+def parse_json(content: bytes) -> Any:
+    """JSON of others; raises ValueError.
+
+    Refused is also what Python's parser takes: numbers that are not finite, names that stand twice
+    in an object, whole numbers of more than 64 bits, halves of characters, endless nesting.
+    """
+    try:
+        text = content.decode()
+        value = json.loads(
+            text,
+            parse_constant=_finite,
+            parse_float=_finite,
+            parse_int=_whole,
+            object_pairs_hook=_once,
+        )
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if _SURROGATE.search(text):
+        json.dumps(value, ensure_ascii=False).encode()
+    return value
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:_DIGITS]} is no finite number")
+    return value
+
+
+def _whole(text: str) -> int:
+    if len(text) > _DIGITS:
+        raise ValueError(f"a whole number has {len(text):,} digits")
+    return int(text)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"{name[:100]!r} is there twice")
+        found[name] = value
+    return found
 
 
 def write_arrays(
@@ -179,14 +238,56 @@ def write_arrays(
 
 
 def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """Reads a .npz of plain arrays; raises CorruptFileError that names the file."""
+    """Reads a .npz of numbers; raises CorruptFileError that names the file."""
     try:
-        with np.load(path) as archive:
-            return {name: archive[name] for name in archive.files}
+        with zipfile.ZipFile(path) as archive:
+            check_archive(archive, path.stat().st_size)
+            return {
+                member.filename.removesuffix(".npy"): _read_array(archive, member)
+                for member in archive.infolist()
+            }
     except FileNotFoundError:
         raise errors.CorruptFileError(f"{path}: file is missing") from None
     except Exception as error:  # zipfile, zlib and numpy each raise their own
         raise errors.CorruptFileError(f"{path}: not readable as .npz ({error})") from error
+
+
+def check_unpacked(unpacked_bytes: int, file_bytes: int) -> None:
+    """Raises ValueError where a file of so many bytes unpacks to far more."""
+    if unpacked_bytes > max(_UNPACKED_BYTES, _UNPACKED_RATIO * file_bytes):
+        raise ValueError(f"{file_bytes:,} bytes unpack to {unpacked_bytes:,}")
+
+
+def check_archive(archive: zipfile.ZipFile, file_bytes: int) -> None:
+    """Raises ValueError for a zip archive that unpacks to far more than it has, before it is read.
+
+    What a member has beyond its stated size is never read.
+
+    Args:
+      archive: the archive.
+      file_bytes: of its file.
+    """
+    members = archive.infolist()
+    check_unpacked(sum(member.file_size for member in members), file_bytes)
+    if len({member.filename for member in members}) < len(members):
+        raise ValueError("a member is there twice")
+
+
+def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
+    """An array whose header is true of its size; raises ValueError for another."""
+    with archive.open(member) as file:
+        version = np.lib.format.read_magic(file)
+        read = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }[version]
+        shape, _, kind = read(file)
+        if kind.kind not in _ARRAY_KINDS:
+            raise ValueError(f"{member.filename} holds {kind}, no numbers")
+        if math.prod(shape) * kind.itemsize != member.file_size - file.tell():
+            raise ValueError(f"{member.filename} has not the bytes of {shape} of {kind}")
+    with archive.open(member) as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
 
 
 def sha256(path: pathlib.Path) -> str:
@@ -214,6 +315,7 @@ def write_manifest(
     """
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
     manifest = {
+        "schema": SCHEMA,
         "tfgen": tfgen.__version__,
         "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "config": dict(config),
@@ -229,22 +331,53 @@ def write_manifest(
 
 
 def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
-    """Reads `manifest.json` and verifies every file it lists; raises CorruptFileError by name."""
-    manifest: dict[str, Any] = read_json(folder / MANIFEST)
+    """Reads `manifest.json` and verifies every file it lists.
+
+    Raises:
+      CorruptFileError: the manifest, or a file that it lists, is missing or damaged; by name.
+      NewerFileError: a later tfgen wrote it.
+    """
+    where = folder / MANIFEST
+    manifest: dict[str, Any] = read_json(where, SMALL_JSON_BYTES)
     try:
-        files = dict(manifest["files"])
+        schema = manifest.get("schema", 1)
+        if type(schema) is not int or schema < 1:
+            raise ValueError(f"schema {schema!r}")
+        if schema > SCHEMA:
+            raise errors.NewerFileError(
+                f"{where}: is of schema {schema}, this tfgen {tfgen.__version__} reads up to "
+                f"{SCHEMA}: take a newer tfgen"
+            )
         intact = manifest["sha256"] == _own_hash(manifest)
-    except (KeyError, TypeError, ValueError):
-        raise errors.CorruptFileError(f"{folder / MANIFEST}: is no manifest") from None
+        files = dict(manifest["files"])
+        if not all(isinstance(manifest[n], dict) for n in ("config", "data", "parents")):
+            raise TypeError("config, data and parents are objects")
+    except errors.MALFORMED:
+        raise errors.CorruptFileError(f"{where}: is no manifest") from None
     if not intact:
-        raise errors.CorruptFileError(f"{folder / MANIFEST}: differs from its own sha256")
+        raise errors.CorruptFileError(f"{where}: differs from its own sha256")
     for name, expected in files.items():
+        _check_within(where, name)
         path = folder / name
-        if not path.is_file():
-            raise errors.CorruptFileError(f"{path}: file is missing")
-        if sha256(path) != expected:
+        try:
+            if not path.is_file():
+                raise errors.CorruptFileError(f"{path}: file is missing")
+            found = sha256(path)
+        except OSError as error:
+            raise errors.CorruptFileError(f"{path}: {error.strerror or error}") from error
+        if found != expected:
             raise errors.CorruptFileError(f"{path}: sha256 differs from {MANIFEST}")
     return manifest
+
+
+def _check_within(where: pathlib.Path, name: str) -> None:
+    """Raises CorruptFileError for a name that leads out of the manifest's folder.
+
+    A link may lead anywhere: below Bazel all files are links, and its content is that of the hash.
+    """
+    path = pathlib.PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or not path.parts or path.as_posix() != name:
+        raise errors.CorruptFileError(f"{where}: lists {name[:100]!r}, which is no file within")
 
 
 def _own_hash(manifest: Mapping[str, Any]) -> str:

@@ -4,11 +4,14 @@ import dataclasses
 import json
 import os
 import pathlib
+import stat
 import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable
 
+import h5py
 import numpy as np
 from absl.testing import absltest, parameterized
 
@@ -137,6 +140,16 @@ class RefusalTest(parameterized.TestCase):
                 archive.writestr(f"{name}.json", json.dumps(content))
         return path
 
+    def h5(self, config: object, write: Callable[[h5py.File], None] | None = None) -> pathlib.Path:
+        """A file with that description, and what is written beside it."""
+        path = self.folder / "model.h5"
+        with h5py.File(path, "w", libver="latest") as file:
+            if config is not None:
+                file.attrs["model_config"] = config
+            if write is not None:
+                write(file)
+        return path
+
     def refused(self, path: object, message: str) -> None:
         with self.assertRaisesRegex(errors.CorruptFileError, message):
             keras_file.read(path)
@@ -184,6 +197,81 @@ class RefusalTest(parameterized.TestCase):
     def test_a_description_without_end(self):
         path = self.zipped(metadata={}, config="x" * (17 << 20))
         self.refused(path, "config.json has 17,825,794 bytes")
+        self.refused(self.h5(np.bytes_(b"x" * (17 << 20))), "model_config is no text of up to 16,")
+        # Many texts that are one: each is an address in the file.
+        self.refused(self.h5(np.full(1000, "{}", h5py.string_dtype())), "model_config is no text")
+
+    def test_descriptions_that_are_none(self):
+        self.refused(self.h5(None), "it holds weights alone, no model")
+        self.refused(self.h5("{"), "its model_config is no JSON")
+        self.refused(self.h5("[" * 30_000), "its model_config is no JSON")
+        self.refused(self.zipped(metadata=[], config={}), "its metadata.json tells nothing")
+        path = self.zipped(metadata={}, config={"a": 1})
+        content = bytearray(path.read_bytes())
+        content[content.index(b'{"a"')] ^= 1  # zip archives know their content by CRC-32
+        path.write_bytes(content)
+        self.refused(path, "it is no whole .keras file: Bad CRC-32")
+        path = self.h5("{}")
+        path.write_bytes(path.read_bytes()[:-100])
+        self.refused(path, "it is no whole .h5 file")
+
+    def test_what_unpacks_to_far_more(self):
+        path = self.zipped(metadata={}, config={})
+        with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("assets/zeros", bytes(100 << 20))
+        self.assertLess(path.stat().st_size, 1 << 20)
+        self.refused(path, r"it is no whole .keras file: \d+,\d+ bytes unpack to 104,857,")
+
+    def test_arrays_that_are_not_there(self):
+        def promised(file: h5py.File) -> None:
+            file.create_dataset("zeros", (1 << 40,), np.float32, chunks=(1 << 20,))
+
+        path = self.h5("{}", promised)
+        self.refused(path, r"bytes unpack to 4,398,046,511,104")
+        inner = path.read_bytes()
+        path = self.zipped(metadata={}, config={})
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr("model.weights.h5", inner)
+        self.refused(path, r"bytes unpack to 4,398,046,511,104")
+
+    def test_arrays_that_lie_elsewhere(self):
+        secret = self.folder / "secret"
+        secret.write_bytes(bytes(8))
+
+        def external(file: h5py.File) -> None:
+            file.create_dataset("w", (8,), np.uint8, external=[(str(secret), 0, 8)])
+
+        def linked(file: h5py.File) -> None:
+            file["group/w"] = h5py.ExternalLink("other.h5", "w")
+
+        def virtual(file: h5py.File) -> None:
+            layout = h5py.VirtualLayout((8,), np.uint8)
+            layout[:] = h5py.VirtualSource("other.h5", "w", (8,))
+            file.create_virtual_dataset("w", layout)
+
+        def circular(file: h5py.File) -> None:
+            file["group/again"] = file.create_group("group")
+
+        for write, message in (
+            (external, "array /w lies in another file"),
+            (linked, "group/w is a link"),
+            (virtual, "array /w lies in another file"),
+            (circular, "more than 100,000 arrays"),
+        ):
+            self.refused(self.h5("{}", write), message)
+
+    def test_members_that_lead_out_of_it(self):
+        for name in ("../out", "/etc/out", "a\\..\\..\\out"):
+            path = self.zipped(metadata={}, config={})
+            with zipfile.ZipFile(path, "a") as archive:
+                archive.writestr(name, "x")
+            self.refused(path, "its member .* leads out of it")
+        path = self.zipped(metadata={}, config={})
+        link = zipfile.ZipInfo("link")
+        link.external_attr = (stat.S_IFLNK | 0o777) << 16
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr(link, "/etc/passwd")
+        self.refused(path, "its member 'link' leads out of it")
 
 
 def graph(*nodes: Node, shape: tuple[int, ...] = (8, 8, 4)) -> KerasGraph:

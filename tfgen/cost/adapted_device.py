@@ -25,6 +25,7 @@ from tfgen.space.search_space import Choices, SearchSpace
 
 KIND = "adapted"
 _COLUMNS = ["network", "ms"]
+_QUOTED = 100  # characters of what a user wrote
 _TRIES = 10  # draws for a network that was not drawn yet
 
 Network = tuple[int, ...]  # canonical choices
@@ -52,6 +53,8 @@ class AdaptedDevice:
 
     def __post_init__(self) -> None:
         check_name(self.name)
+        if not all(isinstance(name, str) for name in self.known):
+            raise ValueError(f"known devices are named, got {self.known}")
         if len(set(self.known)) != len(self.known):
             raise ValueError(f"known devices must be distinct, got {self.known}")
         _check_networks(self.networks)
@@ -93,7 +96,7 @@ def load(path: pathlib.Path) -> AdaptedDevice:
             date=data["date"],
             networks={tuple(map(int, text.split())): ms for text, ms in data["networks"].items()},
         )
-    except (AttributeError, KeyError, TypeError, ValueError, errors.UsageError) as error:
+    except (*errors.MALFORMED, errors.UsageError) as error:
         raise errors.CorruptFileError(f"{path}: describes no device ({error})") from error
 
 
@@ -115,18 +118,18 @@ def read_networks(
     found: dict[Network, float] = {}
     with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
         reader = csv.DictReader(file)
-        if reader.fieldnames != _COLUMNS:
-            raise errors.UsageError(f"{path}: the first line must be {','.join(_COLUMNS)}")
-        for row in reader:
-            try:
+        try:
+            if reader.fieldnames != _COLUMNS:
+                raise errors.UsageError(f"{path}: the first line must be {','.join(_COLUMNS)}")
+            for row in reader:
                 if None in row:
                     raise ValueError("has more than two columns")
                 network = _read(row["network"] or "", space, numbered)
                 if network in found:
-                    raise ValueError(f"network {row['network']} is there twice")
+                    raise ValueError(f"network {row['network'][:_QUOTED]} is there twice")
                 found[network] = _milliseconds(row["ms"] or "")
-            except ValueError as error:
-                raise errors.UsageError(f"{path}: line {reader.line_num}: {error}") from None
+        except (csv.Error, ValueError) as error:
+            raise errors.UsageError(f"{path}: line {reader.line_num}: {error}") from None
     try:
         _check_networks(found)
     except ValueError as error:
@@ -170,9 +173,11 @@ def _read(text: str, space: SearchSpace, numbered: Choices | None) -> Network:
                 raise ValueError("write its choices as numbers separated by blanks")
             choices = layout.choices(space, [{layout.column: text}])[0]
     except KeyError as error:
-        raise ValueError(f"{text!r} is no network of {space.name}: it has no {error}") from None
-    except (TypeError, ValueError, errors.UsageError) as error:
-        raise ValueError(f"{text!r} is no network of {space.name}: {error}") from None
+        raise ValueError(
+            f"{text[:_QUOTED]!r} is no network of {space.name}: it has no {error}"
+        ) from None
+    except (*errors.MALFORMED, errors.UsageError) as error:
+        raise ValueError(f"{text[:_QUOTED]!r} is no network of {space.name}: {error}") from None
     return tuple(choices.tolist())
 
 
@@ -180,7 +185,7 @@ def _milliseconds(text: str) -> float:
     try:
         ms = float(text)
     except ValueError:
-        raise ValueError(f"ms must be a number, got {text!r}") from None
+        raise ValueError(f"ms must be a number, got {text[:_QUOTED]!r}") from None
     _check_ms(ms)
     return ms
 

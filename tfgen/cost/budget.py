@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,6 +24,8 @@ COST_METRICS = (
 # The best value of each quality metric; all are 0 or more, and more is better.
 QUALITY_METRICS = {"r2": 1.0, "accuracy": 1.0, "pixel_accuracy": 1.0, "map50": 1.0}
 SOURCES = ("counted", "predicted", "measured")
+MOST = 1e15  # that a budget may allow of anything
+_MOST_CHARACTERS = 1_000  # of a budget as text
 _TERM = re.compile(r"(?P<name>[^=<>]*)(?P<sign><=|>=|=)(?P<value>.*)", re.DOTALL)
 
 
@@ -83,20 +86,23 @@ class Budget:
         for metric, limit in self.limits.items():
             if metric not in COST_METRICS:
                 raise errors.UsageError(_unknown(metric))
-            if not (math.isfinite(limit) and limit > 0):
+            if not (_is_number(limit) and 0 < limit <= MOST):  # NaN fails too
                 raise errors.UsageError(
-                    f"budget {metric}={limit:g}: a limit must be a finite number above 0"
+                    f"budget {metric}={_told(limit)}: a limit must be a finite number above 0, "
+                    f"{MOST:g} at most"
                 )
         if self.quality is not None:
             metric, least = self.quality
-            if metric not in QUALITY_METRICS:
+            if not isinstance(metric, str) or metric not in QUALITY_METRICS:
                 raise errors.UsageError(_unknown(metric))
-            if not 0 <= least <= QUALITY_METRICS[metric]:  # NaN fails too
+            if not (_is_number(least) and 0 <= least <= QUALITY_METRICS[metric]):
                 raise errors.UsageError(
-                    f"budget {metric}={least:g}: must lie in 0..{QUALITY_METRICS[metric]:g}"
+                    f"budget {metric}={_told(least)}: must lie in 0..{QUALITY_METRICS[metric]:g}"
                 )
         if not self.limits and self.quality is None:
             raise errors.UsageError("an empty budget: name at least one limit")
+        if not isinstance(self.device, str | None):
+            raise errors.UsageError(f"a device is named by a text, got {self.device!r}")
         if (self.device is not None) != ("latency_ms" in self.limits):
             raise errors.UsageError(
                 "latency needs a device and a device needs a latency: latency_ms=5@DEVICE"
@@ -105,6 +111,10 @@ class Budget:
     @classmethod
     def parse(cls, text: str) -> Budget:
         """Reads `storage_kb=64,accuracy>=0.87,latency_ms=5@pixel3`; raises UsageError."""
+        if len(text) > _MOST_CHARACTERS:
+            raise errors.UsageError(
+                f"a budget has {len(text):,} characters, {_MOST_CHARACTERS:,} are allowed"
+            )
         limits: dict[str, float] = {}
         quality: tuple[str, float] | None = None
         device: str | None = None
@@ -178,18 +188,26 @@ def parse_all(texts: Sequence[str]) -> list[Budget]:
     return [Budget.parse(text) for text in texts]
 
 
-def _unknown(name: str) -> str:
+def _is_number(value: object) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _told(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else repr(value)
+
+
+def _unknown(name: object) -> str:
     known = ", ".join((*COST_METRICS, *QUALITY_METRICS))
     return f"unknown metric {name!r}; known: {known}"
 
 
 def _number(name: str, text: str) -> float:
     if not re.fullmatch(r"[-+.0-9a-zA-Z]+", text.strip()):  # float() also takes 1_0
-        raise errors.UsageError(f"budget {name}={text.strip()}: not a number")
+        raise errors.UsageError(f"budget {name}={text.strip()!r}: not a number")
     try:
         return float(text)
     except ValueError:
-        raise errors.UsageError(f"budget {name}={text.strip()}: not a number") from None
+        raise errors.UsageError(f"budget {name}={text.strip()!r}: not a number") from None
 
 
 def rounded_up(value: float) -> float:

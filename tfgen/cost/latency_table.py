@@ -53,8 +53,11 @@ class Device:
 
     def __post_init__(self) -> None:
         check_name(self.name)
-        if self.threads < 1:
+        if not isinstance(self.threads, int) or self.threads < 1:
             raise ValueError(f"a device has a thread: {self}")
+        texts = (self.processor, self.runtime, self.delegate, self.governor)
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"a device is described in words: {self}")
 
     def check_same(self, found: Device) -> None:
         """Raises UsageError where latencies of this device say nothing about the one found."""
@@ -148,6 +151,8 @@ class NetworkTiming:
         _check_times(self.latency_ms, self.spread)
         if self.origin not in ORIGINS:
             raise ValueError(f"origin must be one of {ORIGINS}, got {self.origin!r}")
+        if not (isinstance(self.activation_bits, int) and isinstance(self.io, str)):
+            raise ValueError(f"a network has bits and ends: {self}")
 
     def to_json(self) -> dict[str, Any]:
         return {**dataclasses.asdict(self), "architecture": self.architecture.to_json()}
@@ -180,6 +185,8 @@ class LatencyTable:
 
     def __post_init__(self) -> None:
         _check_times(self.reference_ms, self.repeatability)
+        if not isinstance(self.date, str):
+            raise ValueError(f"a date is a text, got {self.date!r}")
 
     def adding(
         self, ops: Sequence[OpTiming] = (), networks: Sequence[NetworkTiming] = ()
@@ -243,5 +250,5 @@ def load(path: pathlib.Path) -> LatencyTable:
             ops=tuple(map(OpTiming.from_json, data["ops"])),
             networks=tuple(map(NetworkTiming.from_json, data["networks"])),
         )
-    except (AttributeError, KeyError, TypeError, ValueError, errors.UsageError) as error:
+    except (*errors.MALFORMED, errors.UsageError) as error:
         raise errors.CorruptFileError(f"{path}: is no table of latencies ({error})") from error

@@ -16,6 +16,7 @@ import io
 import math
 import pathlib
 import re
+import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -31,6 +32,7 @@ from tfgen.space.search_space import Choices, SearchSpace
 KIND = "public"
 HOLDS = ("networks", "blocks")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_TABLE_BYTES = 256 << 20  # unpacked
 _KEPT_FILES = 4  # parsed; what one space has
 _SOURCE = re.compile(r"[\w.-]+/[\w.-]+@[0-9a-f]{8}")
 
@@ -143,7 +145,7 @@ def read(device: str, folder: pathlib.Path | None = None) -> Device:
     try:
         entries = {space: Entry.from_json(entry) for space, entry in data["tables"].items()}
         return Device(device, data["description"], entries)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except errors.MALFORMED as error:
         raise errors.CorruptFileError(f"{path}: {error}") from error
 
 
@@ -266,7 +268,7 @@ def _reading(entry: Entry, space: SearchSpace) -> Iterator[None]:
     """Rows that cannot be read are the file's fault."""
     try:
         yield
-    except (IndexError, KeyError, TypeError, ValueError) as error:
+    except errors.MALFORMED as error:
         raise errors.CorruptFileError(
             f"{entry.file.name}: is no table of {space.name}: {error!r}"
         ) from error
@@ -306,5 +308,11 @@ def _read_csv(file: TableFile, entry: Entry, tables_dir: pathlib.Path) -> list[d
 @functools.lru_cache(maxsize=_KEPT_FILES)
 def _parsed(data: bytes) -> list[dict[str, str]]:
     """The rows of a table's file, for reading only: many devices share a table."""
-    text = gzip.decompress(data).decode()
-    return list(csv.DictReader(io.StringIO(text, newline="")))
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+            content = file.read(_TABLE_BYTES + 1)
+        if len(content) > _TABLE_BYTES:
+            raise ValueError(f"it unpacks to more than {_TABLE_BYTES:,} bytes")
+        return list(csv.DictReader(io.StringIO(content.decode(), newline="")))
+    except (EOFError, OSError, csv.Error, zlib.error) as error:
+        raise ValueError(f"it is no table in gzip: {error}") from error

@@ -15,14 +15,16 @@ import json
 import os
 import pathlib
 import re
+import stat
 import sys
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from tfgen import child_process
+from tfgen import child_process, workdir
 from tfgen.nets.keras_kinds import KINDS
 
 GRAPH, ARRAYS = "graph.json", "arrays.npz"
@@ -39,6 +41,11 @@ _RUN = ("function", "Lambda", "__lambda__")
 _UNREAD = ("compile_config", "build_config")  # Keras makes nothing of these: compile=False
 _CONSTANT = "_CONSTANT_VALUE"  # in place of a layer that a call reads
 _CONFIG_BYTES = 16 << 20  # of a model's description
+_QUOTED = 500  # characters of a refusal: names may have millions
+_WEIGHTS = "model.weights.h5"  # of a .keras file
+_MOST_ARRAYS = 100_000
+_UNREADABLE = (KeyError, OSError, RuntimeError, TypeError, ValueError)  # h5py raises each of them
+_UNZIPPED = (*_UNREADABLE, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 class Refused(Exception):
@@ -54,7 +61,7 @@ def main(folder: pathlib.Path) -> None:
         np.savez(folder / ARRAYS, **arrays)
         answer = graph
     except Refused as error:
-        answer = {"error": str(error)}
+        answer = {"error": str(error)[:_QUOTED]}
     (folder / GRAPH).write_text(json.dumps(answer))
 
 
@@ -65,7 +72,10 @@ def _model(path: str, factory: str | None) -> Any:
     if factory is not None:
         return _made(path, factory)
     version, config = _h5_config(path) if path.endswith((".h5", ".hdf5")) else _zip_config(path)
-    _check(config)
+    try:
+        _check(config)
+    except RecursionError:
+        raise Refused("its description is nested too deeply") from None
     keras = _keras(version)
     try:
         return keras.models.load_model(path, compile=False, safe_mode=True)
@@ -93,17 +103,45 @@ def _zip_config(path: str) -> tuple[str, Any]:
     """Version and description of a .keras file."""
     if not zipfile.is_zipfile(path):
         raise Refused("it is no .keras file: no zip archive")
-    with zipfile.ZipFile(path) as archive:
-        parts = {}
-        for name in ("metadata.json", "config.json"):
-            try:
-                info = archive.getinfo(name)
-            except KeyError:
-                raise Refused(f"it is no .keras file: it has no {name}") from None
-            if info.file_size > _CONFIG_BYTES:
-                raise Refused(f"its {name} has {info.file_size:,} bytes")
-            parts[name] = json.loads(archive.read(info))
-    return str(parts["metadata.json"].get("keras_version", "3")), parts["config.json"]
+    parts = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            workdir.check_archive(archive, os.path.getsize(path))
+            _check_names(archive)
+            for name in ("metadata.json", "config.json"):
+                try:
+                    info = archive.getinfo(name)
+                except KeyError:
+                    raise Refused(f"it is no .keras file: it has no {name}") from None
+                if info.file_size > _CONFIG_BYTES:
+                    raise Refused(f"its {name} has {info.file_size:,} bytes")
+                parts[name] = _parsed(archive.read(info), name)
+            if _WEIGHTS in archive.namelist():
+                _check_weights(archive.open(_WEIGHTS), os.path.getsize(path))
+    except _UNZIPPED as error:
+        raise Refused(f"it is no whole .keras file: {_first_line(error)}") from error
+    return _version(parts["metadata.json"]), parts["config.json"]
+
+
+def _check_names(archive: zipfile.ZipFile) -> None:
+    """Refuses an archive with members that would lie elsewhere, were it unpacked."""
+    for info in archive.infolist():
+        path = pathlib.PurePosixPath(info.filename.replace("\\", "/"))
+        if path.is_absolute() or ".." in path.parts or stat.S_ISLNK(info.external_attr >> 16):
+            raise Refused(f"its member {info.filename[:100]!r} leads out of it")
+
+
+def _parsed(content: bytes | str, name: str) -> Any:
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise Refused(f"its {name} is no JSON: {_first_line(error)}") from error
+
+
+def _version(metadata: Any) -> str:
+    if not isinstance(metadata, Mapping):
+        raise Refused("its metadata.json tells nothing")
+    return str(metadata.get("keras_version", "3"))
 
 
 def _h5_config(path: str) -> tuple[str, Any]:
@@ -112,14 +150,63 @@ def _h5_config(path: str) -> tuple[str, Any]:
 
     if not h5py.is_hdf5(path):
         raise Refused("it is no .h5 file")
-    with h5py.File(path, "r") as file:
-        config, version = file.attrs.get("model_config"), file.attrs.get("keras_version", "2")
+    try:
+        with h5py.File(path, "r") as file:
+            config = _attribute(file, "model_config")
+            version = _attribute(file, "keras_version")
+        _check_weights(path, os.path.getsize(path))
+    except _UNREADABLE as error:
+        raise Refused(f"it is no whole .h5 file: {_first_line(error)}") from error
     if config is None:
         raise Refused("it holds weights alone, no model")
-    if len(config) > _CONFIG_BYTES:
-        raise Refused(f"its description has {len(config):,} bytes")
-    text = version.decode() if isinstance(version, bytes) else version
-    return str(text), json.loads(config)
+    return version or "2", _parsed(config, "model_config")
+
+
+def _attribute(file: Any, name: str) -> str | None:
+    """A text beside a file's data, refused unread where it is long; None where it has none.
+
+    A text of no stated length takes no more memory than it has bytes in the file.
+    """
+    if name not in file.attrs:
+        return None
+    told = file.attrs.get_id(name)
+    if told.shape != () or told.get_storage_size() > _CONFIG_BYTES:
+        raise Refused(f"its {name} is no text of up to {_CONFIG_BYTES:,} bytes")
+    value = file.attrs[name]
+    text = value.decode() if isinstance(value, bytes) else value
+    if not isinstance(text, str) or len(text) > _CONFIG_BYTES:
+        raise Refused(f"its {name} is no text of up to {_CONFIG_BYTES:,} bytes")
+    return text
+
+
+def _check_weights(file: Any, file_bytes: int) -> None:
+    """Refuses HDF5 whose arrays are far larger than it, or lie in other files of this machine.
+
+    Args:
+      file: a path, or what is open for reading.
+      file_bytes: of the whole file.
+    """
+    import h5py
+
+    unpacked_bytes = seen = 0
+    with h5py.File(file, "r") as content:
+        waiting: list[Any] = [content]
+        while waiting:
+            group = waiting.pop()
+            for name in group:
+                seen += 1
+                if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                    raise Refused(f"its {group.name}/{name} is a link")
+                if seen > _MOST_ARRAYS:  # or groups that hold one another
+                    raise Refused(f"it has more than {_MOST_ARRAYS:,} arrays")
+                own = group[name]
+                if isinstance(own, h5py.Group):
+                    waiting.append(own)
+                elif isinstance(own, h5py.Dataset):
+                    if own.external or own.is_virtual:
+                        raise Refused(f"its array {own.name} lies in another file")
+                    unpacked_bytes += own.nbytes
+    workdir.check_unpacked(unpacked_bytes, file_bytes)
 
 
 def _check(config: Any) -> None:

@@ -27,6 +27,8 @@ class Architecture:
     choices: tuple[int, ...]
 
     def __post_init__(self) -> None:
+        if not isinstance(self.space, str):
+            raise ValueError(f"a space is named by a text, got {self.space!r}")
         if any(not isinstance(c, int) or isinstance(c, bool) or c < 0 for c in self.choices):
             raise ValueError(f"choices must be non-negative integers, got {self.choices}")
 

@@ -290,9 +290,9 @@ def from_json(name: str, data: Any, source: str) -> BitPolicy:
     for number, row in enumerate(data["rows"], 1):
         try:
             rows.append(Row.from_json(row))
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except errors.MALFORMED as error:
             raise errors.CorruptFileError(f"{source}: row {number}: {error}") from error
     try:
         return BitPolicy(name, tuple(rows))
-    except ValueError as error:
+    except errors.MALFORMED as error:
         raise errors.CorruptFileError(f"{source}: {error}") from error

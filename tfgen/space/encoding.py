@@ -8,6 +8,7 @@ as shares of knots; a knot of a long decision stands for the choices under its h
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy.typing as npt
 from tfgen.space.search_space import Choices, Decision, SearchSpace
 
 _KNOTS = 8  # for widths up to 128: one an octave
+_MOST_NUMBERS = 2**25  # that a row for each choice of each decision takes
 _NEVER = -1e9  # a logit that no softmax gives a share
 Float = npt.NDArray[np.floating[Any]]
 
@@ -52,6 +54,11 @@ class Encoding:
         short = [n for n, long in zip(counts, is_long, strict=True) if not long]
         self.knots = max([_KNOTS, *short])
         shape = len(decisions), max(counts), self.knots
+        if math.prod(shape) > _MOST_NUMBERS:
+            raise ValueError(
+                f"space {space.name!r} is too large to be encoded: {shape[0]:,} decisions of up "
+                f"to {shape[1]:,} choices with {shape[2]:,} knots"
+            )
         self.rows: Float = np.zeros(shape, dtype)
         self.spread: Float = np.zeros((shape[0], shape[2], shape[1]), dtype)
         self.absent: Float = np.full((shape[0], shape[2]), _NEVER, dtype)

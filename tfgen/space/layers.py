@@ -23,6 +23,7 @@ FUSED_ACTIVATIONS = ("linear", "relu", "relu6")
 _FUSING_OPS = (*WEIGHTED_OPS, "add")
 INPUT = "input"  # the name by which layers take the network's input
 
+_LARGEST = 2**31  # a number of a layer that others wrote is below
 Size = tuple[int, ...]  # (height, width) of an image, () of a vector
 Column = npt.NDArray[np.int64]  # [architectures]
 
@@ -100,8 +101,21 @@ class LayerSpec:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> LayerSpec:
+        """Reads what `to_json` wrote; raises one of `errors.MALFORMED` for another thing."""
         tuples = {k: tuple(data[k]) for k in ("inputs", "in_size", "out_size")}
-        return cls(**{**data, **tuples})
+        layer = cls(**{**data, **tuples})
+        texts = (layer.name, *layer.inputs)
+        sizes = (layer.in_channels, layer.out_channels, *layer.in_size, *layer.out_size)
+        widths = (layer.weight_bits, layer.activation_bits)
+        numbers = (*sizes, *widths, layer.kernel, layer.stride, layer.offset)
+        flags = (layer.batch_norm, layer.valid)
+        if (
+            not all(isinstance(text, str) for text in texts)
+            or not all(type(number) is int and number < _LARGEST for number in numbers)
+            or not all(isinstance(flag, bool) for flag in flags)
+        ):
+            raise ValueError(f"layer {layer.name!r}: a field is of another kind: {layer}")
+        return layer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

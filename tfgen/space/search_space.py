@@ -22,6 +22,16 @@ Value = int | float | str
 _SAMPLING = ("uniform", "log_uniform")
 # Enumerating more points than this is a mistake, not a wish.
 _MAX_ENUMERATED = 2_000_000
+# More than any network has; of a space that others wrote, memory and time follow from these.
+MOST_DECISIONS = MOST_STAGES = 4_000
+MOST_VALUES = 1_024
+MOST_CONDITIONS = 32  # that stand upon one another
+
+
+def _is_value(value: object) -> bool:
+    """Whether a decision may take it, or a stage's option have it."""
+    finite = isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, str) or (finite and not isinstance(value, bool))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,8 +66,14 @@ class Decision:
     sampling: str = "uniform"
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not all(map(_is_value, self.values)):
+            raise ValueError(f"decision {self.name!r}: values are numbers or texts")
         if not self.values or len(set(self.values)) != len(self.values):
             raise ValueError(f"decision {self.name!r}: values must be distinct and at least one")
+        if len(self.values) > MOST_VALUES:
+            raise ValueError(
+                f"decision {self.name!r}: {len(self.values):,} values, {MOST_VALUES:,} are allowed"
+            )
         if self.sampling not in _SAMPLING:
             raise ValueError(f"decision {self.name!r}: sampling must be one of {_SAMPLING}")
         if self.sampling == "log_uniform" and not (self.ordinal and float(self.values[0]) > 0):
@@ -154,18 +170,42 @@ class SearchSpace:
     bit_policy: str
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not isinstance(self.bit_policy, str):
+            raise ValueError(f"space {self.name!r}: name and bit policy are texts")
+        if len(self.input_shape) not in (1, 3) or not all(
+            isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in self.input_shape
+        ):
+            raise ValueError(
+                f"space {self.name!r}: an example has features, or height, width and channels, got "
+                f"{self.input_shape}"
+            )
+        if len(self.decisions) > MOST_DECISIONS or len(self.stages) > MOST_STAGES:
+            raise ValueError(
+                f"space {self.name!r}: {len(self.decisions):,} decisions and {len(self.stages):,} "
+                f"stages, {MOST_DECISIONS:,} and {MOST_STAGES:,} are allowed"
+            )
         known: dict[str, Decision] = {}
+        conditions: dict[str, int] = {}
         for decision in self.decisions:
             if decision.name in known:
                 raise ValueError(f"space {self.name!r}: decision {decision.name!r} occurs twice")
             self._check_when(decision.when, known, decision.name)
             known[decision.name] = decision
+            above = 0 if decision.when is None else conditions[decision.when.decision] + 1
+            if above > MOST_CONDITIONS:
+                raise ValueError(
+                    f"decision {decision.name!r}: stands upon {above} conditions, "
+                    f"{MOST_CONDITIONS} are allowed"
+                )
+            conditions[decision.name] = above
         names = [stage.name for stage in self.stages]
         if len(set(names)) != len(names):
             raise ValueError(f"space {self.name!r}: stage names must be unique")
         for stage in self.stages:
             self._check_when(stage.when, known, stage.name)
             for option, value in stage.options.items():
+                if not (isinstance(value, Chosen) or _is_value(value)):
+                    raise ValueError(f"stage {stage.name!r}: option {option!r} is {value!r}")
                 if isinstance(value, Chosen) and value.decision not in known:
                     raise ValueError(
                         f"stage {stage.name!r}: option {option!r} names an unknown decision "
@@ -218,8 +258,16 @@ class SearchSpace:
         Raises:
           UsageError: a row has the wrong length or an index out of range.
         """
-        array = np.atleast_2d(np.asarray(choices, np.int64))
-        if array.shape[1] != len(self.decisions):
+        try:
+            given = np.asarray(choices)
+        except ValueError as error:  # rows of several lengths
+            raise errors.UsageError(f"space {self.name!r}: choices are no table: {error}") from None
+        if given.size and given.dtype.kind not in "iu":
+            raise errors.UsageError(
+                f"space {self.name!r}: choices are whole numbers below 2**63, got {given.dtype}"
+            )
+        array = np.atleast_2d(given).astype(np.int64, copy=False)
+        if array.ndim != 2 or array.shape[1] != len(self.decisions):
             raise errors.UsageError(
                 f"space {self.name!r} has {len(self.decisions)} decisions, got {array.shape[1]}"
             )
@@ -266,7 +314,7 @@ class SearchSpace:
                 )
         if not architectures:
             return np.zeros((0, len(self.decisions)), np.int64)
-        return self.canonical(np.array([a.choices for a in architectures], np.int64))
+        return self.canonical([a.choices for a in architectures])
 
     def values(self, architecture: Architecture) -> dict[str, Value]:
         """Name -> value of each active decision, in order."""
@@ -314,7 +362,7 @@ class SearchSpace:
         """Sampling where each network of the space is equally likely [count, decisions]."""
         columns = []
         for decision in self.decisions:
-            subtrees = [self._points_below(decision, value) for value in decision.values]
+            subtrees = [self._points_below(decision, v, self._points) for v in decision.values]
             total = sum(subtrees)
             weights = np.array([s / total for s in subtrees])
             columns.append(random.choice(len(weights), size=count, p=weights / weights.sum()))
@@ -341,19 +389,30 @@ class SearchSpace:
 
     def size(self) -> int:
         """The exact number of different networks (inactive decisions count once)."""
-        roots = [d for d in self.decisions if d.when is None]
-        return math.prod(self._points(d) for d in roots)
+        return math.prod(self._points[d.name] for d in self.decisions if d.when is None)
 
-    def _points(self, decision: Decision) -> int:
-        return sum(self._points_below(decision, value) for value in decision.values)
+    @functools.cached_property
+    def _points(self) -> dict[str, int]:
+        """Of each decision, the points of itself and of those that its values switch on."""
+        points: dict[str, int] = {}
+        for decision in reversed(self.decisions):  # those that it switches on come later
+            below = [self._points_below(decision, value, points) for value in decision.values]
+            points[decision.name] = sum(below)
+        return points
 
-    def _points_below(self, decision: Decision, value: Value) -> int:
+    def _points_below(self, decision: Decision, value: Value, points: Mapping[str, int]) -> int:
         """Points of the decisions that `value` switches on, and of those below them."""
-        return math.prod(
-            self._points(d)
-            for d in self.decisions
-            if d.when and d.when.decision == decision.name and value in d.when.values
-        )
+        switched = self._switched.get(decision.name, ())
+        return math.prod(points[d.name] for d in switched if d.when and value in d.when.values)
+
+    @functools.cached_property
+    def _switched(self) -> dict[str, list[Decision]]:
+        """Name of a decision -> those whose condition names it."""
+        switched: dict[str, list[Decision]] = {}
+        for decision in self.decisions:
+            if decision.when is not None:
+                switched.setdefault(decision.when.decision, []).append(decision)
+        return switched
 
     def enumerate(self) -> Iterator[Architecture]:
         """Every network once; raises UsageError for a space too large to walk."""

@@ -22,6 +22,7 @@ _RELU_BIAS = 0.1
 DIMENSIONS = ("kernel", "depth", "width")  # in which networks of a supernet differ
 _YOUNGER = ("largest_share", "forced", "switchable", "phases", "distillation")
 LARGEST_SHIFT = 16  # pixels
+_LARGEST = 10**9  # a whole number of a recipe
 FIT_EXAMPLES = 4096  # of the training split, by which starts are compared
 
 
@@ -57,6 +58,9 @@ class Recipe:
     flip: bool = False
 
     def __post_init__(self) -> None:
+        whole = (self.steps, self.batch_size, self.warmup_steps, self.starts, self.patience)
+        if not all(isinstance(n, int) and n <= _LARGEST for n in (*whole, self.shift)):
+            raise ValueError(f"recipe needs whole numbers up to {_LARGEST:,}: {self}")
         if self.patience < 0 or not 0 <= self.shift <= LARGEST_SHIFT:
             raise ValueError(
                 f"recipe needs a patience of at least 0, a shift of 0..{LARGEST_SHIFT}: {self}"
