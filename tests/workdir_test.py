@@ -3,6 +3,8 @@
 import json
 import os
 import pathlib
+import subprocess
+import sys
 import tempfile
 
 import numpy as np
@@ -57,6 +59,33 @@ class WorkdirTest(absltest.TestCase):
             _ = 1 / 0  # a failed write brings it back too
         self.assertEqual(os.listdir(self.root), ["supernet"])
         workdir.recover(self.root / "nothing")  # is nothing to bring back
+
+    def test_one_process_owns_a_path_until_it_ends(self):
+        path = self.root / "records.db"
+        code = (
+            "import pathlib, sys, time; from tfgen import workdir\n"
+            "with workdir.owning(pathlib.Path(sys.argv[1])):\n"
+            "  print('mine', flush=True); time.sleep(60)"
+        )
+        other = subprocess.Popen(
+            [sys.executable, "-c", code, str(path)],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )
+        self.addCleanup(other.kill)
+        self.assertEqual(other.stdout.readline(), "mine\n")
+        message = f"records.db: process {other.pid} is at work on it"
+        with self.assertRaisesRegex(errors.UsageError, message), workdir.owning(path):
+            self.fail("two own it")
+        other.kill()
+        other.communicate()
+        with workdir.owning(path):
+            message = f"process {os.getpid()} is"
+            with self.assertRaisesRegex(errors.UsageError, message), workdir.owning(path):
+                self.fail("two own it")
+        with workdir.owning(path):
+            pass
 
     def test_a_manifest_finds_changed_and_missing_files(self):
         folder = self.root / "artefact"

@@ -363,7 +363,7 @@ def _deliver_on(
                 start=start,
                 progress=_progress(_steps(bundle, start)),
             )
-        except errors.ExportMismatchError as error:
+        except (errors.ExportMismatchError, errors.TrainingFailedError) as error:
             _say(f"not delivered: {error}")
             exit_code = max(exit_code, error.exit_code)
             continue

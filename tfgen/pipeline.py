@@ -6,6 +6,7 @@ deliver -> trained/<network>/, deployments/<network>-<answer>/
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -52,25 +53,46 @@ Progress = Callable[[int, float], None]  # steps done, loss
 
 
 def collect(
-    experiment: Experiment, work: workdir.WorkDir, data_dir: str | None, processes: int
+    experiment: Experiment,
+    work: workdir.WorkDir,
+    data_dir: str | None,
+    processes: int,
+    *,
+    limits: population.Limits | None = None,
+    retry_failed: bool = False,
 ) -> tuple[int, int, Iterator[Record]]:
     """Plans the experiment's records and makes those that are not there yet.
 
+    Args:
+      experiment: whose records.
+      work: where they lie.
+      data_dir: of TFDS; None for the default.
+      processes: trainings at a time.
+      limits: of each training.
+      retry_failed: whether trainings that failed are done again.
+
     Returns:
       How many are planned, how many are missing, and an iterator that makes them.
+
+    Raises:
+      UsageError: another process makes them.
     """
     space = catalog.get(experiment.space)
     dataset = datasets.load(experiment.dataset, data_dir)
     trainings = collecting.plan(space, experiment.records, experiment.seed)
     if experiment.supernet is not None:
         return _inherit(experiment, work, dataset, [t.architecture for t in trainings])
-    store = RecordStore(work.records, space)
-    missing = collecting.pending(store, trainings, dataset, experiment.recipe)
-    workers = population.Workers(dataset, experiment.recipe, processes=processes)
+    recipe = experiment.recipe
+    workers = population.Workers(dataset, recipe, processes=processes, limits=limits)
+    with contextlib.ExitStack() as stack:
+        store = stack.enter_context(RecordStore(work.records, space))
+        stack.enter_context(store.owned())
+        missing = collecting.pending(store, trainings, dataset, recipe, retry_failed=retry_failed)
+        owning = stack.pop_all()
 
     def made() -> Iterator[Record]:
-        with store, workers:
-            yield from collecting.collect(store, missing, workers)
+        with owning, workers:
+            yield from collecting.train(store, missing, workers)
 
     return len(trainings), len(missing), made()
 
@@ -83,13 +105,16 @@ def _inherit(
 ) -> tuple[int, int, Iterator[Record]]:
     """The same where networks inherit their weights from a supernet."""
     supernet = supernets.load(experiment, work, dataset)
-    store = RecordStore(work.records, supernet.space)
-    evaluate = supernets.evaluator(supernet, dataset, store)
+    with contextlib.ExitStack() as stack:
+        store = stack.enter_context(RecordStore(work.records, supernet.space))
+        stack.enter_context(store.owned())
+        evaluate = supernets.evaluator(supernet, dataset, store)
+        owning = stack.pop_all()
     networks = dict.fromkeys(planned)
     missing = [architecture for architecture in networks if architecture not in evaluate.known]
 
     def made() -> Iterator[Record]:
-        with store:
+        with owning:
             for architecture in missing:
                 yield from evaluate([architecture])
 
@@ -101,17 +126,24 @@ def planned_records(
 ) -> list[Record]:
     """The experiment's own records: a store may hold others, of a longer plan or another seed.
 
+    Trainings that failed are left out: they are done.
+
     Raises:
-      UsageError: some are still missing.
+      UsageError: some are still missing, or all failed.
     """
     space = catalog.get(experiment.space)
     plan = collecting.plan(space, experiment.records, experiment.seed)
     wanted = {(training.architecture, training.seed) for training in plan}
     with RecordStore(work.records, space) as store:
-        stored = store.read(dataset.fingerprint, experiment.recipe.fingerprint)
-    records = [record for record in stored if (record.architecture, record.seed) in wanted]
-    _check_complete(work, len(records), len(plan))
-    return records
+        of = dataset.fingerprint, experiment.recipe.fingerprint
+        stored, failed = (
+            [record for record in found if (record.architecture, record.seed) in wanted]
+            for found in (store.read(*of), store.failed(*of))
+        )
+    _check_complete(work, len(stored) + len(failed), len(plan))
+    if not stored:
+        raise errors.UsageError(f"{work.records}: every training failed: {failed[0].failure}")
+    return stored
 
 
 def _check_complete(work: workdir.WorkDir, records: int, planned: int) -> None:
@@ -129,6 +161,8 @@ def fit(
     processes: int,
     say: learning.Say,
     device: str | None = None,
+    *,
+    limits: population.Limits | None = None,
 ) -> bundles.Bundle:
     """Fits the encoder and every method's generator to the records; writes the bundle.
 
@@ -139,6 +173,7 @@ def fit(
       processes: trainings of proposals at a time.
       say: told what is done.
       device: that was profiled, for generators whose targets limit its latency.
+      limits: of each training of a proposal.
 
     Raises:
       UsageError: records are missing, or a device is given where no generator reads one, or the
@@ -154,8 +189,8 @@ def fit(
     shared: bundles.SharedWeights | None = None
     if experiment.supernet is None:
         records = planned_records(experiment, work, dataset)
-        workers = population.Workers(dataset, experiment.recipe, processes=processes)
-        with RecordStore(work.records, space) as store, workers:
+        workers = population.Workers(dataset, experiment.recipe, processes=processes, limits=limits)
+        with RecordStore(work.records, space) as store, store.owned(), workers:
             evaluate = collecting.Evaluator(store, workers)
             learned = learning.learn(
                 experiment, records, metric, evaluate, seed, say, path, latency=latency
@@ -164,7 +199,7 @@ def fit(
         supernet = supernets.load(experiment, work, dataset)
         assert experiment.fine_tuning is not None  # an experiment checks itself
         shared = supernets.shared(supernet, dataset, experiment.fine_tuning)
-        with RecordStore(work.records, space) as store:
+        with RecordStore(work.records, space) as store, store.owned():
             score = supernets.evaluator(supernet, dataset, store)
             plan = collecting.plan(space, experiment.records, seed)
             wanted = {training.architecture for training in plan}
@@ -278,7 +313,7 @@ def _gap(
                         shared=shared,
                     )
                     score = delivered.score(file, dataset, dataset.validation)
-                except errors.ExportMismatchError:
+                except (errors.ExportMismatchError, errors.TrainingFailedError):
                     score = None  # such a file is never delivered, so it has no gap
             known[key] = {"record": record.metric, "file": score}
             workdir.write_json(path, known)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import fcntl
 import hashlib
 import importlib.metadata
 import io
@@ -103,6 +104,32 @@ def _sync(path: pathlib.Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def owning(path: pathlib.Path) -> Iterator[None]:
+    """Keeps other processes from owning the same path while the block runs.
+
+    The kernel takes the lock back when this process ends, however it does; the small file stays.
+
+    Raises:
+      UsageError: another process owns it; says which.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}.lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            owner = file.read().strip() or "another"
+            raise errors.UsageError(
+                f"{path}: process {owner} is at work on it; wait until it has ended, or take "
+                "another work directory"
+            ) from None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
 
 
 def recover(path: pathlib.Path) -> None:
