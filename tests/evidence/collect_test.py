@@ -91,6 +91,32 @@ class CollectTest(absltest.TestCase):
         self.assertLen(self.read(whole), RECORDS)
         self.assertEqual(self.read(self.path), self.read(whole))
 
+    def test_twenty_killed_workers_change_nothing(self):
+        whole = self.path.with_name("whole.db")
+        space, plan = small_space(), collect.plan(small_space(), RECORDS, seed=11)
+        with RecordStore(whole, space) as store, Workers(dataset(), RECIPE, processes=2) as workers:
+            list(collect.collect(store, plan, workers))
+        killed = set()
+        moments = random.Random(time.time_ns())
+
+        def send(worker, index, member):
+            original(worker, index, member)
+            if index % 7 == 0 and index not in killed and len(killed) < KILLS:
+                time.sleep(moments.uniform(0, 0.02))  # what a training takes, or less
+                worker.process.kill()
+                killed.add(index)
+
+        original = population._Worker.send
+        with (
+            mock.patch.object(population._Worker, "send", send),
+            RecordStore(self.path, space) as store,
+            Workers(dataset(), RECIPE, processes=2) as workers,
+        ):
+            made = list(collect.collect(store, plan, workers))
+        self.assertEqual({record.failure for record in made}, {None})
+        self.assertLen(killed, KILLS)
+        self.assertEqual(self.read(self.path), self.read(whole))
+
     def test_failed_trainings_are_done_and_named(self):
         # Steps of 1e30 are squared beyond float32 in the first loss after them.
         recipe = dataclasses.replace(RECIPE, learning_rate=1e30, warmup_steps=0)

@@ -298,6 +298,11 @@ class Workers:
         self._folder = None
         self._stack.close()
 
+    @property
+    def pids(self) -> list[int]:
+        """Of the processes that are there."""
+        return [worker.process.pid for worker in self._workers]
+
     def train(self, members: Sequence[Member]) -> Iterator[Outcome]:
         """Trains the members and yields each outcome when it is there, in no particular order.
 
