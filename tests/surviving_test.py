@@ -16,7 +16,7 @@ from absl.testing import absltest
 from tests.space.small import small_space
 from tfgen import errors, workdir
 from tfgen.evidence.record import Record, RecordStore
-from tools import bench_kills
+from tools import bench_kills, bench_store, bench_trials
 
 _NOBODY = 65534
 _COLLECT = (
@@ -185,6 +185,27 @@ class KillsTest(absltest.TestCase):
         survived = bench_kills.survive_writers(20, folder)
         self.assertEqual(survived.kills, 20)
         self.assertGreaterEqual(survived.told, 5)  # a round begins when a record was acknowledged
+
+
+class GrowthTest(absltest.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.folder = pathlib.Path(self.enter_context(tempfile.TemporaryDirectory()))
+
+    def test_memory_does_not_grow_with_trials(self):
+        found = bench_trials.measure(200, 2, self.folder)
+        self.assertEqual(found[-1].trials, 200)
+        half, last = found[len(found) // 2 - 1], found[-1]
+        # 20 kB that each of a hundred trainings leaves would be seen; 40,000 are in docs/scale.md.
+        self.assertLess(last.parent_mb - half.parent_mb, 2.0)
+        for before, after in zip(half.workers_mb, last.workers_mb, strict=True):
+            self.assertLess(after - before, 2.0)
+
+    def test_ten_thousand_records(self):
+        told = bench_store.measure(10_000, 1000, 10, self.folder)
+        # Some 120 bytes a record: three fingerprints of text, a choice of each decision, numbers.
+        self.assertBetween(told["file_mb"], 0.5, 3.0)
+        self.assertLess(told["peak_mb"], 400)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from ml_collections import config_flags
 
 from tfgen import pipeline, program, workdir
 from tfgen.experiment import Experiment
-from tfgen.training import population
+from tfgen.training import cluster, population
 
 _REASONS = 5  # for which trainings failed, that are shown
 
@@ -37,6 +37,14 @@ _MEMORY_GB = flags.DEFINE_float(
     "data, beyond which it has failed.", lower_bound=0.1,
 )  # fmt: skip
 _RETRY_FAILED = flags.DEFINE_bool("retry_failed", False, "Trains once more what failed before.")
+_RAY_ADDRESS = flags.DEFINE_string(
+    "ray_address", None, "A Ray cluster that trains, as host:6379, or local; needs tfgen[ray]. "
+    "Default: processes of this machine."
+)  # fmt: skip
+_RAY_RESOURCES = flags.DEFINE_multi_string(
+    "ray_resource", [], "What a machine of the cluster must have for a training, as NAME=NUMBER; "
+    "repeat for several."
+)  # fmt: skip
 
 
 def main(argv: Sequence[str]) -> int:
@@ -55,6 +63,7 @@ def main(argv: Sequence[str]) -> int:
         _PROCESSES.value,
         limits=population.Limits(_SECONDS.value, int(_MEMORY_GB.value * 1e9)),
         retry_failed=_RETRY_FAILED.value,
+        ray=cluster.named(_RAY_ADDRESS.value, _RAY_RESOURCES.value),
     )
     progress = tqdm.tqdm(
         made, total=planned, initial=planned - missing, unit="networks", file=sys.stderr,

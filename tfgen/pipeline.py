@@ -37,7 +37,7 @@ from tfgen.space.architecture import Architecture
 from tfgen.space.layers import WEIGHTED_OPS, LayerSpec
 from tfgen.space.lowering import ACTIVATION_BITS, lower, lower_batch
 from tfgen.space.search_space import SearchSpace
-from tfgen.training import datasets, population
+from tfgen.training import cluster, datasets, population
 from tfgen.training.recipe import Recipe
 
 _PROBED = 64  # architectures, which have every kind of op of their space
@@ -60,6 +60,7 @@ def collect(
     *,
     limits: population.Limits | None = None,
     retry_failed: bool = False,
+    ray: cluster.Place | None = None,
 ) -> tuple[int, int, Iterator[Record]]:
     """Plans the experiment's records and makes those that are not there yet.
 
@@ -70,6 +71,7 @@ def collect(
       processes: trainings at a time.
       limits: of each training.
       retry_failed: whether trainings that failed are done again.
+      ray: the cluster that trains; None for processes of this machine.
 
     Returns:
       How many are planned, how many are missing, and an iterator that makes them.
@@ -83,18 +85,31 @@ def collect(
     if experiment.supernet is not None:
         return _inherit(experiment, work, dataset, [t.architecture for t in trainings])
     recipe = experiment.recipe
-    workers = population.Workers(dataset, recipe, processes=processes, limits=limits)
     with contextlib.ExitStack() as stack:
         store = stack.enter_context(RecordStore(work.records, space))
         stack.enter_context(store.owned())
         missing = collecting.pending(store, trainings, dataset, recipe, retry_failed=retry_failed)
+        workers = stack.enter_context(_trainer(dataset, recipe, processes, limits, ray))
         owning = stack.pop_all()
 
     def made() -> Iterator[Record]:
-        with owning, workers:
+        with owning:
             yield from collecting.train(store, missing, workers)
 
     return len(trainings), len(missing), made()
+
+
+def _trainer(
+    dataset: datasets.Dataset,
+    recipe: Recipe,
+    processes: int,
+    limits: population.Limits | None,
+    ray: cluster.Place | None,
+) -> population.Trainer:
+    """Who trains a population: processes of this machine, or a cluster."""
+    if ray is not None:
+        return cluster.Cluster(ray, dataset, recipe, limits=limits)
+    return population.Workers(dataset, recipe, processes=processes, limits=limits)
 
 
 def _inherit(
@@ -163,6 +178,7 @@ def fit(
     device: str | None = None,
     *,
     limits: population.Limits | None = None,
+    ray: cluster.Place | None = None,
 ) -> bundles.Bundle:
     """Fits the encoder and every method's generator to the records; writes the bundle.
 
@@ -174,6 +190,7 @@ def fit(
       say: told what is done.
       device: that was profiled, for generators whose targets limit its latency.
       limits: of each training of a proposal.
+      ray: the cluster that trains proposals; None for processes of this machine.
 
     Raises:
       UsageError: records are missing, or a device is given where no generator reads one, or the
@@ -189,7 +206,7 @@ def fit(
     shared: bundles.SharedWeights | None = None
     if experiment.supernet is None:
         records = planned_records(experiment, work, dataset)
-        workers = population.Workers(dataset, experiment.recipe, processes=processes, limits=limits)
+        workers = _trainer(dataset, experiment.recipe, processes, limits, ray)
         with RecordStore(work.records, space) as store, store.owned(), workers:
             evaluate = collecting.Evaluator(store, workers)
             learned = learning.learn(

@@ -17,7 +17,7 @@ from ml_collections import config_flags
 
 from tfgen import pipeline, program, workdir
 from tfgen.experiment import Experiment
-from tfgen.training import population
+from tfgen.training import cluster, population
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment; see configs/.")
 _WORK_DIR = flags.DEFINE_string("work_dir", None, "Where records.db is.", required=True)
@@ -36,6 +36,14 @@ _MEMORY_GB = flags.DEFINE_float(
     "training_memory_gb", population.Limits.memory_bytes / 1e9, "Memory of a training beside its "
     "data, beyond which it has failed.", lower_bound=0.1,
 )  # fmt: skip
+_RAY_ADDRESS = flags.DEFINE_string(
+    "ray_address", None, "A Ray cluster that trains, as host:6379, or local; needs tfgen[ray]. "
+    "Default: processes of this machine."
+)  # fmt: skip
+_RAY_RESOURCES = flags.DEFINE_multi_string(
+    "ray_resource", [], "What a machine of the cluster must have for a training, as NAME=NUMBER; "
+    "repeat for several."
+)  # fmt: skip
 
 
 def main(argv: Sequence[str]) -> int:
@@ -52,7 +60,14 @@ def main(argv: Sequence[str]) -> int:
         program.prefer_onednn()
     limits = population.Limits(_SECONDS.value, int(_MEMORY_GB.value * 1e9))
     pipeline.fit(
-        experiment, work, _DATA_DIR.value, _PROCESSES.value, say, _DEVICE.value, limits=limits
+        experiment,
+        work,
+        _DATA_DIR.value,
+        _PROCESSES.value,
+        say,
+        _DEVICE.value,
+        limits=limits,
+        ray=cluster.named(_RAY_ADDRESS.value, _RAY_RESOURCES.value),
     )
     print(f"bundle in {work.bundle}")
     return 0

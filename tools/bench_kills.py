@@ -80,7 +80,7 @@ SUPERNET = Experiment(
     methods={},
     seed=7,
     fine_tuning=SMALL.recipe,
-    supernet=SupernetRecipe(epochs=4, batch_size=32, learning_rate=0.1, shift=0, flip=False),
+    supernet=SupernetRecipe(epochs=3, batch_size=50, learning_rate=0.1, shift=0, flip=False),
 )
 
 
@@ -249,7 +249,7 @@ def _training() -> Stage:
 
 def _supernet() -> Stage:
     """A checkpoint after each epoch."""
-    data = _quarters()
+    data = quarters()
 
     def run(work: pathlib.Path, tell: Callable[[str], Any]) -> None:
         del tell
@@ -311,7 +311,7 @@ def _files(folder: pathlib.Path) -> dict[str, str]:
     return dict(files)
 
 
-def _quarters() -> datasets.Dataset:
+def quarters() -> datasets.Dataset:
     """Images [28, 28, 1] with a bright quarter, whose number is the class."""
     made = seeds.stream(1, "quarters")
     y = made.integers(4, size=300)

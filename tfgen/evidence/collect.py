@@ -17,7 +17,7 @@ from tfgen.training import population
 from tfgen.training.datasets import Dataset
 from tfgen.training.recipe import Recipe
 
-_PORTION = 1024  # networks whose layers are in memory at a time
+_PORTION = 8192  # networks whose layers are in memory at a time
 
 
 @dataclasses.dataclass(frozen=True)

@@ -42,7 +42,6 @@ SPLITS = ("train", "validation", "test")
 
 DIVERGED = "outputs are not finite: the training diverged"
 _DEATHS = 3  # of workers with one member before it has failed: others kill processes too
-_FAILURES_IN_A_ROW = 10  # after which it is not the networks
 _LONGEST = 1e6  # seconds, beyond which the system's clocks overflow
 _REASON = 300  # characters of an exception that are kept
 _ARRAYS = ("x", "y", "fit_x", "score_x", "score_y")
@@ -70,13 +69,16 @@ class Limits:
     Attributes:
       seconds: wall time, at most a million.
       memory_bytes: address space of its process, beside the data.
+      failures: in a row, after which the run is stopped: then it is not the networks. 0 never stops
+        it.
     """
 
     seconds: float = 3600.0
     memory_bytes: int = child_process.MEMORY_BYTES
+    failures: int = 10
 
     def __post_init__(self) -> None:
-        if not (0 < self.seconds <= _LONGEST and self.memory_bytes > 0):
+        if not (0 < self.seconds <= _LONGEST and self.memory_bytes > 0 and self.failures >= 0):
             raise ValueError(f"a training needs up to {_LONGEST:g} s, and memory: {self}")
 
 
@@ -281,7 +283,7 @@ class Workers:
         self._split = split
         self._keep_losses = keep_losses
         self._limits = limits or Limits()
-        self._in_a_row = InARow()
+        self._in_a_row = InARow(self._limits.failures)
         self._folder: pathlib.Path | None = None
         self._stack = contextlib.ExitStack()
         self._workers: list[_Worker] = []
@@ -377,16 +379,17 @@ class InARow:
     """Counts failures one after the other: a defect of the machine or the recipe is not recorded
     for thousands of networks."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int):
+        self._most = most
         self._failures = 0
 
     def count(self, outcome: Outcome) -> None:
         """Raises TfgenError at the last failure that is allowed."""
         self._failures = 0 if outcome.failure is None else self._failures + 1
-        if self._failures >= _FAILURES_IN_A_ROW:
+        if self._most and self._failures >= self._most:
             self._failures = 0
             raise errors.TfgenError(
-                f"{_FAILURES_IN_A_ROW} trainings in a row failed, the last one with: "
+                f"{self._most} trainings in a row failed, the last one with: "
                 f"{outcome.failure}. Outcomes so far are good; look at the recipe, the limits and "
                 "this machine before the others are trained"
             )
