@@ -91,7 +91,7 @@ def run(
             ).returncode
         except subprocess.TimeoutExpired:
             code = None
-        return Ended(code, _last_words(output))
+    return Ended(code, last_words(folder / "output"))
 
 
 def begin(folder: pathlib.Path) -> dict[str, Any]:
@@ -102,10 +102,11 @@ def begin(folder: pathlib.Path) -> dict[str, Any]:
     return request
 
 
-def _last_words(output: Any) -> str:
-    output.seek(0, os.SEEK_END)
-    output.seek(max(0, output.tell() - 4096))
-    lines = output.read().decode(errors="replace").split("\n")
+def last_words(output: pathlib.Path) -> str:
+    """The last line of what a child wrote."""
+    with output.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
+        lines = file.read().decode(errors="replace").split("\n")
     return next((line.strip() for line in reversed(lines) if line.strip()), "no reason")[-_QUOTED:]
 
 

@@ -9,16 +9,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import json
 import pathlib
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from tfgen import bundle as bundles
-from tfgen import errors, learning, seeds, supernets, workdir
+from tfgen import errors, learning, making, seeds, supernets, workdir
 from tfgen.cost import profiled_latency
 from tfgen.cost.budget import Budget
 from tfgen.cost.cost_model import LATENCY, CostModel
@@ -34,7 +33,7 @@ from tfgen.experiment import Experiment
 from tfgen.selection import Candidate, Selector
 from tfgen.space import bits, catalog
 from tfgen.space.architecture import Architecture
-from tfgen.space.layers import WEIGHTED_OPS, LayerSpec
+from tfgen.space.layers import WEIGHTED_OPS
 from tfgen.space.lowering import ACTIVATION_BITS, lower, lower_batch
 from tfgen.space.search_space import SearchSpace
 from tfgen.training import cluster, datasets, population
@@ -42,11 +41,9 @@ from tfgen.training.recipe import Recipe
 
 _PROBED = 64  # architectures, which have every kind of op of their space
 GAP = "gap.json"
-MODEL, RECIPE = "model.tflite", "recipe.json"
 BENCHMARK, CONTRACT = "benchmark.json", "contract.json"
 # How a delivery gets its weights: from the bundle's supernet; from there, trained; trained anew.
 INHERIT, QAT, SCRATCH = STARTS = ("inherit", "qat", "scratch")
-Progress = Callable[[int, float], None]  # steps done, loss
 
 
 # --- evidence -----------------------------------------------------------------------------------
@@ -320,15 +317,11 @@ def _gap(
             layers = lower(space, record.architecture)
             with workdir.scratch() as folder:
                 try:
-                    file = make_file(
-                        space,
-                        layers,
-                        dataset,
-                        experiment.recipe,
-                        record.seed,
-                        folder,
-                        shared=shared,
+                    ordered = making.Order(
+                        space, tuple(layers), dataset, experiment.recipe, record.seed, shared=shared
                     )
+                    # Not each in a child: fifty times TensorFlow's import.
+                    file = making.make(ordered, folder)
                     score = delivered.score(file, dataset, dataset.validation)
                 except (errors.ExportMismatchError, errors.TrainingFailedError):
                     score = None  # such a file is never delivered, so it has no gap
@@ -519,92 +512,6 @@ def timed_here(bundle: bundles.Bundle, candidates: Sequence[Candidate], device: 
 # --- deliveries ---------------------------------------------------------------------------------
 
 
-def make_file(
-    space: SearchSpace,
-    layers: Sequence[LayerSpec],
-    dataset: datasets.Dataset,
-    recipe: Recipe,
-    seed: int,
-    folder: pathlib.Path,
-    *,
-    trained: pathlib.Path | None = None,
-    io: str = "float",
-    shared: bundles.SharedWeights | None = None,
-    tune: bool = False,
-    progress: Progress | None = None,
-) -> pathlib.Path:
-    """Trains a network with quantization in the loop and writes model.tflite and recipe.json.
-
-    With shared weights it inherits them, rounded: that is all, unless they are to be tuned.
-
-    Args:
-      space: whose bit policy the file must keep.
-      layers: the network.
-      dataset: what it is trained on.
-      recipe: how.
-      seed: of its weights and batches.
-      folder: where the file goes.
-      trained: where the Keras model is kept; None keeps it nowhere.
-      io: "float", or "int8" for integer input and output.
-      shared: what it inherits; None trains it from scratch.
-      tune: whether what was inherited is trained by `shared.fine_tuning`.
-      progress: told the steps done and the loss.
-
-    Returns:
-      The path of model.tflite.
-    """
-    from tfgen.deployment import export
-    from tfgen.training import trainer
-
-    export.check_bits(layers, space.bit_policy)  # a minute before export would
-    if shared is None:
-        result = trainer.train(layers, dataset, recipe, seed, progress=progress)
-        told = recipe.to_json()
-    else:
-        own = supernets.inherited(space, shared, layers)
-        told = {"inherited": True}
-        if tune:
-            tuning = shared.fine_tuning
-            result = trainer.train(layers, dataset, tuning, seed, weights=own, progress=progress)
-            told |= tuning.to_json()
-        else:
-            result = trainer.inherit(layers, own, shared.examples.train.x, dataset)
-    if trained is not None:
-        with workdir.writing_folder(trained) as fresh:
-            trainer.save(result, fresh)
-            workdir.write_manifest(
-                fresh,
-                config={
-                    "recipe": told,
-                    "layers": [layer.to_json() for layer in layers],
-                },
-                seed=seed,
-                data={dataset.name: dataset.fingerprint},
-                parents={},
-            )
-    examples = dataset.test.x
-    exported = export.export(result.model, result.layers, examples, space.bit_policy, io=io)
-    path = folder / MODEL
-    workdir.write_bytes(path, exported.content)
-    workdir.write_json(
-        folder / RECIPE,
-        {
-            "layers": [layer.to_json() for layer in layers],
-            "training": {**told, "seed": seed, "dataset": dataset.fingerprint},
-            "preprocessing": dict(dataset.preprocessing),
-            "input_output": io,
-            "quantizer": json.loads(exported.recipe_json),
-            "checked": {
-                "examples": exported.compared,
-                "agreement": exported.agreement,
-                "max_steps": exported.max_steps,
-                "mean_steps": exported.mean_steps,
-            },
-        },
-    )
-    return path
-
-
 @dataclasses.dataclass(frozen=True)
 class Delivery:
     """A contract, the file that it is about, and how it was timed."""
@@ -612,6 +519,28 @@ class Delivery:
     contract: contract.Contract
     path: pathlib.Path
     timed: Measurement
+
+
+def order(
+    bundle: bundles.Bundle,
+    candidate: Candidate,
+    dataset: datasets.Dataset,
+    *,
+    seed: int,
+    start: str = SCRATCH,
+) -> making.Order:
+    """What `deliver` has made; arguments as there."""
+    fingerprint = candidate.architecture.fingerprint
+    return making.Order(
+        bundle.space,
+        tuple(lower(bundle.space, candidate.architecture, bundle.activation_bits)),
+        dataset,
+        bundle.recipe,
+        seeds.derive(seed, "delivery", fingerprint),
+        bundle.io,
+        None if start == SCRATCH else bundle.shared,
+        start == QAT,
+    )
 
 
 def deliver(
@@ -623,38 +552,47 @@ def deliver(
     seed: int,
     threads: int = 1,
     start: str = SCRATCH,
-    progress: Progress | None = None,
+    progress: making.Progress | None = None,
+    maker: making.Maker | None = None,
 ) -> Delivery:
-    """Trains, exports and measures one candidate; a deployment appears whole or not at all."""
+    """Trains, exports and measures one candidate; a deployment appears whole or not at all.
+
+    Args:
+      bundle: whose candidate it is.
+      candidate: the network, and the budget that it is for.
+      work: where everything goes.
+      dataset: what it is trained and tested on.
+      seed: of the training.
+      threads: of the measured runtime.
+      start: one of STARTS.
+      progress: told the steps done and the loss.
+      maker: who trains it; None for a child process with `making.default_limits`.
+
+    Raises:
+      TrainingFailedError: the training diverged, or took too much.
+      ExportMismatchError: the file disagrees with the network.
+    """
     fingerprint = candidate.architecture.fingerprint
-    layers = lower(bundle.space, candidate.architecture, bundle.activation_bits)
-    training_seed = seeds.derive(seed, "delivery", fingerprint)
+    ordered = order(bundle, candidate, dataset, seed=seed, start=start)
+    layers = ordered.layers
+    if not ordered.trains:
+        maker = making.make
+    elif maker is None:
+        maker = making.InChild()
     answer = f"{seeds.derive(seed, str(candidate.budget), bundle.io, bundle.name):016x}"[-6:]
     network = fingerprint if start == SCRATCH else f"{fingerprint}-{start}"
     if bundle.activation_bits != ACTIVATION_BITS:
         network += f"-a{bundle.activation_bits}"
     kept = work.trained(network)
     with workdir.writing_folder(work.deployment(network, answer)) as folder:
-        path = make_file(
-            bundle.space,
-            layers,
-            dataset,
-            bundle.recipe,
-            training_seed,
-            folder,
-            trained=kept,
-            io=bundle.io,
-            shared=None if start == SCRATCH else bundle.shared,
-            tune=start == QAT,
-            progress=progress,
-        )
+        path = maker(ordered, folder, trained=kept, progress=progress)
         reference_ms = None
         if candidate.budget.device is not None:
             reference_ms = devices.table(candidate.budget.device, threads).reference_ms
         timed = benchmark.measure(path, threads=threads, reference_ms=reference_ms)
         measured = {
             bundle.task.metric: delivered.score(path, dataset, dataset.test),
-            **delivered.costs(path, folder / RECIPE),
+            **delivered.costs(path, folder / making.RECIPE),
             LATENCY: timed.latency_ms,
             "file_kb": timed.file_bytes / 1000,
         }
@@ -697,11 +635,11 @@ def deliver(
                 "activation_bits": bundle.activation_bits,
                 "input_output": bundle.io,
             },
-            seed=training_seed,
+            seed=ordered.seed,
             data={dataset.name: dataset.fingerprint},
             parents={
                 f"trained/{network}/{workdir.MANIFEST}": workdir.sha256(kept / workdir.MANIFEST),
                 f"{bundle.name}/{workdir.MANIFEST}": bundle.manifest_sha256,
             },
         )
-    return Delivery(agreed, work.deployment(network, answer) / MODEL, timed)
+    return Delivery(agreed, work.deployment(network, answer) / making.MODEL, timed)

@@ -61,7 +61,10 @@ class ClusterTest(absltest.TestCase):
         super().setUpClass()
         import ray
 
-        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+        # Ray gives its workers a low priority, with which they hardly run on a busy machine.
+        cls.enterClassContext(
+            mock.patch.dict(os.environ, RAY_worker_niceness="0", RAY_USAGE_STATS_ENABLED="0")
+        )
         ray.init(
             address="local",
             num_cpus=2,
@@ -77,7 +80,7 @@ class ClusterTest(absltest.TestCase):
         place = cluster.Place("auto", resources or {})
         with cluster.Cluster(place, REGRESSION, recipe, **options) as trainer:
             if task is not None:
-                trainer._task = task
+                trainer._tasks.start = lambda function, *arguments: task.remote(*arguments)
             return by_index(trainer.train(members))
 
     def expected(self, members, recipe=RECIPE, **options):

@@ -16,7 +16,7 @@ import dataclasses
 import functools
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tfgen import errors
@@ -65,6 +65,69 @@ def named(address: str | None, resources: Sequence[str]) -> Place | None:
     return None if address is None else Place(address, told)
 
 
+class Tasks:
+    """Functions of modules that run on a cluster, a core each.
+
+    Attributes:
+      cores: of the cluster.
+    """
+
+    def __init__(self, place: Place):
+        """Connects, unless this process is connected; raises UsageError and TfgenError."""
+        ray = _ray()
+        self._connected = _connect(place.address)
+        self._resources = dict(place.resources)
+        has = ray.cluster_resources()
+        lacking = {k: v for k, v in self._resources.items() if has.get(k, 0) < v}
+        if lacking:
+            self.close()
+            raise errors.TfgenError(f"the Ray cluster at {place.address} lacks {lacking}")
+        self.cores = max(1, int(has.get("CPU", 1)))
+
+    def put(self, value: Any) -> Any:
+        """Keeps a value where tasks can get it; a reference to it."""
+        return _ray().put(value)
+
+    def start(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Starts a task, which is repeated where its process or machine goes away."""
+        remote = _ray().remote(function)
+        options = {"num_cpus": 1, "max_retries": _RETRIES, "resources": self._resources}
+        return remote.options(**options).remote(*arguments)
+
+    def first(self, running: Iterable[Any]) -> Any:
+        """Waits for one of some tasks."""
+        (ready,), _ = _ray().wait(list(running), num_returns=1)
+        return ready
+
+    def result(self, task: Any) -> Any:
+        """Waits for a task and returns its result.
+
+        Raises:
+          TrainingFailedError: its process or machine went away each time.
+          TfgenError: it raised, as where a machine has no tfgen.
+        """
+        ray = _ray()
+        try:
+            return ray.get(task)
+        except ray.exceptions.RayTaskError as error:
+            raise errors.TfgenError(f"a Ray task: {error.cause}") from error
+        except ray.exceptions.RayError as error:
+            raise errors.TrainingFailedError(
+                f"ended {1 + _RETRIES} Ray tasks, the last with {type(error).__name__}"
+            ) from error
+
+    def give_up(self, running: Iterable[Any]) -> None:
+        """Ends tasks, whatever they are doing."""
+        for task in running:
+            _ray().cancel(task, force=True)
+
+    def close(self) -> None:
+        """Ends the connection that was made here, and all tasks of it."""
+        if self._connected:
+            self._connected = False
+            _ray().shutdown()
+
+
 class Cluster:
     """Trains members on one data set with one recipe; a `population.Trainer`.
 
@@ -102,31 +165,19 @@ class Cluster:
         self.dataset = dataset
         self.recipe = recipe
         self._in_a_row = population.InARow(limits.failures)
-        ray = _ray()
-        self._connected = _connect(place.address)
-        try:
-            has = ray.cluster_resources()
-            lacking = {k: v for k, v in place.resources.items() if has.get(k, 0) < v}
-            if lacking:
-                raise errors.TfgenError(f"the Ray cluster at {place.address} lacks {lacking}")
-            self._cores = max(1, int(has.get("CPU", 1)))
-            self._job = json.dumps(
-                {
-                    "task": dataset.task.name,
-                    "recipe": recipe.to_json(),
-                    "split": split,
-                    "limits": dataclasses.asdict(dataclasses.replace(limits, failures=0)),
-                }
-            )
-            scored = getattr(dataset, split)
-            arrays = [part for s in (dataset.train, scored) for part in (s.x, s.y)]
-            self._arrays = ray.put(arrays)
-            self._task = ray.remote(_train_chunk).options(
-                num_cpus=1, max_retries=_RETRIES, resources=dict(place.resources)
-            )
-        except BaseException:
-            self.close()
-            raise
+        self._tasks = Tasks(place)
+        self._job = json.dumps(
+            {
+                "task": dataset.task.name,
+                "recipe": recipe.to_json(),
+                "split": split,
+                "limits": dataclasses.asdict(dataclasses.replace(limits, failures=0)),
+            }
+        )
+        scored = getattr(dataset, split)
+        self._arrays = self._tasks.put(
+            [part for s in (dataset.train, scored) for part in (s.x, s.y)]
+        )
 
     def __enter__(self) -> Cluster:
         return self
@@ -135,10 +186,8 @@ class Cluster:
         self.close()
 
     def close(self) -> None:
-        """Ends the connection that was begun here, and all tasks of it."""
-        if self._connected:
-            self._connected = False
-            _ray().shutdown()
+        """Gives up what is under way, and the connection where it was made here."""
+        self._tasks.close()
 
     def train(self, members: Sequence[Member]) -> Iterator[Outcome]:
         """Trains the members and yields each outcome when its chunk is there, in no order.
@@ -153,7 +202,6 @@ class Cluster:
         return self._run(list(members))
 
     def _run(self, members: list[Member]) -> Iterator[Outcome]:
-        ray = _ray()
         running: dict[Any, list[int]] = {}  # by task, its members
 
         def start(rows: list[int]) -> None:
@@ -162,34 +210,31 @@ class Cluster:
                 for i in rows
             ]
             # In a list, a reference goes to the task as such.
-            running[self._task.remote(self._job, [self._arrays], json.dumps(texts))] = rows
+            task = self._tasks.start(_train_chunk, self._job, [self._arrays], json.dumps(texts))
+            running[task] = rows
 
-        most = len(members) // (_CHUNKS_EACH * self._cores)
+        most = len(members) // (_CHUNKS_EACH * self._tasks.cores)
         size = min(max(1, most), _LARGEST_CHUNK)
         try:
             for first in range(0, len(members), size):
                 start(list(range(first, min(first + size, len(members)))))
             while running:
-                (ready,), _ = ray.wait(list(running), num_returns=1)
+                ready = self._tasks.first(running)
                 rows = running.pop(ready)
                 try:
-                    found = json.loads(ray.get(ready))
-                except ray.exceptions.RayTaskError as error:
-                    raise errors.TfgenError(f"Ray task: {error.cause}") from error
-                except ray.exceptions.RayError as error:
+                    found = json.loads(self._tasks.result(ready))
+                except errors.TrainingFailedError as error:
                     if len(rows) > 1:
                         start(rows[: len(rows) // 2])
                         start(rows[len(rows) // 2 :])
                         continue
-                    reason = f"ended {1 + _RETRIES} Ray tasks, the last with {type(error).__name__}"
-                    found = [_failed(members[rows[0]], reason)]
+                    found = [_failed(members[rows[0]], str(error))]
                 for row, fields in zip(rows, found, strict=True):
                     outcome = Outcome(**(fields | {"index": row}))
                     yield outcome
                     self._in_a_row.count(outcome)
         finally:
-            for task in running:
-                ray.cancel(task, force=True)
+            self._tasks.give_up(running)
 
 
 def _connect(address: str) -> bool:
