@@ -11,6 +11,7 @@ records after the other, each in a fresh process, so that the peak of memory is 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import multiprocessing
 import pathlib
@@ -22,7 +23,8 @@ from typing import Any
 
 from absl import flags
 
-from tfgen import program
+from tfgen import program, seeds
+from tfgen.cost.metrics import PerformanceScale
 from tfgen.evidence import collect
 from tfgen.evidence.record import Record, RecordStore
 from tfgen.space import catalog
@@ -34,10 +36,13 @@ _BATCH = flags.DEFINE_integer("batch", 1000, "Records of a transaction.", lower_
 _SINGLE = flags.DEFINE_integer(
     "single", 200, "Records appended one by one, each durably.", lower_bound=1
 )
+_FIT = flags.DEFINE_bool("fit", False, "Fits the encoder too, as `train` does by default.")
 SPACE, DATASET = "quartic_mlp", "quartic"
 
 
-def measure(records: int, batch: int, single: int, folder: pathlib.Path) -> dict[str, Any]:
+def measure(
+    records: int, batch: int, single: int, folder: pathlib.Path, fit: bool = False
+) -> dict[str, Any]:
     """Everything for one number of records.
 
     Args:
@@ -45,6 +50,7 @@ def measure(records: int, batch: int, single: int, folder: pathlib.Path) -> dict
       batch: how many of them in a transaction.
       single: of them, how many are appended alone, after the others.
       folder: for the store.
+      fit: whether the encoder is fitted to them.
     """
     space, dataset, recipe = catalog.get(SPACE), datasets.load(DATASET), Recipe()
     wall, clock = time.perf_counter, time.process_time
@@ -84,12 +90,23 @@ def measure(records: int, batch: int, single: int, folder: pathlib.Path) -> dict
         found = store.read(dataset.fingerprint, recipe.fingerprint)
         told["read_s"] = clock() - begin
         assert len(found) == records and {r.seed for r in found} == {r.seed for r in made}
+    if fit:
+        from tfgen.evidence import surrogate
+
+        noise = seeds.stream(0, "metrics").normal(size=records)
+        scored = [
+            dataclasses.replace(r, metric=float(m)) for r, m in zip(found, noise, strict=True)
+        ]
+        scale = PerformanceScale.of([r.metric for r in scored])
+        begin = clock()
+        surrogate.fit(space, scored, scale, surrogate.SurrogateConfig(), seed=0)
+        told["fit_s"] = clock() - begin
     told["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
     return told
 
 
-def _measure_and_print(records: int, batch: int, single: int, folder: str) -> None:
-    print(json.dumps(measure(records, batch, single, pathlib.Path(folder))), flush=True)
+def _measure_and_print(records: int, batch: int, single: int, folder: str, fit: bool) -> None:
+    print(json.dumps(measure(records, batch, single, pathlib.Path(folder), fit)), flush=True)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -98,7 +115,7 @@ def main(argv: Sequence[str]) -> int:
     context = multiprocessing.get_context("spawn")
     for records in _RECORDS.value:
         with tempfile.TemporaryDirectory() as folder:
-            own = (records, _BATCH.value, _SINGLE.value, folder)
+            own = (records, _BATCH.value, _SINGLE.value, folder, _FIT.value)
             process = context.Process(target=_measure_and_print, args=own)
             process.start()
             process.join()

@@ -77,6 +77,7 @@ class Tasks:
         ray = _ray()
         self._connected = _connect(place.address)
         self._resources = dict(place.resources)
+        self._known: dict[Callable[..., Any], Any] = {}  # what the cluster has been sent
         has = ray.cluster_resources()
         lacking = {k: v for k, v in self._resources.items() if has.get(k, 0) < v}
         if lacking:
@@ -90,9 +91,10 @@ class Tasks:
 
     def start(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Starts a task, which is repeated where its process or machine goes away."""
-        remote = _ray().remote(function)
-        options = {"num_cpus": 1, "max_retries": _RETRIES, "resources": self._resources}
-        return remote.options(**options).remote(*arguments)
+        if function not in self._known:
+            options = {"num_cpus": 1, "max_retries": _RETRIES, "resources": self._resources}
+            self._known[function] = _ray().remote(function).options(**options)
+        return self._known[function].remote(*arguments)
 
     def first(self, running: Iterable[Any]) -> Any:
         """Waits for one of some tasks."""
