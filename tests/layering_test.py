@@ -37,6 +37,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("tfgen.deployment",),
     ("tfgen.bundle",),
     ("tfgen.supernets",),
+    ("tfgen.making",),
     ("tfgen.prototypes",),
     ("tfgen.pipeline",),
     # The programs.

@@ -1,5 +1,6 @@
 """Learning in rounds: proposals are trained, known to the next fit, and kept for a stopped run."""
 
+import dataclasses
 import pathlib
 import tempfile
 from unittest import mock
@@ -73,6 +74,16 @@ class LearningTest(absltest.TestCase):
         # Conditions are normalised by the random records, whatever is proposed.
         first, _ = self.learn(0)
         self.assertEqual(learned.surrogate.scale, first.surrogate.scale)
+
+    def test_nothing_is_learned_from_what_failed(self):
+        def fails(architectures, seed):
+            first, *others = made_up(architectures, seed)
+            return [dataclasses.replace(first, metric=0.0, failure="diverged"), *others]
+
+        learned, told = self.learn(1, fails)
+        self.assertLen(learned.records, 60 + 10)
+        self.assertEqual({record.failure for record in learned.records}, {None})
+        self.assertIn("round 1: 10 proposals trained", told)
 
     def test_a_stopped_run_goes_on_with_what_it_proposed(self):
         whole, _ = self.learn(1)

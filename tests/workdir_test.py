@@ -3,12 +3,42 @@
 import json
 import os
 import pathlib
+import signal
+import subprocess
+import sys
 import tempfile
+from collections.abc import Callable
 
 import numpy as np
 from absl.testing import absltest
 
 from tfgen import errors, workdir
+
+
+def killed_at_call(number: int, run: Callable[[], None]) -> bool:
+    """Whether a fork that runs this was killed at its call of that number, or came to its end."""
+    pid = os.fork()
+    if not pid:
+        left = number
+
+        def hook(event: str, arguments: tuple[object, ...]) -> None:
+            nonlocal left
+            del arguments
+            if event.partition(".")[0] in ("open", "os", "shutil", "tempfile", "fcntl"):
+                left -= 1
+                if not left:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        try:
+            sys.addaudithook(hook)
+            run()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if code not in (0, -signal.SIGKILL):
+        raise AssertionError(f"ended with {code}")
+    return code != 0
 
 
 class WorkdirTest(absltest.TestCase):
@@ -57,6 +87,70 @@ class WorkdirTest(absltest.TestCase):
             _ = 1 / 0  # a failed write brings it back too
         self.assertEqual(os.listdir(self.root), ["supernet"])
         workdir.recover(self.root / "nothing")  # is nothing to bring back
+
+    def test_whatever_write_is_killed_a_folder_is_the_old_one_or_the_new_one(self):
+        folder = self.root / "bundle"
+
+        def write(content):
+            with workdir.writing_folder(folder) as fresh:
+                workdir.write_json(fresh / "a.json", content)
+                workdir.write_arrays(fresh / "deep" / "b.npz", {"b": np.array(content)})
+                workdir.write_manifest(fresh, config={}, seed=content, data={}, parents={})
+
+        write(0)
+        seen, last = set(), 0
+        for content in range(1, 1000):
+            # At the content-th call that Python reports: open, rename, mkdir, rmdir ..
+            if killed_at_call(content, lambda content=content: write(content)):
+                workdir.recover(folder)
+                found = workdir.read_manifest(folder)["seed"]
+                self.assertIn(found, (last, content))
+                self.assertEqual(workdir.read_json(folder / "a.json"), found)
+                seen.add(found == content)
+                last = found
+                continue
+            break
+        self.assertEqual(workdir.read_manifest(folder)["seed"], content)
+        self.assertEqual(os.listdir(self.root), ["bundle"])  # what was left is swept away
+        self.assertGreater(content, 30)
+        self.assertEqual(seen, {False, True})
+
+    def test_a_folder_that_is_being_written_is_not_swept_away(self):
+        folder = self.root / "bundle"
+        with workdir.writing_folder(folder) as slow:
+            with workdir.writing_folder(folder) as fast:
+                (fast / "a").write_text("fast")
+            self.assertEqual((folder / "a").read_text(), "fast")
+            (slow / "a").write_text("slow")
+        self.assertEqual((folder / "a").read_text(), "slow")
+        self.assertEqual(os.listdir(self.root), ["bundle"])
+
+    def test_one_process_owns_a_path_until_it_ends(self):
+        path = self.root / "records.db"
+        code = (
+            "import pathlib, sys, time; from tfgen import workdir\n"
+            "with workdir.owning(pathlib.Path(sys.argv[1])):\n"
+            "  print('mine', flush=True); time.sleep(60)"
+        )
+        other = subprocess.Popen(
+            [sys.executable, "-c", code, str(path)],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )
+        self.addCleanup(other.kill)
+        self.assertEqual(other.stdout.readline(), "mine\n")
+        message = f"records.db: process {other.pid} is at work on it"
+        with self.assertRaisesRegex(errors.UsageError, message), workdir.owning(path):
+            self.fail("two own it")
+        other.kill()
+        other.communicate()
+        with workdir.owning(path):
+            message = f"process {os.getpid()} is"
+            with self.assertRaisesRegex(errors.UsageError, message), workdir.owning(path):
+                self.fail("two own it")
+        with workdir.owning(path):
+            pass
 
     def test_a_manifest_finds_changed_and_missing_files(self):
         folder = self.root / "artefact"

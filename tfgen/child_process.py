@@ -91,26 +91,27 @@ def run(
             ).returncode
         except subprocess.TimeoutExpired:
             code = None
-        return Ended(code, _last_words(output))
+    return Ended(code, last_words(folder / "output"))
 
 
 def begin(folder: pathlib.Path) -> dict[str, Any]:
     """In the child: takes its limits, ends when the parent ends, and returns the request."""
     request: dict[str, Any] = json.loads((folder / REQUEST).read_text())
-    _die_with(request["parent"])
+    die_with(request["parent"])
     _limit(request)
     return request
 
 
-def _last_words(output: Any) -> str:
-    output.seek(0, os.SEEK_END)
-    output.seek(max(0, output.tell() - 4096))
-    lines = output.read().decode(errors="replace").split("\n")
+def last_words(output: pathlib.Path) -> str:
+    """The last line of what a child wrote."""
+    with output.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
+        lines = file.read().decode(errors="replace").split("\n")
     return next((line.strip() for line in reversed(lines) if line.strip()), "no reason")[-_QUOTED:]
 
 
-def _die_with(parent: int) -> None:
-    """Ends this process when its parent ends, however that does."""
+def die_with(parent: int) -> None:
+    """In the child: ends it when its parent ends, however that does."""
     if sys.platform == "linux":
         set_signal_of_parents_death = 1
         ctypes.CDLL(None).prctl(set_signal_of_parents_death, signal.SIGKILL)
@@ -120,12 +121,21 @@ def _die_with(parent: int) -> None:
 
 def _limit(request: dict[str, Any]) -> None:
     """Limits this process: between fork and exec, a threaded parent may run nothing."""
+    limit_memory(request["memory_bytes"])
     for what, amount in (
-        (resource.RLIMIT_AS, request["memory_bytes"]),
         (resource.RLIMIT_CPU, request["cpu_seconds"]),
         (resource.RLIMIT_FSIZE, request["written_bytes"]),
         (resource.RLIMIT_CORE, 0),
     ):
-        _, hard = resource.getrlimit(what)
-        soft = amount if hard == resource.RLIM_INFINITY else min(amount, hard)
-        resource.setrlimit(what, (soft, hard))
+        _set(what, amount)
+
+
+def limit_memory(memory_bytes: int) -> None:
+    """In the child: limits its address space, so that too large a request is a MemoryError."""
+    _set(resource.RLIMIT_AS, memory_bytes)
+
+
+def _set(what: int, amount: int) -> None:
+    _, hard = resource.getrlimit(what)
+    soft = amount if hard == resource.RLIM_INFINITY else min(amount, hard)
+    resource.setrlimit(what, (soft, hard))

@@ -47,6 +47,10 @@ class ExportMismatchError(TfgenError):
     """Do not deliver: the exported file disagrees with the network it was made from."""
 
 
+class TrainingFailedError(TfgenError):
+    """Train another network or with a smaller learning rate: the message says what went wrong."""
+
+
 class DeviceError(TfgenError):
     """Look at the phone, its cable or the tool on it: the message says which, and what to do."""
 

@@ -14,18 +14,19 @@ first, which takes minutes to hours and is kept in --output_dir; then it answers
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import pathlib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from absl import flags
 
 from tfgen import bundle as bundles
-from tfgen import errors, generators, pipeline, program, prototypes, workdir
+from tfgen import errors, generators, making, pipeline, program, prototypes, workdir
 from tfgen.cost.budget import Budget, parse_all, rounded_up
 from tfgen.cost.cost_model import LATENCY
 from tfgen.cost.netscore import information_density, netscore
@@ -36,7 +37,7 @@ from tfgen.space.architecture import Architecture
 from tfgen.space.lowering import lower
 from tfgen.space.search_space import SearchSpace
 from tfgen.tables import number, table
-from tfgen.training import datasets
+from tfgen.training import cluster, datasets
 
 _BUDGET = flags.DEFINE_multi_string(
     "budget", [], "What you can afford: storage_kb=64,accuracy=0.87. Costs are at most, the task's "
@@ -111,6 +112,22 @@ _TRAIN = flags.DEFINE_enum(
     "train", None, pipeline.STARTS, "How a candidate gets its weights: inherited from the bundle's "
     "supernet in seconds, the default where there is one; fine-tuned from there; or trained from "
     "scratch, the default elsewhere."
+)  # fmt: skip
+_SECONDS = flags.DEFINE_float(
+    "training_seconds", making.SECONDS, "Wall time of a candidate's training, beyond which the "
+    "next one is trained.", lower_bound=0.1,
+)  # fmt: skip
+_MEMORY_GB = flags.DEFINE_float(
+    "training_memory_gb", None, "Memory of a candidate's training, beyond which the next one is "
+    "trained. Default: what the machine has.", lower_bound=0.1,
+)  # fmt: skip
+_RAY_ADDRESS = flags.DEFINE_string(
+    "ray_address", None, "A Ray cluster that trains all candidates at a time, as host:6379, or "
+    "local; needs tfgen[ray]. Default: one after the other, here."
+)  # fmt: skip
+_RAY_RESOURCES = flags.DEFINE_multi_string(
+    "ray_resource", [], "What a machine of the cluster must have for a training, as NAME=NUMBER; "
+    "repeat for several."
 )  # fmt: skip
 _STOP_AFTER = flags.DEFINE_enum(
     "stop_after", "contract", ["candidates", "contract"], "Where to stop."
@@ -348,6 +365,39 @@ def _deliver_on(
         candidates = roomy or timed
     wanted = _wanted() if _PROTOTYPE.value else 1
     attempts = list(candidates[: wanted * _MAX_TRAININGS.value])
+    with _maker(bundle, attempts, dataset, start) as maker:
+        return _deliver_attempts(bundle, attempts, work, dataset, start, wanted, maker)
+
+
+@contextlib.contextmanager
+def _maker(
+    bundle: bundles.Bundle, attempts: Sequence[Candidate], dataset: datasets.Dataset, start: str
+) -> Iterator[making.Maker]:
+    """Who trains the attempts: child processes of this machine, or a cluster, all at once there."""
+    limits = making.default_limits()
+    limits = dataclasses.replace(
+        limits,
+        seconds=_SECONDS.value,
+        memory_bytes=int(_MEMORY_GB.value * 1e9) if _MEMORY_GB.value else limits.memory_bytes,
+    )
+    place = cluster.named(_RAY_ADDRESS.value, _RAY_RESOURCES.value)
+    if place is None or start == pipeline.INHERIT:
+        yield making.InChild(limits)
+        return
+    orders = [pipeline.order(bundle, c, dataset, seed=_SEED.value, start=start) for c in attempts]
+    with making.OnCluster(place, orders, limits) as maker:
+        yield maker
+
+
+def _deliver_attempts(
+    bundle: bundles.Bundle,
+    attempts: Sequence[Candidate],
+    work: workdir.WorkDir,
+    dataset: datasets.Dataset,
+    start: str,
+    wanted: int,
+    maker: making.Maker,
+) -> int:
     exit_code = 0
     for number_, candidate in enumerate(attempts, start=1):
         what = "weights are inherited by" if start == pipeline.INHERIT else "training"
@@ -362,8 +412,9 @@ def _deliver_on(
                 threads=_THREADS.value,
                 start=start,
                 progress=_progress(_steps(bundle, start)),
+                maker=maker,
             )
-        except errors.ExportMismatchError as error:
+        except (errors.ExportMismatchError, errors.TrainingFailedError) as error:
             _say(f"not delivered: {error}")
             exit_code = max(exit_code, error.exit_code)
             continue
@@ -474,7 +525,7 @@ def _efficiency(bundle: bundles.Bundle, delivery: pipeline.Delivery) -> str:
     )
 
 
-def _progress(steps: int) -> pipeline.Progress:
+def _progress(steps: int) -> making.Progress:
     """Prints a line at every quarter of a training."""
     marks = [steps * quarter // 4 for quarter in (1, 2, 3, 4)]
 

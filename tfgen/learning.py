@@ -147,7 +147,8 @@ def learn(
                     workdir.write_json(proposals, known)
             architectures = [space.architecture(np.array(row)) for row in known[key]["networks"]]
             own = seeds.derive(seed, "proposals", round_, *([portion] if portion else []))
-            records += evaluate(architectures, own)
+            # Nothing is learned from a training that failed.
+            records += [r for r in evaluate(architectures, own) if r.failure is None]
         say(f"round {round_}: {len(records) - begun:,} proposals trained")
     evidence = fitted_to(records)
     fitted = {}

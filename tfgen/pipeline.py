@@ -6,18 +6,18 @@ deliver -> trained/<network>/, deployments/<network>-<answer>/
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-import json
 import pathlib
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from tfgen import bundle as bundles
-from tfgen import errors, learning, seeds, supernets, workdir
+from tfgen import errors, learning, making, seeds, supernets, workdir
 from tfgen.cost import profiled_latency
 from tfgen.cost.budget import Budget
 from tfgen.cost.cost_model import LATENCY, CostModel
@@ -33,46 +33,80 @@ from tfgen.experiment import Experiment
 from tfgen.selection import Candidate, Selector
 from tfgen.space import bits, catalog
 from tfgen.space.architecture import Architecture
-from tfgen.space.layers import WEIGHTED_OPS, LayerSpec
+from tfgen.space.layers import WEIGHTED_OPS
 from tfgen.space.lowering import ACTIVATION_BITS, lower, lower_batch
 from tfgen.space.search_space import SearchSpace
-from tfgen.training import datasets, population
+from tfgen.training import cluster, datasets, population
 from tfgen.training.recipe import Recipe
 
 _PROBED = 64  # architectures, which have every kind of op of their space
 GAP = "gap.json"
-MODEL, RECIPE = "model.tflite", "recipe.json"
 BENCHMARK, CONTRACT = "benchmark.json", "contract.json"
 # How a delivery gets its weights: from the bundle's supernet; from there, trained; trained anew.
 INHERIT, QAT, SCRATCH = STARTS = ("inherit", "qat", "scratch")
-Progress = Callable[[int, float], None]  # steps done, loss
 
 
 # --- evidence -----------------------------------------------------------------------------------
 
 
 def collect(
-    experiment: Experiment, work: workdir.WorkDir, data_dir: str | None, processes: int
+    experiment: Experiment,
+    work: workdir.WorkDir,
+    data_dir: str | None,
+    processes: int,
+    *,
+    limits: population.Limits | None = None,
+    retry_failed: bool = False,
+    ray: cluster.Place | None = None,
 ) -> tuple[int, int, Iterator[Record]]:
     """Plans the experiment's records and makes those that are not there yet.
 
+    Args:
+      experiment: whose records.
+      work: where they lie.
+      data_dir: of TFDS; None for the default.
+      processes: trainings at a time.
+      limits: of each training.
+      retry_failed: whether trainings that failed are done again.
+      ray: the cluster that trains; None for processes of this machine.
+
     Returns:
       How many are planned, how many are missing, and an iterator that makes them.
+
+    Raises:
+      UsageError: another process makes them.
     """
     space = catalog.get(experiment.space)
     dataset = datasets.load(experiment.dataset, data_dir)
     trainings = collecting.plan(space, experiment.records, experiment.seed)
     if experiment.supernet is not None:
         return _inherit(experiment, work, dataset, [t.architecture for t in trainings])
-    store = RecordStore(work.records, space)
-    missing = collecting.pending(store, trainings, dataset, experiment.recipe)
-    workers = population.Workers(dataset, experiment.recipe, processes=processes)
+    recipe = experiment.recipe
+    with contextlib.ExitStack() as stack:
+        store = stack.enter_context(RecordStore(work.records, space))
+        stack.enter_context(store.owned())
+        missing = collecting.pending(store, trainings, dataset, recipe, retry_failed=retry_failed)
+        workers = stack.enter_context(_trainer(dataset, recipe, processes, limits, ray))
+        owning = stack.pop_all()
 
     def made() -> Iterator[Record]:
-        with store, workers:
-            yield from collecting.collect(store, missing, workers)
+        with owning:
+            yield from collecting.train(store, missing, workers)
 
     return len(trainings), len(missing), made()
+
+
+def _trainer(
+    dataset: datasets.Dataset,
+    recipe: Recipe,
+    processes: int,
+    limits: population.Limits | None,
+    ray: cluster.Place | None,
+) -> population.Trainer:
+    """Who trains a population: processes of this machine, or a cluster."""
+    if ray is not None:
+        return cluster.Cluster(ray, dataset, recipe, limits=limits)
+    return population.Workers(dataset, recipe, processes=processes, limits=limits)
 
 
 def _inherit(
@@ -83,13 +117,16 @@ def _inherit(
 ) -> tuple[int, int, Iterator[Record]]:
     """The same where networks inherit their weights from a supernet."""
     supernet = supernets.load(experiment, work, dataset)
-    store = RecordStore(work.records, supernet.space)
-    evaluate = supernets.evaluator(supernet, dataset, store)
+    with contextlib.ExitStack() as stack:
+        store = stack.enter_context(RecordStore(work.records, supernet.space))
+        stack.enter_context(store.owned())
+        evaluate = supernets.evaluator(supernet, dataset, store)
+        owning = stack.pop_all()
     networks = dict.fromkeys(planned)
     missing = [architecture for architecture in networks if architecture not in evaluate.known]
 
     def made() -> Iterator[Record]:
-        with store:
+        with owning:
             for architecture in missing:
                 yield from evaluate([architecture])
 
@@ -101,17 +138,24 @@ def planned_records(
 ) -> list[Record]:
     """The experiment's own records: a store may hold others, of a longer plan or another seed.
 
+    Trainings that failed are left out: they are done.
+
     Raises:
-      UsageError: some are still missing.
+      UsageError: some are still missing, or all failed.
     """
     space = catalog.get(experiment.space)
     plan = collecting.plan(space, experiment.records, experiment.seed)
     wanted = {(training.architecture, training.seed) for training in plan}
     with RecordStore(work.records, space) as store:
-        stored = store.read(dataset.fingerprint, experiment.recipe.fingerprint)
-    records = [record for record in stored if (record.architecture, record.seed) in wanted]
-    _check_complete(work, len(records), len(plan))
-    return records
+        of = dataset.fingerprint, experiment.recipe.fingerprint
+        stored, failed = (
+            [record for record in found if (record.architecture, record.seed) in wanted]
+            for found in (store.read(*of), store.failed(*of))
+        )
+    _check_complete(work, len(stored) + len(failed), len(plan))
+    if not stored:
+        raise errors.UsageError(f"{work.records}: every training failed: {failed[0].failure}")
+    return stored
 
 
 def _check_complete(work: workdir.WorkDir, records: int, planned: int) -> None:
@@ -129,6 +173,9 @@ def fit(
     processes: int,
     say: learning.Say,
     device: str | None = None,
+    *,
+    limits: population.Limits | None = None,
+    ray: cluster.Place | None = None,
 ) -> bundles.Bundle:
     """Fits the encoder and every method's generator to the records; writes the bundle.
 
@@ -139,6 +186,8 @@ def fit(
       processes: trainings of proposals at a time.
       say: told what is done.
       device: that was profiled, for generators whose targets limit its latency.
+      limits: of each training of a proposal.
+      ray: the cluster that trains proposals; None for processes of this machine.
 
     Raises:
       UsageError: records are missing, or a device is given where no generator reads one, or the
@@ -154,8 +203,8 @@ def fit(
     shared: bundles.SharedWeights | None = None
     if experiment.supernet is None:
         records = planned_records(experiment, work, dataset)
-        workers = population.Workers(dataset, experiment.recipe, processes=processes)
-        with RecordStore(work.records, space) as store, workers:
+        workers = _trainer(dataset, experiment.recipe, processes, limits, ray)
+        with RecordStore(work.records, space) as store, store.owned(), workers:
             evaluate = collecting.Evaluator(store, workers)
             learned = learning.learn(
                 experiment, records, metric, evaluate, seed, say, path, latency=latency
@@ -164,7 +213,7 @@ def fit(
         supernet = supernets.load(experiment, work, dataset)
         assert experiment.fine_tuning is not None  # an experiment checks itself
         shared = supernets.shared(supernet, dataset, experiment.fine_tuning)
-        with RecordStore(work.records, space) as store:
+        with RecordStore(work.records, space) as store, store.owned():
             score = supernets.evaluator(supernet, dataset, store)
             plan = collecting.plan(space, experiment.records, seed)
             wanted = {training.architecture for training in plan}
@@ -268,17 +317,13 @@ def _gap(
             layers = lower(space, record.architecture)
             with workdir.scratch() as folder:
                 try:
-                    file = make_file(
-                        space,
-                        layers,
-                        dataset,
-                        experiment.recipe,
-                        record.seed,
-                        folder,
-                        shared=shared,
+                    ordered = making.Order(
+                        space, tuple(layers), dataset, experiment.recipe, record.seed, shared=shared
                     )
+                    # Not each in a child: fifty times TensorFlow's import.
+                    file = making.make(ordered, folder)
                     score = delivered.score(file, dataset, dataset.validation)
-                except errors.ExportMismatchError:
+                except (errors.ExportMismatchError, errors.TrainingFailedError):
                     score = None  # such a file is never delivered, so it has no gap
             known[key] = {"record": record.metric, "file": score}
             workdir.write_json(path, known)
@@ -467,92 +512,6 @@ def timed_here(bundle: bundles.Bundle, candidates: Sequence[Candidate], device: 
 # --- deliveries ---------------------------------------------------------------------------------
 
 
-def make_file(
-    space: SearchSpace,
-    layers: Sequence[LayerSpec],
-    dataset: datasets.Dataset,
-    recipe: Recipe,
-    seed: int,
-    folder: pathlib.Path,
-    *,
-    trained: pathlib.Path | None = None,
-    io: str = "float",
-    shared: bundles.SharedWeights | None = None,
-    tune: bool = False,
-    progress: Progress | None = None,
-) -> pathlib.Path:
-    """Trains a network with quantization in the loop and writes model.tflite and recipe.json.
-
-    With shared weights it inherits them, rounded: that is all, unless they are to be tuned.
-
-    Args:
-      space: whose bit policy the file must keep.
-      layers: the network.
-      dataset: what it is trained on.
-      recipe: how.
-      seed: of its weights and batches.
-      folder: where the file goes.
-      trained: where the Keras model is kept; None keeps it nowhere.
-      io: "float", or "int8" for integer input and output.
-      shared: what it inherits; None trains it from scratch.
-      tune: whether what was inherited is trained by `shared.fine_tuning`.
-      progress: told the steps done and the loss.
-
-    Returns:
-      The path of model.tflite.
-    """
-    from tfgen.deployment import export
-    from tfgen.training import trainer
-
-    export.check_bits(layers, space.bit_policy)  # a minute before export would
-    if shared is None:
-        result = trainer.train(layers, dataset, recipe, seed, progress=progress)
-        told = recipe.to_json()
-    else:
-        own = supernets.inherited(space, shared, layers)
-        told = {"inherited": True}
-        if tune:
-            tuning = shared.fine_tuning
-            result = trainer.train(layers, dataset, tuning, seed, weights=own, progress=progress)
-            told |= tuning.to_json()
-        else:
-            result = trainer.inherit(layers, own, shared.examples.train.x, dataset)
-    if trained is not None:
-        with workdir.writing_folder(trained) as fresh:
-            trainer.save(result, fresh)
-            workdir.write_manifest(
-                fresh,
-                config={
-                    "recipe": told,
-                    "layers": [layer.to_json() for layer in layers],
-                },
-                seed=seed,
-                data={dataset.name: dataset.fingerprint},
-                parents={},
-            )
-    examples = dataset.test.x
-    exported = export.export(result.model, result.layers, examples, space.bit_policy, io=io)
-    path = folder / MODEL
-    workdir.write_bytes(path, exported.content)
-    workdir.write_json(
-        folder / RECIPE,
-        {
-            "layers": [layer.to_json() for layer in layers],
-            "training": {**told, "seed": seed, "dataset": dataset.fingerprint},
-            "preprocessing": dict(dataset.preprocessing),
-            "input_output": io,
-            "quantizer": json.loads(exported.recipe_json),
-            "checked": {
-                "examples": exported.compared,
-                "agreement": exported.agreement,
-                "max_steps": exported.max_steps,
-                "mean_steps": exported.mean_steps,
-            },
-        },
-    )
-    return path
-
-
 @dataclasses.dataclass(frozen=True)
 class Delivery:
     """A contract, the file that it is about, and how it was timed."""
@@ -560,6 +519,28 @@ class Delivery:
     contract: contract.Contract
     path: pathlib.Path
     timed: Measurement
+
+
+def order(
+    bundle: bundles.Bundle,
+    candidate: Candidate,
+    dataset: datasets.Dataset,
+    *,
+    seed: int,
+    start: str = SCRATCH,
+) -> making.Order:
+    """What `deliver` has made; arguments as there."""
+    fingerprint = candidate.architecture.fingerprint
+    return making.Order(
+        bundle.space,
+        tuple(lower(bundle.space, candidate.architecture, bundle.activation_bits)),
+        dataset,
+        bundle.recipe,
+        seeds.derive(seed, "delivery", fingerprint),
+        bundle.io,
+        None if start == SCRATCH else bundle.shared,
+        start == QAT,
+    )
 
 
 def deliver(
@@ -571,38 +552,47 @@ def deliver(
     seed: int,
     threads: int = 1,
     start: str = SCRATCH,
-    progress: Progress | None = None,
+    progress: making.Progress | None = None,
+    maker: making.Maker | None = None,
 ) -> Delivery:
-    """Trains, exports and measures one candidate; a deployment appears whole or not at all."""
+    """Trains, exports and measures one candidate; a deployment appears whole or not at all.
+
+    Args:
+      bundle: whose candidate it is.
+      candidate: the network, and the budget that it is for.
+      work: where everything goes.
+      dataset: what it is trained and tested on.
+      seed: of the training.
+      threads: of the measured runtime.
+      start: one of STARTS.
+      progress: told the steps done and the loss.
+      maker: who trains it; None for a child process with `making.default_limits`.
+
+    Raises:
+      TrainingFailedError: the training diverged, or took too much.
+      ExportMismatchError: the file disagrees with the network.
+    """
     fingerprint = candidate.architecture.fingerprint
-    layers = lower(bundle.space, candidate.architecture, bundle.activation_bits)
-    training_seed = seeds.derive(seed, "delivery", fingerprint)
+    ordered = order(bundle, candidate, dataset, seed=seed, start=start)
+    layers = ordered.layers
+    if not ordered.trains:
+        maker = making.make
+    elif maker is None:
+        maker = making.InChild()
     answer = f"{seeds.derive(seed, str(candidate.budget), bundle.io, bundle.name):016x}"[-6:]
     network = fingerprint if start == SCRATCH else f"{fingerprint}-{start}"
     if bundle.activation_bits != ACTIVATION_BITS:
         network += f"-a{bundle.activation_bits}"
     kept = work.trained(network)
     with workdir.writing_folder(work.deployment(network, answer)) as folder:
-        path = make_file(
-            bundle.space,
-            layers,
-            dataset,
-            bundle.recipe,
-            training_seed,
-            folder,
-            trained=kept,
-            io=bundle.io,
-            shared=None if start == SCRATCH else bundle.shared,
-            tune=start == QAT,
-            progress=progress,
-        )
+        path = maker(ordered, folder, trained=kept, progress=progress)
         reference_ms = None
         if candidate.budget.device is not None:
             reference_ms = devices.table(candidate.budget.device, threads).reference_ms
         timed = benchmark.measure(path, threads=threads, reference_ms=reference_ms)
         measured = {
             bundle.task.metric: delivered.score(path, dataset, dataset.test),
-            **delivered.costs(path, folder / RECIPE),
+            **delivered.costs(path, folder / making.RECIPE),
             LATENCY: timed.latency_ms,
             "file_kb": timed.file_bytes / 1000,
         }
@@ -645,11 +635,11 @@ def deliver(
                 "activation_bits": bundle.activation_bits,
                 "input_output": bundle.io,
             },
-            seed=training_seed,
+            seed=ordered.seed,
             data={dataset.name: dataset.fingerprint},
             parents={
                 f"trained/{network}/{workdir.MANIFEST}": workdir.sha256(kept / workdir.MANIFEST),
                 f"{bundle.name}/{workdir.MANIFEST}": bundle.manifest_sha256,
             },
         )
-    return Delivery(agreed, work.deployment(network, answer) / MODEL, timed)
+    return Delivery(agreed, work.deployment(network, answer) / making.MODEL, timed)

@@ -142,7 +142,7 @@ def make(
         ExpectedCost(space, metric)  # says so where it cannot, before hours of work
     supernets.train(experiment, work, dataset, None, say)
     supernet = supernets.load(experiment, work, dataset)
-    with RecordStore(work.records, space) as store:
+    with RecordStore(work.records, space) as store, store.owned():
         score = supernets.evaluator(supernet, dataset, store)
         generator = _generator(experiment, supernet, dataset, score, say)
         gains = _gains(experiment, work, supernet, dataset, score, generator, say)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Sequence
@@ -57,13 +58,30 @@ def train(
       How many epochs are missing still.
 
     Raises:
-      UsageError: the work directory holds the supernet of another config, or processes differ.
+      UsageError: the work directory holds the supernet of another config, another process trains
+        it, or processes differ.
       TfgenError: the training diverged.
     """
+    from tfgen.training import distribution
+
+    chosen = strategy or distribution.strategy(distribution.ONE)
+    # One writes; all of a strategy's processes read.
+    own = workdir.owning(work.supernet) if distribution.leads(chosen) else contextlib.nullcontext()
+    with own:
+        return _train(experiment, work, dataset, max_epochs, say, chosen)
+
+
+def _train(
+    experiment: Experiment,
+    work: workdir.WorkDir,
+    dataset: Dataset,
+    max_epochs: int | None,
+    say: Say,
+    chosen: tf.distribute.Strategy,
+) -> int:
     from tfgen.nets.keras_compat import tf
     from tfgen.training import distribution, supernet_training
 
-    chosen = strategy or distribution.strategy(distribution.ONE)
     with chosen.scope():
         training = _begun(experiment, work, dataset)
     config = json.dumps([experiment.supernet_json(), dataset.fingerprint], sort_keys=True)

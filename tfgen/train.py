@@ -17,6 +17,7 @@ from ml_collections import config_flags
 
 from tfgen import pipeline, program, workdir
 from tfgen.experiment import Experiment
+from tfgen.training import cluster, population
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment; see configs/.")
 _WORK_DIR = flags.DEFINE_string("work_dir", None, "Where records.db is.", required=True)
@@ -27,6 +28,22 @@ _PROCESSES = flags.DEFINE_integer(
 _DEVICE = flags.DEFINE_string(
     "device", None, "A profiled device, for generators whose costs in the config have latency_ms."
 )
+_SECONDS = flags.DEFINE_float(
+    "training_seconds", population.Limits.seconds, "Wall time of a training, beyond which it has "
+    "failed.", lower_bound=0.1,
+)  # fmt: skip
+_MEMORY_GB = flags.DEFINE_float(
+    "training_memory_gb", population.Limits.memory_bytes / 1e9, "Memory of a training beside its "
+    "data, beyond which it has failed.", lower_bound=0.1,
+)  # fmt: skip
+_RAY_ADDRESS = flags.DEFINE_string(
+    "ray_address", None, "A Ray cluster that trains, as host:6379, or local; needs tfgen[ray]. "
+    "Default: processes of this machine."
+)  # fmt: skip
+_RAY_RESOURCES = flags.DEFINE_multi_string(
+    "ray_resource", [], "What a machine of the cluster must have for a training, as NAME=NUMBER; "
+    "repeat for several."
+)  # fmt: skip
 
 
 def main(argv: Sequence[str]) -> int:
@@ -41,7 +58,17 @@ def main(argv: Sequence[str]) -> int:
     work = workdir.WorkDir(workdir.user_path(_WORK_DIR.value))
     if experiment.supernet is not None:
         program.prefer_onednn()
-    pipeline.fit(experiment, work, _DATA_DIR.value, _PROCESSES.value, say, _DEVICE.value)
+    limits = population.Limits(_SECONDS.value, int(_MEMORY_GB.value * 1e9))
+    pipeline.fit(
+        experiment,
+        work,
+        _DATA_DIR.value,
+        _PROCESSES.value,
+        say,
+        _DEVICE.value,
+        limits=limits,
+        ray=cluster.named(_RAY_ADDRESS.value, _RAY_RESOURCES.value),
+    )
     print(f"bundle in {work.bundle}")
     return 0
 

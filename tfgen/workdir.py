@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import fcntl
 import hashlib
 import importlib.metadata
 import io
@@ -25,6 +26,7 @@ import tfgen
 from tfgen import errors
 
 MANIFEST = "manifest.json"
+_TRIES = 10  # to make a folder that others sweep away
 _VERSIONED = ("numpy", "tensorflow", "tf_keras", "tensorflow-model-optimization", "ai-edge-litert")
 SCHEMA = 1  # of manifests; the oldest ones do not say it
 JSON_BYTES = 16 << 20  # of a file that grows, as a device's does with every timed network
@@ -116,6 +118,32 @@ def _sync(path: pathlib.Path) -> None:
         os.close(descriptor)
 
 
+@contextlib.contextmanager
+def owning(path: pathlib.Path) -> Iterator[None]:
+    """Keeps other processes from owning the same path while the block runs.
+
+    The kernel takes the lock back when this process ends, however it does; the small file stays.
+
+    Raises:
+      UsageError: another process owns it; says which.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}.lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            owner = file.read().strip() or "another"
+            raise errors.UsageError(
+                f"{path}: process {owner} is at work on it; wait until it has ended, or take "
+                "another work directory"
+            ) from None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+
+
 def recover(path: pathlib.Path) -> None:
     """Brings back the older folder after a crash in the middle of `writing_folder`."""
     old = _old(path)
@@ -132,11 +160,13 @@ def writing_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yields a temporary folder; when the block ends well it takes the place of `path`.
 
     An older folder of that name stays whole until the new one is, and comes back if the swap fails;
-    what a crash between the two renames left as `.NAME.old` comes back with `recover`.
+    what a crash between the two renames left as `.NAME.old` comes back with `recover`. What killed
+    writers of the same folder left is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     recover(path)
-    temporary = pathlib.Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    _sweep(path)
+    temporary, descriptor = _locked_folder(path)
     old = _old(path)
     try:
         temporary.chmod(0o755)
@@ -154,6 +184,35 @@ def writing_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _locked_folder(path: pathlib.Path) -> tuple[pathlib.Path, int]:
+    """A new folder beside `path`, and the descriptor whose lock keeps it from being swept away."""
+    for _ in range(_TRIES):
+        temporary = pathlib.Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        with contextlib.suppress(FileNotFoundError):  # swept away before it was locked
+            descriptor = os.open(temporary, os.O_RDONLY)
+            with contextlib.suppress(OSError):  # no locks on this file system, and no sweeping
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if temporary.exists():
+                return temporary, descriptor
+            os.close(descriptor)
+    raise errors.TfgenError(f"{path.parent}: folders vanish as soon as they are made")
+
+
+def _sweep(path: pathlib.Path) -> None:
+    """Removes the folders of writers of this path that were killed."""
+    for left in path.parent.glob(f".{path.name}.*"):
+        if left == _old(path) or not left.is_dir():
+            continue
+        with contextlib.suppress(OSError):  # its writer is at work, or another one sweeps too
+            descriptor = os.open(left, os.O_RDONLY)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(left)
+            finally:
+                os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ trap 'rm -rf "$scratch"' EXIT
 python3 -m venv "$scratch/venv"
 "$scratch/venv/bin/pip" install --quiet 'uv>=0.7,<1'
 
-"$scratch/venv/bin/uv" pip compile pyproject.toml --extra baselines --extra dev --extra reports --extra serving \
+"$scratch/venv/bin/uv" pip compile pyproject.toml --extra baselines --extra dev --extra ray --extra reports --extra serving \
   --universal --python-version 3.11 --generate-hashes \
   --no-emit-index-url --no-emit-find-links --no-annotate \
   --custom-compile-command tools/lock.sh --quiet --output-file requirements_lock.txt "$@"

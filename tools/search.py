@@ -65,7 +65,7 @@ def main(argv: Sequence[str]) -> int:
     start = time.monotonic()
     work = workdir.WorkDir(workdir.user_path(_WORK_DIR.value))
     workers = population.Workers(dataset, experiment.recipe, processes=_PROCESSES.value)
-    with RecordStore(work.root / "search.db", space) as store, workers:
+    with RecordStore(work.root / "search.db", space) as store, store.owned(), workers:
         stored = len(store)
         evidence = Evidence(space, costs, evaluate=Evaluator(store, workers))
         found = searcher.search(

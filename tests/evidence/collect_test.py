@@ -1,5 +1,6 @@
 """Collecting: a longer plan starts with the shorter one, and kills lose nothing."""
 
+import dataclasses
 import os
 import pathlib
 import random
@@ -16,7 +17,7 @@ from absl.testing import absltest
 from tests.space.small import small_space
 from tfgen.evidence import collect
 from tfgen.evidence.record import RecordStore
-from tfgen.training import tasks
+from tfgen.training import population, tasks
 from tfgen.training.datasets import Dataset, Split
 from tfgen.training.population import Workers
 from tfgen.training.recipe import Recipe
@@ -89,6 +90,52 @@ class CollectTest(absltest.TestCase):
         collect_all(self.path)
         self.assertLen(self.read(whole), RECORDS)
         self.assertEqual(self.read(self.path), self.read(whole))
+
+    def test_twenty_killed_workers_change_nothing(self):
+        whole = self.path.with_name("whole.db")
+        space, plan = small_space(), collect.plan(small_space(), RECORDS, seed=11)
+        with RecordStore(whole, space) as store, Workers(dataset(), RECIPE, processes=2) as workers:
+            list(collect.collect(store, plan, workers))
+        killed = set()
+        moments = random.Random(time.time_ns())
+
+        def send(worker, index, member):
+            original(worker, index, member)
+            if index % 7 == 0 and index not in killed and len(killed) < KILLS:
+                time.sleep(moments.uniform(0, 0.02))  # what a training takes, or less
+                worker.process.kill()
+                killed.add(index)
+
+        original = population._Worker.send
+        with (
+            mock.patch.object(population._Worker, "send", send),
+            RecordStore(self.path, space) as store,
+            Workers(dataset(), RECIPE, processes=2) as workers,
+        ):
+            made = list(collect.collect(store, plan, workers))
+        self.assertEqual({record.failure for record in made}, {None})
+        self.assertLen(killed, KILLS)
+        self.assertEqual(self.read(self.path), self.read(whole))
+
+    def test_failed_trainings_are_done_and_named(self):
+        # Steps of 1e30 are squared beyond float32 in the first loss after them.
+        recipe = dataclasses.replace(RECIPE, learning_rate=1e30, warmup_steps=0)
+        plan = collect.plan(small_space(), 3, seed=11)
+        with (
+            RecordStore(self.path, small_space()) as store,
+            Workers(dataset(), recipe, processes=2) as workers,
+        ):
+            made = list(collect.collect(store, plan, workers))
+            self.assertEqual([r.failure for r in made], [population.DIVERGED] * 3)
+            of = dataset().fingerprint, recipe.fingerprint
+            self.assertEmpty(store.read(*of))
+            self.assertCountEqual(store.failed(*of), made)
+            self.assertEmpty(collect.pending(store, plan, dataset(), recipe))
+            again = collect.pending(store, plan, dataset(), recipe, retry_failed=True)
+            self.assertEqual(again, plan)
+            evaluate = collect.Evaluator(store, workers)
+            (record,) = evaluate([plan[0].architecture], seed=3)
+            self.assertEqual((record.metric, record.failure), (0.0, population.DIVERGED))
 
     def test_the_evaluator_counts_stores_and_keeps_the_order(self):
         space = small_space()

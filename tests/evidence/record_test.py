@@ -1,5 +1,7 @@
 """The record store: durable, exactly once, and honest about damage."""
 
+import contextlib
+import dataclasses
 import pathlib
 import sqlite3
 import tempfile
@@ -40,6 +42,54 @@ class RecordStoreTest(absltest.TestCase):
             self.assertEqual(store.read("data", "recipe"), [record(3), measured])
             self.assertEqual(store.read("data", "other"), [])
             self.assertEqual(store.keys(), {record(3).key, measured.key})
+
+    def test_a_failed_training_is_known_and_not_read(self):
+        failed = dataclasses.replace(record(1, 0.0), failure="MemoryError: too large")
+        with self.open() as store:
+            store.append([failed, record(2)])
+            self.assertEqual(store.read("data", "recipe"), [record(2)])
+            self.assertEqual(store.failed("data", "recipe"), [failed])
+            self.assertEqual(store.failed("data", "other"), [])
+            self.assertEqual(store.keys(), {record(1).key, record(2).key})
+            self.assertEqual(store.keys(failed=False), {record(2).key})
+            self.assertLen(store, 1)
+            store.append([dataclasses.replace(failed, failure="took more than 3 s")])
+            self.assertEqual(
+                [r.failure for r in store.failed("data", "recipe")], ["took more than 3 s"]
+            )
+
+    def test_a_record_takes_the_place_of_a_failure_and_stays(self):
+        failed = dataclasses.replace(record(1, 0.0), failure="killed")
+        with self.open() as store:
+            store.append([failed])
+            store.append([record(1, 0.5)])
+            store.append([failed])
+            self.assertEqual(store.read("data", "recipe"), [record(1, 0.5)])
+            self.assertEmpty(store.failed("data", "recipe"))
+
+    def test_a_store_of_schema_1_is_read_and_upgraded(self):
+        # What version 0.1.0 wrote: no table of failures.
+        with self.open() as store:
+            store.append([record(1), record(2)])
+        with contextlib.closing(sqlite3.connect(self.path, isolation_level=None)) as connection:
+            connection.execute("DROP TABLE failures")
+            connection.execute("PRAGMA user_version=1")
+        failed = dataclasses.replace(record(3, 0.0), failure="killed")
+        with self.open() as store:
+            self.assertEqual(store.read("data", "recipe"), [record(1), record(2)])
+            store.append([failed])
+        with self.open() as store:
+            self.assertEqual(store.read("data", "recipe"), [record(1), record(2)])
+            self.assertEqual(store.failed("data", "recipe"), [failed])
+
+    def test_a_store_of_a_later_schema_is_refused_and_left_alone(self):
+        self.open().close()
+        with contextlib.closing(sqlite3.connect(self.path, isolation_level=None)) as connection:
+            connection.execute("PRAGMA user_version=3")
+        content = self.path.read_bytes()
+        with self.assertRaisesRegex(errors.CorruptFileError, "schema 1..2 .*schema 3"):
+            self.open()
+        self.assertEqual(self.path.read_bytes(), content)
 
     def test_the_first_record_of_a_training_stays(self):
         with self.open() as store:
@@ -102,6 +152,14 @@ class RecordStoreTest(absltest.TestCase):
         connection.close()
         with self.open() as store, self.assertRaisesRegex(errors.CorruptFileError, "seed 1 is dam"):
             store.read("data", "recipe")
+
+    def test_a_flipped_failure_is_found_by_its_checksum(self):
+        with self.open() as store:
+            store.append([dataclasses.replace(record(1, 0.0), failure="killed")])
+        with contextlib.closing(sqlite3.connect(self.path, isolation_level=None)) as connection:
+            connection.execute("UPDATE failures SET reason = 'another'")
+        with self.open() as store, self.assertRaisesRegex(errors.CorruptFileError, "seed 1 is dam"):
+            store.failed("data", "recipe")
 
     def test_another_definition_of_a_space_is_refused(self):
         with self.open() as store:

@@ -6,6 +6,7 @@ import pathlib
 import socket
 import subprocess
 import sys
+import time
 
 import numpy as np
 from absl.testing import absltest
@@ -34,6 +35,17 @@ else:
     raise AssertionError("not seen")
 losses = [training.run_epoch() for _ in range({_EPOCHS})]
 np.savez(sys.argv[1], losses=losses, **training.state())
+"""
+_SUPERNET = """
+import dataclasses, pathlib, sys
+from tfgen.training import distribution
+chosen = distribution.strategy("multi_worker")
+from tfgen import supernets, workdir
+from tools import bench_kills
+recipe = dataclasses.replace(bench_kills.SUPERNET.supernet, epochs=2)
+experiment = dataclasses.replace(bench_kills.SUPERNET, supernet=recipe)
+work = workdir.WorkDir(pathlib.Path(sys.argv[1]))
+assert not supernets.train(experiment, work, bench_kills.quarters(), None, print, chosen)
 """
 # Two devices of one process; keras_compat leaves them alone where TF_CONFIG is set.
 _MIRRORED = f"""
@@ -134,6 +146,55 @@ class TwoWorkersTest(absltest.TestCase):
         # Four classes: a guess costs log 4 = 1.386.
         self.assertLess(first["losses"][-1], 1.2)
         self.assertLess(first["losses"][-1], first["losses"][0])
+
+
+class RestartTest(absltest.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.root = pathlib.Path(self.create_tempdir().full_path)
+
+    def started(self, name: str, run: int) -> list[subprocess.Popen]:
+        """Two workers that train one supernet in a work directory of this name."""
+        cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(2)]}
+        processes = []
+        for index in range(2):
+            task = {"type": "worker", "index": index}
+            with (self.root / f"{name}_{run}_{index}.log").open("w") as log:
+                process = subprocess.Popen(
+                    [sys.executable, "-c", _SUPERNET, str(self.root / name)],
+                    env=environment(TF_CONFIG=json.dumps({"cluster": cluster, "task": task})),
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                )
+            self.addCleanup(process.kill)
+            processes.append(process)
+        return processes
+
+    def finish(self, name: str, run: int) -> dict[str, np.ndarray]:
+        """Trains it to the end; what is kept."""
+        for index, process in enumerate(self.started(name, run)):
+            code = process.wait(timeout=240)
+            said = (self.root / f"{name}_{run}_{index}.log").read_text()
+            self.assertEqual(code, 0, said[-2000:])
+        return dict(np.load(self.root / name / "supernet" / "checkpoint.npz"))
+
+    def test_a_killed_worker_ends_the_other_and_both_go_on(self):
+        whole = self.finish("whole", 0)
+        first, second = self.started("killed", 0)
+        checkpoint = self.root / "killed" / "supernet" / "manifest.json"
+        deadline = time.monotonic() + 120
+        while not checkpoint.exists():  # the first epoch is kept
+            self.assertLess(time.monotonic(), deadline)
+            self.assertEqual((first.poll(), second.poll()), (None, None))
+            time.sleep(0.01)
+        second.kill()
+        self.assertNotEqual(first.wait(timeout=240), 0)  # it notices within half a minute
+        found = self.finish("killed", 1)
+        log = (self.root / "killed_1_0.log").read_text()
+        self.assertRegex(log, "1 of 2 epochs are done")
+        self.assertEqual(found.keys(), whole.keys())
+        for name, value in whole.items():
+            np.testing.assert_array_equal(found[name], value, err_msg=name)
 
 
 class StrategyTest(absltest.TestCase):

@@ -159,6 +159,8 @@ class ArithmeticTest(parameterized.TestCase):
         linear, deep = MEMBERS[0], MEMBERS[4]
         together = run([linear, deep], recipe=recipe, keep_losses=True)
         self.assertEqual(together[1][0], 0.0)
+        (outcome,) = population.train([deep], REGRESSION, recipe, processes=1)
+        self.assertEqual(outcome.failure, population.DIVERGED)
         self.assertFalse(np.isfinite(together[1][1]).all())
         self.assertTrue(np.isfinite(together[0][1]).all())
         self.assertEqual(together[0], run([linear], recipe=recipe, keep_losses=True)[0])
@@ -192,10 +194,6 @@ class ProcessesTest(absltest.TestCase):
 
         self.enter_context(mock.patch.object(subprocess, "Popen", remember))
 
-    def endless(self):
-        slow = Member(mlp((FEATURES, 128, 128, 1), (8, 8, 8)), 0)
-        return population.train([slow, slow], REGRESSION, LONG, processes=2)
-
     def test_outcomes_arrive_one_by_one_and_closing_ends_the_workers(self):
         # A million weights: seconds, where the other members take 0.02 s.
         slow = Member(mlp((FEATURES, 1000, 1000, 1), (8, 8, 8)), 0)
@@ -207,33 +205,95 @@ class ProcessesTest(absltest.TestCase):
         self.assertLess(time.monotonic() - start, 5)
         self.assertEqual([p.returncode for p in self.started], [-signal.SIGKILL] * 2)
 
-    def test_killed_worker_is_reported(self):
-        killed = []
+    def outcomes(self, before, members=MEMBERS, processes=2, **options):
+        """By index, where `before(process, index)` happens before a member is handed out."""
 
-        def kill_first(worker, index, member):
-            send(worker, index, member)
-            if not killed:
-                killed.append(worker.process.pid)
-                os.kill(worker.process.pid, signal.SIGKILL)
+        def send(worker, index, member):
+            before(worker.process, index)
+            original(worker, index, member)
 
-        send = population._Worker.send
-        with (
-            mock.patch.object(population._Worker, "send", kill_first),
-            self.assertRaisesRegex(errors.TfgenError, "SIGKILL at member 0.*memory"),
-        ):
-            list(self.endless())
-        self.assertEqual([p.returncode for p in self.started], [-signal.SIGKILL] * 2)
+        original = population._Worker.send
+        with mock.patch.object(population._Worker, "send", send):
+            found = population.train(
+                members, REGRESSION, options.pop("recipe", RECIPE), processes=processes, **options
+            )
+            return {outcome.index: outcome for outcome in found}
 
-    def test_worker_that_fails_is_reported(self):
-        def fail(worker, index, member):
-            worker.index = index
-            worker.process.stdin.close()  # the worker reads the end of its work and leaves
+    def test_what_a_killed_worker_had_is_trained_again(self):
+        expected = run(MEMBERS)
+        pids = []
 
-        with (
-            mock.patch.object(population._Worker, "send", fail),
-            self.assertRaisesRegex(errors.TfgenError, "exit code 0 at member 0"),
-        ):
-            list(population.train(MEMBERS[:1], REGRESSION, RECIPE, processes=1))
+        def kill_twice(process, index):
+            if index == 2 and len(pids) < 2:
+                pids.append(process.pid)
+                process.kill()
+
+        found = self.outcomes(kill_twice)
+        self.assertLen(set(pids), 2)
+        self.assertLen(self.started, 1 + 2 + 2)  # `run` has one worker
+        self.assertEqual({i: (o.metric, o.losses) for i, o in found.items()}, expected)
+        self.assertEqual({o.failure for o in found.values()}, {None})
+
+    def test_what_ends_every_worker_has_failed_alone(self):
+        expected = run(MEMBERS)
+
+        def kill(process, index):
+            if index == 2:
+                process.kill()
+
+        found = self.outcomes(kill)
+        self.assertRegex(found.pop(2).failure, "ended 3 processes, the last with SIGKILL.*memory")
+        del expected[2]
+        self.assertEqual({i: (o.metric, o.losses) for i, o in found.items()}, expected)
+
+    def test_a_worker_that_leaves_is_reported(self):
+        # It reads the end of its work in place of a member.
+        def leave(worker, index, member):
+            worker.index, worker.member = index, member
+            worker.deadline = time.monotonic() + 60
+            worker.process.stdin.close()
+
+        with mock.patch.object(population._Worker, "send", leave):
+            (outcome,) = population.train(MEMBERS[:1], REGRESSION, RECIPE, processes=1)
+        self.assertEqual(outcome.failure, "ended 3 processes, the last with exit code 0")
+        self.assertEqual(outcome.metric, 0.0)
+
+    def test_what_takes_too_long_has_failed_alone(self):
+        # 100,000 steps take minutes, 30 steps a hundredth of a second; a worker starts in one.
+        expected = run(MEMBERS[:1])
+        limits = population.Limits(seconds=3.0)
+        with population.Workers(REGRESSION, LONG, processes=2, limits=limits) as workers:
+            late = next(workers.train([MEMBERS[4]]))
+        self.assertEqual((late.failure, late.metric), ("took more than 3 s", 0.0))
+        self.assertBetween(late.seconds, 3.0, 6.0)
+        limits = population.Limits(seconds=60.0)
+        self.assertEqual(run(MEMBERS[:1], limits=limits), expected)
+
+    def test_what_takes_too_much_memory_has_failed_alone(self):
+        # A kernel of 4 GB, in a process of 2.
+        large = Member(mlp((FEATURES, 30_000, 33_000, 1), (8, 8, 8)), 0)
+        limits = population.Limits(memory_bytes=2 << 30)
+        found = self.outcomes(lambda process, index: None, [large, *MEMBERS], limits=limits)
+        self.assertRegex(found.pop(0).failure, "MemoryError: Unable to allocate")
+        self.assertLen(self.started, 2)  # the process is as good as before
+        metrics = {index - 1: outcome.metric for index, outcome in found.items()}
+        self.assertEqual(metrics, {i: metric for i, (metric, _) in run(MEMBERS).items()})
+
+    def test_many_failures_in_a_row_stop_the_run(self):
+        def found(members):
+            outcomes = []
+            with self.assertRaisesRegex(errors.TfgenError, "10 trainings in a row.*not finite"):
+                for outcome in population.train(members, REGRESSION, recipe, processes=1):
+                    outcomes.append(outcome.failure)
+            return outcomes
+
+        # As in the test of a member that diverges: the deep one does, the linear one does not.
+        recipe = Recipe(steps=30, batch_size=32, learning_rate=1e8, warmup_steps=0)
+        linear, deep = MEMBERS[0], MEMBERS[4]
+        bad = population.DIVERGED
+        self.assertEqual(found([deep] * 20), [bad] * 10)
+        members = [*[deep] * 9, linear, *[deep] * 11]
+        self.assertEqual(found(members), [*[bad] * 9, None, *[bad] * 10])
 
     def test_no_process_for_no_members(self):
         self.assertEmpty(list(population.train([], REGRESSION, RECIPE, processes=2)))

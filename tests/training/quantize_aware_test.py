@@ -129,6 +129,12 @@ class TrainerTest(absltest.TestCase):
         with self.assertRaises(errors.UsageError):
             trainer.train(layers, self.data, Recipe(steps=1, warmup_steps=0), 0)
 
+    def test_a_training_that_diverges_says_so(self) -> None:
+        # Steps of 1e30 are squared beyond float32 in the next loss.
+        recipe = Recipe(steps=5, learning_rate=1e30, warmup_steps=0)
+        with self.assertRaisesRegex(errors.TrainingFailedError, "diverged"):
+            trainer.train(LAYERS, self.data, recipe, 7)
+
     def test_starts_from_the_recipes_weights(self) -> None:
         # A learning rate that float32 weights cannot see.
         recipe = Recipe(steps=1, learning_rate=1e-30, warmup_steps=0)

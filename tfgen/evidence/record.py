@@ -12,12 +12,12 @@ import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
 
-from tfgen import errors
+from tfgen import errors, workdir
 from tfgen.cost.budget import Cost
 from tfgen.space.architecture import Architecture
 from tfgen.space.search_space import SearchSpace
 
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2
 _APPLICATION_ID = 0x7466676E  # "tfgn"
 _BUSY_TIMEOUT_MS = 60_000
 _SCHEMA = """
@@ -35,6 +35,29 @@ CREATE TABLE records (
   PRIMARY KEY (space, architecture, dataset, recipe, seed)
 ) WITHOUT ROWID;
 """
+# Since version 2.
+_FAILURES = """
+CREATE TABLE failures (
+  space TEXT NOT NULL,
+  architecture TEXT NOT NULL,
+  dataset TEXT NOT NULL,
+  recipe TEXT NOT NULL,
+  seed INTEGER NOT NULL,
+  seconds REAL NOT NULL,
+  reason TEXT NOT NULL,
+  checksum INTEGER NOT NULL,
+  PRIMARY KEY (space, architecture, dataset, recipe, seed)
+) WITHOUT ROWID;
+"""
+_KEY = "space = ? AND architecture = ? AND dataset = ? AND recipe = ? AND seed = ?"
+_KEY_COLUMNS = "space, architecture, dataset, recipe, seed"
+# What SQLite's short texts leave open, by the first part of its error's name.
+_ADVICE = {
+    "SQLITE_FULL": "make room and start again; what was acknowledged is stored",
+    "SQLITE_IOERR": "the disk may be full or broken; what was acknowledged is stored",
+    "SQLITE_CANTOPEN": "file and folder must be readable and writable",
+    "SQLITE_READONLY": "file and folder must be writable",
+}
 
 Key = tuple[str, str, str, str, int]
 
@@ -48,9 +71,11 @@ class Record:
       dataset: fingerprint of the data.
       recipe: fingerprint of the recipe.
       seed: of the training.
-      metric: on the validation split, in the task's own metric.
+      metric: on the validation split, in the task's own metric; 0 where the training failed, as of
+        a network that learned nothing.
       seconds: wall time of the training.
       cost: what was measured beside; counted costs follow from the architecture and are left out.
+      failure: why there is no metric; None where there is one.
     """
 
     architecture: Architecture
@@ -60,6 +85,7 @@ class Record:
     metric: float
     seconds: float
     cost: Cost = dataclasses.field(default_factory=lambda: Cost({}))
+    failure: str | None = None
 
     @property
     def key(self) -> Key:
@@ -73,10 +99,12 @@ class RecordStore:
 
     The rollback journal with full synchronisation: slower than the write-ahead log, which before
     SQLite 3.51.3 can lose committed pages when two connections meet. Not for network file systems.
+
+    Any number of processes may append, but only one should decide what is trained: `owned`.
     """
 
     def __init__(self, path: pathlib.Path, space: SearchSpace):
-        """Opens or makes the store.
+        """Opens or makes the store; one of an older schema becomes one of this.
 
         Raises:
           CorruptFileError: the file is not a store, or its content is damaged.
@@ -109,11 +137,14 @@ class RecordStore:
         with self._transaction():
             (application,) = run("PRAGMA application_id").fetchone()
             (version,) = run("PRAGMA user_version").fetchone()
-            if application != _APPLICATION_ID or version != _SCHEMA_VERSION:
+            if application != _APPLICATION_ID or not 1 <= version <= _SCHEMA_VERSION:
                 raise errors.CorruptFileError(
-                    f"{self.path}: not a record store of schema {_SCHEMA_VERSION} "
+                    f"{self.path}: not a record store of schema 1..{_SCHEMA_VERSION} "
                     f"(application id {application:#x}, schema {version})"
                 )
+            if version < _SCHEMA_VERSION:
+                run(_FAILURES)
+                run(f"PRAGMA user_version={_SCHEMA_VERSION}")
             definition = json.dumps(self.space.to_json(), sort_keys=True)
             run("INSERT OR IGNORE INTO spaces VALUES (?, ?)", (self.space.name, definition))
             (stored,) = run(
@@ -125,20 +156,41 @@ class RecordStore:
                     f"{self.space.name!r}; use another file"
                 )
 
+    def owned(self) -> contextlib.AbstractContextManager[None]:
+        """Makes this process the one that trains what is missing, while the block runs.
+
+        Raises:
+          UsageError: another process is that one.
+        """
+        return workdir.owning(self.path)
+
     def append(self, records: Sequence[Record]) -> None:
-        """Stores records durably, all or none; a record that is already there is left as it is."""
-        rows = [(*r.key, r.metric, r.seconds, _cost_text(r), _checksum(r)) for r in records]
+        """Stores records durably, all or none; a record that is already there is left as it is.
+
+        A failure is kept only as long as there is no record of the same training.
+        """
+        made = [r for r in records if r.failure is None]
+        failed = [r for r in records if r.failure is not None]
         with self._naming_the_file(), self._transaction():
-            self._connection.executemany(
+            many = self._connection.executemany
+            many(
                 "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-                rows,
+                [(*r.key, r.metric, r.seconds, _cost_text(r), _checksum(r)) for r in made],
+            )
+            many(f"DELETE FROM failures WHERE {_KEY}", [r.key for r in made])
+            many(
+                "INSERT OR REPLACE INTO failures SELECT ?, ?, ?, ?, ?, ?, ?, ? "
+                f"WHERE NOT EXISTS (SELECT 1 FROM records WHERE {_KEY})",
+                [(*r.key, r.seconds, r.failure, _failure_checksum(r), *r.key) for r in failed],
             )
 
-    def keys(self) -> set[Key]:
-        """The keys of all records of the space."""
-        query = "SELECT space, architecture, dataset, recipe, seed FROM records WHERE space = ?"
+    def keys(self, *, failed: bool = True) -> set[Key]:
+        """The keys of all records of the space, and those of failed trainings unless refused."""
+        query = f"SELECT {_KEY_COLUMNS} FROM records WHERE space = :space"
+        if failed:
+            query += f" UNION ALL SELECT {_KEY_COLUMNS} FROM failures WHERE space = :space"
         with self._naming_the_file():
-            return set(self._connection.execute(query, (self.space.name,)).fetchall())
+            return set(self._connection.execute(query, {"space": self.space.name}))
 
     def read(self, dataset: str, recipe: str) -> list[Record]:
         """All records of the space on this data with this recipe, in the order of their keys.
@@ -172,7 +224,27 @@ class RecordStore:
             records.append(record)
         return records
 
+    def failed(self, dataset: str, recipe: str) -> list[Record]:
+        """The trainings of the space on this data with this recipe that failed, as `read` does."""
+        query = (
+            "SELECT architecture, seed, seconds, reason, checksum FROM failures "
+            "WHERE space = ? AND dataset = ? AND recipe = ? ORDER BY architecture, seed"
+        )
+        with self._naming_the_file():
+            rows = self._connection.execute(query, (self.space.name, dataset, recipe)).fetchall()
+        records = []
+        for choices, seed, seconds, reason, checksum in rows:
+            architecture = Architecture(self.space.name, tuple(map(int, choices.split(","))))
+            record = Record(architecture, dataset, recipe, seed, 0.0, seconds, failure=reason)
+            if _failure_checksum(record) != checksum:
+                raise errors.CorruptFileError(
+                    f"{self.path}: the failure of architecture {choices}, seed {seed} is damaged"
+                )
+            records.append(record)
+        return records
+
     def __len__(self) -> int:
+        """Records of the space, without failures."""
         query = "SELECT count(*) FROM records WHERE space = ?"
         with self._naming_the_file():
             (count,) = self._connection.execute(query, (self.space.name,)).fetchone()
@@ -204,7 +276,9 @@ class RecordStore:
         try:
             yield
         except (sqlite3.OperationalError, sqlite3.IntegrityError) as error:
-            raise errors.TfgenError(f"{self.path}: record store: {error}") from error
+            kind = "_".join(str(getattr(error, "sqlite_errorname", "")).split("_")[:2])
+            advice = f" ({_ADVICE[kind]})" if kind in _ADVICE else ""
+            raise errors.TfgenError(f"{self.path}: record store: {error}{advice}") from error
         except sqlite3.DatabaseError as error:
             raise errors.CorruptFileError(f"{self.path}: record store: {error}") from error
 
@@ -218,7 +292,7 @@ def _make(path: pathlib.Path) -> None:
     os.close(handle)
     try:
         connection = sqlite3.connect(name, isolation_level=None)
-        connection.executescript(_SCHEMA)
+        connection.executescript(_SCHEMA + _FAILURES)
         connection.execute(f"PRAGMA application_id={_APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version={_SCHEMA_VERSION}")
         connection.close()
@@ -236,6 +310,10 @@ def _cost_text(record: Record) -> str:
 def _checksum(record: Record) -> int:
     """CRC-32 of everything a row holds; integrity_check does not look into values."""
     return _crc((*record.key, record.metric, record.seconds, _cost_text(record)))
+
+
+def _failure_checksum(record: Record) -> int:
+    return _crc((*record.key, record.seconds, record.failure))
 
 
 def _crc(row: tuple[object, ...]) -> int:

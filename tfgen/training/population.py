@@ -3,6 +3,10 @@
 A worker is a fresh interpreter that speaks lines of JSON; it imports NumPy but not TensorFlow, and
 its BLAS runs one thread. `population_network` is the arithmetic.
 
+A worker has one member at a time and says when it is done, so a worker that dies names its member,
+which is trained again by a new worker. What ends several workers, takes too long or too much memory
+or becomes NaN has failed; the others go on.
+
 A step of batch 128 takes 0.21 ms of one core for 12,000 weights, 60 % of it in matrix products, and
 0.05 ms for 200 weights, which is Python's share. tools/bench_population.py compares with Keras: on
 two idle cores 6.5 networks of 13,000 weights and 1,000 steps a second, 24 times a plain tf_keras
@@ -23,10 +27,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 
-from tfgen import errors
+from tfgen import child_process, errors
 from tfgen.space.layers import LayerSpec
 from tfgen.training import fitting, population_network, tasks
 from tfgen.training.datasets import Dataset
@@ -35,6 +40,10 @@ from tfgen.training.recipe import FIT_EXAMPLES, Recipe
 
 SPLITS = ("train", "validation", "test")
 
+DIVERGED = "outputs are not finite: the training diverged"
+_DEATHS = 3  # of workers with one member before it has failed: others kill processes too
+_LONGEST = 1e6  # seconds, beyond which the system's clocks overflow
+_REASON = 300  # characters of an exception that are kept
 _ARRAYS = ("x", "y", "fit_x", "score_x", "score_y")
 _STOP_SECONDS = 5.0  # what an idle worker gets to leave by itself
 
@@ -54,15 +63,36 @@ class Member:
 
 
 @dataclasses.dataclass(frozen=True)
+class Limits:
+    """What one training may take; one that takes more has failed.
+
+    Attributes:
+      seconds: wall time, at most a million.
+      memory_bytes: address space of its process, beside the data.
+      failures: in a row, after which the run is stopped: then it is not the networks. 0 never stops
+        it.
+    """
+
+    seconds: float = 3600.0
+    memory_bytes: int = child_process.MEMORY_BYTES
+    failures: int = 10
+
+    def __post_init__(self) -> None:
+        if not (0 < self.seconds <= _LONGEST and self.memory_bytes > 0 and self.failures >= 0):
+            raise ValueError(f"a training needs up to {_LONGEST:g} s, and memory: {self}")
+
+
+@dataclasses.dataclass(frozen=True)
 class Outcome:
     """What became of a member.
 
     Attributes:
       index: the member's position in what `train` was given.
-      metric: the task's score on the split asked for; 0 for a training that diverged.
+      metric: the task's score on the split asked for; 0 for a training that failed.
       seed: of the start that was kept.
       seconds: wall-clock time of the training and the scoring in the worker.
       losses: the batch's loss before each step, where asked for.
+      failure: why the training failed; None where it did not.
     """
 
     index: int
@@ -70,6 +100,7 @@ class Outcome:
     seed: int
     seconds: float
     losses: tuple[float, ...] | None = None
+    failure: str | None = None
 
 
 def train(
@@ -80,6 +111,7 @@ def train(
     processes: int,
     split: str = "validation",
     keep_losses: bool = False,
+    limits: Limits | None = None,
 ) -> Iterator[Outcome]:
     """Trains the members and yields each outcome when it is there, in no particular order.
 
@@ -93,13 +125,21 @@ def train(
       processes: workers; the number of cores is the best choice.
       split: which of SPLITS is scored.
       keep_losses: also report the losses of all steps.
+      limits: of each training.
 
     Raises:
       UsageError: a member is no such network, or does not fit the data set; raised before any
         training.
-      TfgenError: a worker died; outcomes already yielded are good.
+      TfgenError: too many trainings failed in a row; outcomes already yielded are good.
     """
-    workers = Workers(dataset, recipe, processes=processes, split=split, keep_losses=keep_losses)
+    workers = Workers(
+        dataset,
+        recipe,
+        processes=processes,
+        split=split,
+        keep_losses=keep_losses,
+        limits=limits,
+    )
     outcomes = workers.train(members)  # refuses bad members now, not at the first outcome
 
     def closing() -> Iterator[Outcome]:
@@ -184,15 +224,30 @@ def _train_one(
         fit_y = arrays.y[:FIT_EXAMPLES]
         fits = [trained.score(s, arrays.task, arrays.fit_x, fit_y) for s in range(len(starts))]
         best = int(np.argmax(fits))
-    metric = trained.score(best, arrays.task, arrays.score_x, arrays.score_y)
+    outputs = trained.outputs(best, arrays.score_x)
+    metric = arrays.task.score(arrays.score_y, outputs)
     losses = tuple(trained.losses[:, best].tolist()) if keep_losses else None
-    return Outcome(index, metric, starts[best], time.perf_counter() - begin, losses)
+    failure = None if np.isfinite(outputs).all() else DIVERGED
+    return Outcome(index, metric, starts[best], time.perf_counter() - begin, losses, failure)
 
 
 # --- many processes -----------------------------------------------------------------------------
 #
 # `multiprocessing` would import the caller's main module in each worker, TensorFlow with it, and
 # leave it to the caller to limit BLAS.
+
+
+class Trainer(Protocol):
+    """Who trains members on one data set with one recipe; see `Workers`, and `cluster.Cluster`."""
+
+    dataset: Dataset
+    recipe: Recipe
+
+    def train(self, members: Sequence[Member]) -> Iterator[Outcome]: ...
+
+    def __enter__(self) -> Trainer: ...
+
+    def __exit__(self, *unused: object) -> None: ...
 
 
 class Workers:
@@ -213,6 +268,7 @@ class Workers:
         processes: int,
         split: str = "validation",
         keep_losses: bool = False,
+        limits: Limits | None = None,
     ):
         """See `train`; raises UsageError."""
         if processes < 1:
@@ -226,6 +282,8 @@ class Workers:
         self._processes = processes
         self._split = split
         self._keep_losses = keep_losses
+        self._limits = limits or Limits()
+        self._in_a_row = InARow(self._limits.failures)
         self._folder: pathlib.Path | None = None
         self._stack = contextlib.ExitStack()
         self._workers: list[_Worker] = []
@@ -242,12 +300,17 @@ class Workers:
         self._folder = None
         self._stack.close()
 
+    @property
+    def pids(self) -> list[int]:
+        """Of the processes that are there."""
+        return [worker.process.pid for worker in self._workers]
+
     def train(self, members: Sequence[Member]) -> Iterator[Outcome]:
         """Trains the members and yields each outcome when it is there, in no particular order.
 
         Raises:
           UsageError: a member does not fit the data set; raised before any training.
-          TfgenError: a worker died; outcomes already yielded are good.
+          TfgenError: too many trainings failed in a row; outcomes already yielded are good.
         """
         for index, member in enumerate(members):
             check(member, self.dataset, f"member {index}")
@@ -259,18 +322,28 @@ class Workers:
         done = False
         try:
             with selectors.DefaultSelector() as ready:
-                for worker in self._started(min(self._processes, len(members))):
+
+                def give(worker: _Worker, index: int, member: Member) -> None:
+                    worker.send(index, member)
                     ready.register(worker.process.stdout, selectors.EVENT_READ, worker)
-                    worker.send(*next(waiting))
-                for _ in range(len(members)):
-                    worker = ready.select()[0][0].data
-                    yield worker.receive()
+
+                for worker in self._started(min(self._processes, len(members))):
+                    give(worker, *next(waiting))
+                while ready.get_map():
+                    worker, late = _first(ready)
+                    ready.unregister(worker.process.stdout)
+                    outcome = worker.stop_late() if late else worker.receive()
+                    if outcome is None:
+                        give(worker, worker.index, worker.member)
+                        continue
+                    yield outcome
+                    self._in_a_row.count(outcome)
                     following = next(waiting, None)
                     if following:
-                        worker.send(*following)
+                        give(worker, *following)
             done = True
         finally:
-            if not done:  # a worker died, or is at work for nobody
+            if not done:  # workers are at work for nobody
                 self.close()
 
     def _started(self, count: int) -> list[_Worker]:
@@ -283,28 +356,74 @@ class Workers:
                 "task": self.dataset.task.name,
                 "recipe": self.recipe.to_json(),
                 "keep_losses": self._keep_losses,
+                "memory_bytes": self._limits.memory_bytes,
+                "parent": os.getpid(),
             }
             (self._folder / "job.json").write_text(json.dumps(job))
         while len(self._workers) < count:
-            worker = _Worker(self._folder)
+            worker = _Worker(self._folder, self._limits.seconds)
             self._stack.callback(worker.close)
             self._workers.append(worker)
         return self._workers[:count]
 
 
-class _Worker:
-    """A process that trains one member at a time."""
+def _first(ready: selectors.BaseSelector) -> tuple[_Worker, bool]:
+    """The next worker that has said something or has ended, or else the one that is late."""
+    workers: list[_Worker] = [key.data for key in ready.get_map().values()]
+    hurried = min(workers, key=lambda worker: worker.deadline)
+    found = ready.select(max(0.0, hurried.deadline - time.monotonic()))
+    return (found[0][0].data, False) if found else (hurried, True)
 
-    def __init__(self, folder: pathlib.Path):
+
+class InARow:
+    """Counts failures one after the other: a defect of the machine or the recipe is not recorded
+    for thousands of networks."""
+
+    def __init__(self, most: int):
+        self._most = most
+        self._failures = 0
+
+    def count(self, outcome: Outcome) -> None:
+        """Raises TfgenError at the last failure that is allowed."""
+        self._failures = 0 if outcome.failure is None else self._failures + 1
+        if self._most and self._failures >= self._most:
+            self._failures = 0
+            raise errors.TfgenError(
+                f"{self._most} trainings in a row failed, the last one with: "
+                f"{outcome.failure}. Outcomes so far are good; look at the recipe, the limits and "
+                "this machine before the others are trained"
+            )
+
+
+class _Worker:
+    """A process that trains one member at a time; another one when it has died.
+
+    Attributes:
+      index: of the member at hand.
+      member: at hand.
+      deadline: by `time.monotonic`, when the member has taken too long.
+      process: that trains it.
+    """
+
+    def __init__(self, folder: pathlib.Path, seconds: float):
+        self._folder = folder
+        self._seconds = seconds
+        self._begin = 0.0
+        self._deaths = 0  # of processes that had this member
+        self.index = -1
+        self.member: Member | None = None
+        self.deadline = 0.0
+        self._start()
+
+    def _start(self) -> None:
         environment = dict(os.environ)
         # The caller's own path: under Bazel, environment and working directory do not say it all.
         environment["PYTHONPATH"] = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
         # NumPy's BLAS reads these when it is loaded.
         for library in ("OPENBLAS", "MKL", "OMP", "BLIS", "VECLIB_MAXIMUM"):
             environment[f"{library}_NUM_THREADS"] = "1"
-        self.index: int | None = None
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "tfgen.training.population", str(folder)],
+            [sys.executable, "-P", "-m", "tfgen.training.population", str(self._folder)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,
@@ -312,24 +431,43 @@ class _Worker:
         )
 
     def send(self, index: int, member: Member) -> None:
-        self.index = index
+        if member is not self.member or index != self.index:
+            self._deaths = 0
+        self.index, self.member = index, member
+        self._begin = time.monotonic()
+        self.deadline = self._begin + self._seconds
         layers = [layer.to_json() for layer in member.layers]
         line = json.dumps({"index": index, "seed": member.seed, "layers": layers})
         with contextlib.suppress(BrokenPipeError):  # `receive` says what happened
             print(line, file=self.process.stdin, flush=True)
 
-    def receive(self) -> Outcome:
+    def receive(self) -> Outcome | None:
+        """What became of the member; None where a process died and the next one should try."""
         line = self.process.stdout.readline()
-        if not line.endswith("\n"):  # the end of the stream: the process is gone
-            code = self.process.wait()
-            how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-            raise errors.TfgenError(
-                f"a training process ended with {how} at member {self.index}; outcomes so far are "
-                "good, train the others again" + _WHY.get(code, "")
-            )
-        data = json.loads(line)
-        losses = data.pop("losses")
-        return Outcome(**data, losses=None if losses is None else tuple(losses))
+        if line.endswith("\n"):
+            data = json.loads(line)
+            losses = data.pop("losses")
+            return Outcome(**data, losses=None if losses is None else tuple(losses))
+        code = self.process.wait()  # the end of the stream: the process is gone
+        self._restart()
+        self._deaths += 1
+        if self._deaths < _DEATHS:
+            return None
+        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        return self._failed(f"ended {_DEATHS} processes, the last with {how}{_WHY.get(code, '')}")
+
+    def stop_late(self) -> Outcome:
+        self._restart()
+        return self._failed(f"took more than {self._seconds:g} s")
+
+    def _failed(self, reason: str) -> Outcome:
+        assert self.member is not None
+        seconds = time.monotonic() - self._begin
+        return Outcome(self.index, 0.0, self.member.seed, seconds, failure=reason)
+
+    def _restart(self) -> None:
+        self.close()
+        self._start()
 
     def close(self) -> None:
         """Ends the process, whatever it is doing: it owns nothing that could be left half done."""
@@ -348,12 +486,21 @@ def _work(folder: pathlib.Path) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends this process
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a parent that was killed reads no outcome
     job = json.loads((folder / "job.json").read_text())
+    child_process.die_with(job["parent"])
     recipe = Recipe.from_json(job["recipe"])
     arrays = _Arrays.load(folder, job["task"])
+    data_bytes = sum(file.stat().st_size for file in folder.iterdir())
+    child_process.limit_memory(job["memory_bytes"] + data_bytes)
     for line in sys.stdin:
         data = json.loads(line)
         member = Member(tuple(LayerSpec.from_json(x) for x in data["layers"]), data["seed"])
-        outcome = _train_one(data["index"], member, arrays, recipe, job["keep_losses"])
+        begin = time.perf_counter()
+        try:
+            outcome = _train_one(data["index"], member, arrays, recipe, job["keep_losses"])
+        except Exception as error:  # whatever it is, it is this member's
+            reason = f"{type(error).__name__}: {error}"[:_REASON]
+            seconds = time.perf_counter() - begin
+            outcome = Outcome(data["index"], 0.0, member.seed, seconds, failure=reason)
         print(json.dumps(dataclasses.asdict(outcome)), flush=True)
 
 

@@ -353,6 +353,10 @@ class Trained:
 
     def score(self, start: int, task: tasks.Task, x: np.ndarray, y: np.ndarray) -> float:
         """The task's metric of one start on laid-out examples x [.., examples], targets y."""
+        return task.score(y, self.outputs(start, x))
+
+    def outputs(self, start: int, x: np.ndarray) -> np.ndarray:
+        """One start's outputs [examples, out] for laid-out examples x [.., examples]."""
         count = x.shape[-1]
         rows = min(count, _SCORE_ROWS if x.ndim == 2 else _SCORE_IMAGES)
         if rows not in self._passes:
@@ -365,7 +369,7 @@ class Trained:
                 first = min(begin, count - rows)  # the last rows overlap those before
                 found = passes.forward(x[None, ..., first : first + rows], matrices_t)
                 outputs[first : first + rows] = found[0].T
-            return task.score(y, outputs)
+        return outputs
 
 
 def train(

@@ -72,6 +72,7 @@ def train(
 
     Raises:
       UsageError: the layers do not fit the data set, or the recipe moves what are no images.
+      TrainingFailedError: the training diverged.
     """
     fitting.check(layers, dataset)
     if recipe.augments and dataset.train.x.ndim != 4:
@@ -90,7 +91,11 @@ def train(
             kept = (fit, model, folded, loss)
     assert kept is not None  # a recipe has a start
     _, model, folded, loss = kept
-    metric = dataset.task.score(dataset.validation.y, predict(model, dataset.validation.x))
+    outputs = predict(model, dataset.validation.x)
+    # Where activations are rounded, outputs of weights that are no numbers may be some.
+    if not all(np.isfinite(array).all() for array in (outputs, *model.get_weights())):
+        raise errors.TrainingFailedError(population.DIVERGED)
+    metric = dataset.task.score(dataset.validation.y, outputs)
     seconds = time.monotonic() - start
     return Trained(model, folded, dataset.task.metric, metric, loss, seconds)
 

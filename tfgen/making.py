@@ -1,0 +1,422 @@
+"""Makes the file of one network: here, in a child process with limits, or on a Ray cluster.
+
+A child that takes too long or too much memory is ended and the network has failed; one that others
+kill is started again. Equal orders make equal files wherever that is done (on processors that round
+alike).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from tfgen import child_process, errors, supernets, workdir
+from tfgen.bundle import SharedWeights
+from tfgen.space.layers import LayerSpec
+from tfgen.space.search_space import SearchSpace
+from tfgen.training import cluster, tasks
+from tfgen.training.datasets import Dataset, Split
+from tfgen.training.population import Limits
+from tfgen.training.recipe import Recipe
+
+MODEL, RECIPE = "model.tflite", "recipe.json"
+TRAINED = "trained"
+SECONDS = 86_400.0
+_ATTEMPTS = 2  # of children that a signal ended
+_LOOKS_EVERY = 0.2  # seconds
+_ORDER, _DONE, _PROGRESS, _OUTPUT = "order.json", "done.json", "progress", "output"
+_SPLITS = ("train", "validation", "test")
+Progress = Callable[[int, float], None]  # steps done, loss
+
+
+@dataclasses.dataclass(frozen=True)
+class Order:
+    """A file to make, and all that decides it.
+
+    With shared weights the network inherits them, rounded: that is all, unless they are to be
+    tuned.
+
+    Attributes:
+      space: whose bit policy the file must keep.
+      layers: the network.
+      dataset: what it is trained on.
+      recipe: how.
+      seed: of its weights and batches.
+      io: "float", or "int8" for integer input and output.
+      shared: what it inherits; None trains it from scratch.
+      tune: whether what was inherited is trained by `shared.fine_tuning`.
+    """
+
+    space: SearchSpace
+    layers: tuple[LayerSpec, ...]
+    dataset: Dataset
+    recipe: Recipe
+    seed: int
+    io: str = "float"
+    shared: SharedWeights | None = None
+    tune: bool = False
+
+    @property
+    def trains(self) -> bool:
+        """Whether it takes more than seconds."""
+        return self.shared is None or self.tune
+
+    @property
+    def network(self) -> str:
+        """What tells it from the other orders of a bundle, in hex."""
+        text = json.dumps([self.seed, *(layer.to_json() for layer in self.layers)], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Maker(Protocol):
+    """Who makes files; raises TrainingFailedError, ExportMismatchError and what `make` raises."""
+
+    def __call__(
+        self,
+        order: Order,
+        folder: pathlib.Path,
+        *,
+        trained: pathlib.Path | None = None,
+        progress: Progress | None = None,
+    ) -> pathlib.Path: ...
+
+
+def make(
+    order: Order,
+    folder: pathlib.Path,
+    *,
+    trained: pathlib.Path | None = None,
+    progress: Progress | None = None,
+) -> pathlib.Path:
+    """Trains a network with quantization in the loop and writes model.tflite and recipe.json.
+
+    Args:
+      order: the network.
+      folder: where the file goes.
+      trained: where the Keras model is kept; None keeps it nowhere.
+      progress: told the steps done and the loss.
+
+    Returns:
+      The path of model.tflite.
+
+    Raises:
+      UsageError: the network does not fit the data or the bit policy.
+      TrainingFailedError: the training diverged.
+      ExportMismatchError: the file disagrees with the network.
+    """
+    from tfgen.deployment import export
+    from tfgen.training import trainer
+
+    space, layers, dataset, seed = order.space, order.layers, order.dataset, order.seed
+    export.check_bits(layers, space.bit_policy)  # a minute before export would
+    if order.shared is None:
+        result = trainer.train(layers, dataset, order.recipe, seed, progress=progress)
+        told = order.recipe.to_json()
+    else:
+        own = supernets.inherited(space, order.shared, layers)
+        told = {"inherited": True}
+        if order.tune:
+            tuning = order.shared.fine_tuning
+            result = trainer.train(layers, dataset, tuning, seed, weights=own, progress=progress)
+            told |= tuning.to_json()
+        else:
+            result = trainer.inherit(layers, own, order.shared.examples.train.x, dataset)
+    if trained is not None:
+        with workdir.writing_folder(trained) as fresh:
+            trainer.save(result, fresh)
+            workdir.write_manifest(
+                fresh,
+                config={
+                    "recipe": told,
+                    "layers": [layer.to_json() for layer in layers],
+                },
+                seed=seed,
+                data={dataset.name: dataset.fingerprint},
+                parents={},
+            )
+    examples = dataset.test.x
+    exported = export.export(result.model, result.layers, examples, space.bit_policy, io=order.io)
+    path = folder / MODEL
+    workdir.write_bytes(path, exported.content)
+    workdir.write_json(
+        folder / RECIPE,
+        {
+            "layers": [layer.to_json() for layer in layers],
+            "training": {**told, "seed": seed, "dataset": dataset.fingerprint},
+            "preprocessing": dict(dataset.preprocessing),
+            "input_output": order.io,
+            "quantizer": json.loads(exported.recipe_json),
+            "checked": {
+                "examples": exported.compared,
+                "agreement": exported.agreement,
+                "max_steps": exported.max_steps,
+                "mean_steps": exported.mean_steps,
+            },
+        },
+    )
+    return path
+
+
+# --- in a child ---------------------------------------------------------------------------------
+
+
+def default_limits() -> Limits:
+    """A day, and the memory that this machine has."""
+    memory_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return Limits(SECONDS, memory_bytes)
+
+
+@dataclasses.dataclass(frozen=True)
+class InChild:
+    """Makes each file in a process of its own; a `Maker`.
+
+    Attributes:
+      limits: `memory_bytes` are of its resident set: TensorFlow reserves more than it uses.
+    """
+
+    limits: Limits = dataclasses.field(default_factory=default_limits)
+
+    def __call__(
+        self,
+        order: Order,
+        folder: pathlib.Path,
+        *,
+        trained: pathlib.Path | None = None,
+        progress: Progress | None = None,
+    ) -> pathlib.Path:
+        with workdir.scratch() as job:
+            _save(order, job, folder, trained)
+            for _ in range(_ATTEMPTS):
+                code = self._run(job, progress)
+                if code >= 0:
+                    break
+            if not (job / _DONE).is_file():
+                how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+                words = child_process.last_words(job / _OUTPUT)
+                raise errors.TrainingFailedError(f"the training ended with {how}: {words}")
+            error = workdir.read_json(job / _DONE)
+        if error is not None:
+            raise getattr(errors, error["class"])(error["message"])
+        return folder / MODEL
+
+    def _run(self, job: pathlib.Path, progress: Progress | None) -> int:
+        """The exit status of a child that does the job; raises TrainingFailedError at a limit."""
+        deadline = time.monotonic() + self.limits.seconds
+        with (job / _OUTPUT).open("wb") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "tfgen.making", str(job)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+            )
+        try:
+            while True:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    code = process.wait(_LOOKS_EVERY)
+                    _tell(job, progress)
+                    return code
+                _tell(job, progress)
+                if time.monotonic() > deadline:
+                    raise errors.TrainingFailedError(
+                        f"the training took more than {self.limits.seconds:g} s"
+                    )
+                if _resident_bytes(process.pid) > self.limits.memory_bytes:
+                    raise errors.TrainingFailedError(
+                        f"the training took more than {self.limits.memory_bytes / 1e9:g} GB"
+                    )
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _resident_bytes(pid: int) -> int:
+    """Memory that a process has; 0 where it has ended."""
+    try:
+        pages = pathlib.Path(f"/proc/{pid}/statm").read_text().split()[1]
+    except (OSError, IndexError):
+        return 0
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _tell(job: pathlib.Path, progress: Progress | None) -> None:
+    if progress is not None and (job / _PROGRESS).is_file():
+        done, loss = (job / _PROGRESS).read_text().split()
+        progress(int(done), float(loss))
+
+
+def _save(
+    order: Order, job: pathlib.Path, folder: pathlib.Path, trained: pathlib.Path | None
+) -> None:
+    """Writes an order for a child."""
+    data = order.dataset
+    for name in _SPLITS:
+        split = getattr(data, name)
+        np.save(job / f"{name}_x.npy", split.x, allow_pickle=False)
+        np.save(job / f"{name}_y.npy", split.y, allow_pickle=False)
+    if order.shared is not None:
+        order.shared.save(job)
+    told = {
+        "parent": os.getpid(),
+        "folder": str(folder.absolute()),
+        "trained": None if trained is None else str(trained.absolute()),
+        "space": order.space.to_json(),
+        "layers": [layer.to_json() for layer in order.layers],
+        "recipe": order.recipe.to_json(),
+        "seed": order.seed,
+        "io": order.io,
+        "tune": order.tune,
+        "dataset": data.name,
+        "task": data.task.name,
+        "preprocessing": dict(data.preprocessing),
+        "shared": None if order.shared is None else order.shared.answers(),
+    }
+    workdir.write_json(job / _ORDER, told)
+
+
+def _load(job: pathlib.Path, told: dict[str, Any]) -> Order:
+    """The order that `_save` wrote."""
+    task = tasks.get(told["task"])
+    splits = [
+        Split(*(np.load(job / f"{name}_{part}.npy", mmap_mode="r") for part in "xy"))
+        for name in _SPLITS
+    ]
+    shared = told["shared"]
+    return Order(
+        SearchSpace.from_json(told["space"]),
+        tuple(LayerSpec.from_json(layer) for layer in told["layers"]),
+        Dataset(told["dataset"], task, *splits, told["preprocessing"]),
+        Recipe.from_json(told["recipe"]),
+        told["seed"],
+        told["io"],
+        None if shared is None else SharedWeights.load(job, told["dataset"], task, shared),
+        told["tune"],
+    )
+
+
+def _work(job: pathlib.Path) -> None:
+    """The child: makes the file, and tells how far it is and what went wrong."""
+    told = workdir.read_json(job / _ORDER)
+    child_process.die_with(told["parent"])
+
+    def progress(done: int, loss: float) -> None:
+        workdir.write_bytes(job / _PROGRESS, f"{done} {loss}".encode())
+
+    trained = None if told["trained"] is None else pathlib.Path(told["trained"])
+    error = None
+    try:
+        folder = pathlib.Path(told["folder"])
+        make(_load(job, told), folder, trained=trained, progress=progress)
+    except errors.TfgenError as raised:
+        error = {"class": type(raised).__name__, "message": str(raised)}
+    except MemoryError as raised:
+        error = {"class": "TrainingFailedError", "message": f"MemoryError: {raised}"}
+    workdir.write_json(job / _DONE, error)
+
+
+# --- on a cluster -------------------------------------------------------------------------------
+
+
+class OnCluster:
+    """Makes files on a Ray cluster, all at once; hands out each when it is asked for. A `Maker`.
+
+    A context manager: leaving it gives up what is under way.
+    """
+
+    def __init__(self, place: cluster.Place, orders: Sequence[Order], limits: Limits):
+        """Starts all orders.
+
+        Args:
+          place: the cluster.
+          orders: of one data set.
+          limits: of each.
+
+        Raises:
+          UsageError: Ray is not installed.
+          TfgenError: there is no cluster.
+        """
+        self._tasks = cluster.Tasks(place)
+        self._orders = {order.network: order for order in orders}
+        self._limits = limits
+        self._running: dict[str, Any] = {}
+
+    def __enter__(self) -> OnCluster:
+        told = json.dumps(dataclasses.asdict(self._limits))
+        kept: dict[int, Any] = {}  # by data set, which all orders share
+        for network, order in self._orders.items():
+            with workdir.scratch() as job:
+                _save(order, job, job, None)
+                files = {f.name: f.read_bytes() for f in job.iterdir()}
+            own = {_ORDER: files.pop(_ORDER)}
+            if id(order.dataset) not in kept:
+                kept[id(order.dataset)] = self._tasks.put(files)
+            self._running[network] = self._tasks.start(
+                _make_there, told, own, [kept[id(order.dataset)]]
+            )
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self._tasks.give_up(self._running.values())
+        self._tasks.close()
+
+    def __call__(
+        self,
+        order: Order,
+        folder: pathlib.Path,
+        *,
+        trained: pathlib.Path | None = None,
+        progress: Progress | None = None,
+    ) -> pathlib.Path:
+        del progress  # it is somewhere else
+        error, files = self._tasks.result(self._running[order.network])
+        if error is not None:
+            raise getattr(errors, error["class"])(error["message"])
+        for name, content in files.items():
+            if not name.startswith(f"{TRAINED}/"):
+                workdir.write_bytes(folder / name, content)
+        if trained is not None:
+            with workdir.writing_folder(trained) as fresh:
+                for name, content in files.items():
+                    if name.startswith(f"{TRAINED}/"):
+                        workdir.write_bytes(fresh / name.partition("/")[2], content)
+        return folder / MODEL
+
+
+def _make_there(
+    limits: str, own: dict[str, bytes], shared: list[Any]
+) -> tuple[dict[str, str] | None, dict[str, bytes]]:
+    """The task: what went wrong, or the files."""
+    import ray
+
+    with workdir.scratch() as job, workdir.scratch() as made:
+        for name, content in {**ray.get(shared[0]), **own}.items():
+            (job / name).write_bytes(content)
+        order = _load(job, workdir.read_json(job / _ORDER))
+        try:
+            InChild(Limits(**json.loads(limits)))(order, made, trained=made / TRAINED)
+        except errors.TfgenError as raised:
+            return {"class": type(raised).__name__, "message": str(raised)}, {}
+        return None, dict(_contents(made))
+
+
+def _contents(folder: pathlib.Path) -> Iterator[tuple[str, bytes]]:
+    """Name and content of each file below a folder, those of unfinished writes left out."""
+    for path in sorted(folder.rglob("[!.]*")):
+        if path.is_file():
+            yield path.relative_to(folder).as_posix(), path.read_bytes()
+
+
+if __name__ == "__main__":
+    _work(pathlib.Path(sys.argv[1]))
