@@ -87,7 +87,7 @@ class RecordStoreTest(absltest.TestCase):
         with contextlib.closing(sqlite3.connect(self.path, isolation_level=None)) as connection:
             connection.execute("PRAGMA user_version=3")
         content = self.path.read_bytes()
-        with self.assertRaisesRegex(errors.CorruptFileError, "schema 1..2 .*schema 3"):
+        with self.assertRaisesRegex(errors.NewerFileError, "schema 3.*up to 2: take a newer"):
             self.open()
         self.assertEqual(self.path.read_bytes(), content)
 

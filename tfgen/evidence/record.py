@@ -49,6 +49,7 @@ CREATE TABLE failures (
   PRIMARY KEY (space, architecture, dataset, recipe, seed)
 ) WITHOUT ROWID;
 """
+_TABLES = ("spaces", "records", "failures")
 _KEY = "space = ? AND architecture = ? AND dataset = ? AND recipe = ? AND seed = ?"
 _KEY_COLUMNS = "space, architecture, dataset, recipe, seed"
 # What SQLite's short texts leave open, by the first part of its error's name.
@@ -132,15 +133,29 @@ class RecordStore:
         run(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
         if run("PRAGMA integrity_check").fetchone() != ("ok",):
             raise errors.CorruptFileError(f"{self.path}: the record store is damaged")
+        run("PRAGMA trusted_schema=OFF")
         run("PRAGMA journal_mode=DELETE")
         run("PRAGMA synchronous=FULL")
         with self._transaction():
             (application,) = run("PRAGMA application_id").fetchone()
             (version,) = run("PRAGMA user_version").fetchone()
-            if application != _APPLICATION_ID or not 1 <= version <= _SCHEMA_VERSION:
+            if application == _APPLICATION_ID and version > _SCHEMA_VERSION:
+                raise errors.NewerFileError(
+                    f"{self.path}: is a record store of schema {version}, this tfgen reads up to "
+                    f"{_SCHEMA_VERSION}: take a newer tfgen"
+                )
+            if application != _APPLICATION_ID or version < 1:
                 raise errors.CorruptFileError(
                     f"{self.path}: not a record store of schema 1..{_SCHEMA_VERSION} "
                     f"(application id {application:#x}, schema {version})"
+                )
+            # A trigger or a view of others would run, and may never end.
+            found = run("SELECT type, name FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'")
+            strangers = sorted(set(found) - {("table", name) for name in _TABLES})
+            if strangers:
+                raise errors.CorruptFileError(
+                    f"{self.path}: has a {strangers[0][0]} {strangers[0][1]!r}, which no record "
+                    "store has"
                 )
             if version < _SCHEMA_VERSION:
                 run(_FAILURES)
@@ -175,7 +190,7 @@ class RecordStore:
             many = self._connection.executemany
             many(
                 "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-                [(*r.key, r.metric, r.seconds, _cost_text(r), _checksum(r)) for r in made],
+                [(*r.key, *_numbers(r), _cost_text(r), _checksum(r)) for r in made],
             )
             many(f"DELETE FROM failures WHERE {_KEY}", [r.key for r in made])
             many(
@@ -207,20 +222,23 @@ class RecordStore:
         records = []
         for choices, seed, metric, seconds, cost, checksum in rows:
             row = (self.space.name, choices, dataset, recipe, seed, metric, seconds, cost)
-            if _crc(row) != checksum:
-                raise errors.CorruptFileError(
-                    f"{self.path}: the record of architecture {choices}, seed {seed} is damaged"
+            try:
+                if _crc(row) != checksum:
+                    raise ValueError("the checksum is of something else")
+                record = Record(
+                    self.space.architecture(list(map(int, choices.split(",")))),
+                    dataset,
+                    recipe,
+                    seed,
+                    float(metric),
+                    float(seconds),
+                    Cost.from_json(workdir.parse_json(cost.encode())),
                 )
-            architecture = Architecture(self.space.name, tuple(map(int, choices.split(","))))
-            record = Record(
-                architecture,
-                dataset,
-                recipe,
-                seed,
-                metric,
-                seconds,
-                Cost.from_json(json.loads(cost)),
-            )
+            except (*errors.MALFORMED, errors.UsageError) as error:
+                raise errors.CorruptFileError(
+                    f"{self.path}: the record of architecture {str(choices)[:100]}, seed {seed} is "
+                    f"damaged ({error})"
+                ) from error
             records.append(record)
         return records
 
@@ -309,7 +327,15 @@ def _cost_text(record: Record) -> str:
 
 def _checksum(record: Record) -> int:
     """CRC-32 of everything a row holds; integrity_check does not look into values."""
-    return _crc((*record.key, record.metric, record.seconds, _cost_text(record)))
+    return _crc((*record.key, *_numbers(record), _cost_text(record)))
+
+
+def _numbers(record: Record) -> tuple[float | None, float | None]:
+    """Metric and seconds as SQLite gives them back: Python's floats, no zero below 0."""
+    metric, seconds = (
+        None if n is None else float(n) + 0.0 for n in (record.metric, record.seconds)
+    )
+    return metric, seconds
 
 
 def _failure_checksum(record: Record) -> int:
