@@ -213,25 +213,26 @@ def fit(
         supernet = supernets.load(experiment, work, dataset)
         assert experiment.fine_tuning is not None  # an experiment checks itself
         shared = supernets.shared(supernet, dataset, experiment.fine_tuning)
-        with RecordStore(work.records, space) as store, store.owned():
+        with RecordStore(work.records, space) as store:
             score = supernets.evaluator(supernet, dataset, store)
             plan = collecting.plan(space, experiment.records, seed)
             wanted = {training.architecture for training in plan}
             records = [r for architecture, r in score.known.items() if architecture in wanted]
             _check_complete(work, len(records), len(wanted))
             examples = supernets.searched(dataset)
-            learned = learning.learn(
-                experiment,
-                records,
-                metric,
-                score,
-                seed,
-                say,
-                path,
-                supernet=supernet,
-                examples=examples,
-                latency=latency,
-            )
+            with store.owned():
+                learned = learning.learn(
+                    experiment,
+                    records,
+                    metric,
+                    score,
+                    seed,
+                    say,
+                    path,
+                    supernet=supernet,
+                    examples=examples,
+                    latency=latency,
+                )
     surrogate = learned.surrogate
     if experiment.gap_networks:
         gap = _gap(experiment, work, records, dataset, surrogate, shared, say)

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import signal
+import socket
 import tempfile
 from unittest import mock
 
@@ -166,6 +167,14 @@ class RefusedTest(absltest.TestCase):
             self.assertRaisesRegex(errors.UsageError, r"pip install tfgen\[ray\]"),
         ):
             cluster.Cluster(cluster.Place("auto"), REGRESSION, RECIPE)
+
+    def test_an_address_where_nobody_listens_is_said_at_once(self):
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            address = f"127.0.0.1:{server.getsockname()[1]}"
+        with self.assertRaisesRegex(errors.TfgenError, f"no Ray cluster at {address}: .*refused"):
+            cluster._check_reachable(address)
+        for text in (cluster.LOCAL, "auto"):
+            cluster._check_reachable(text)
 
     def test_resources_are_named_numbers(self):
         self.assertIsNone(cluster.named(None, []))

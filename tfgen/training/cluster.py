@@ -16,6 +16,7 @@ import dataclasses
 import functools
 import json
 import os
+import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -29,6 +30,7 @@ from tfgen.training.recipe import Recipe
 LOCAL = "local"  # an address: a cluster of this machine that ends with this process
 _RETRIES = 3  # of a task by Ray, and then in halves
 _LARGEST_CHUNK = 16
+_REACH_SECONDS = 10.0
 _CHUNKS_EACH = 4  # for every core at least, where there are members enough
 
 
@@ -249,12 +251,24 @@ def _connect(address: str) -> bool:
     ray = _ray()
     if ray.is_initialized():
         return False
+    _check_reachable(address)
     own = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"} if address == LOCAL else {}
     try:
         ray.init(address=address, log_to_driver=False, configure_logging=False, **own)
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
         raise errors.TfgenError(f"no Ray cluster at {address}: {error}") from error
     return True
+
+
+def _check_reachable(address: str) -> None:
+    """Raises TfgenError where nobody listens at host:port, which Ray would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not (host and port.isdecimal()):
+        return
+    try:
+        socket.create_connection((host, int(port)), _REACH_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise errors.TfgenError(f"no Ray cluster at {address}: {error}") from error
 
 
 def _ray() -> Any:
