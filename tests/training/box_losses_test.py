@@ -18,8 +18,8 @@ def objects(*rows: tuple[float, ...]) -> tf.Tensor:
 
 class AssignedTest(absltest.TestCase):
     def test_cells_of_objects(self):
-        # Of the whole image the cells within a quarter of its middle: 0.375 and 0.625. A small
-        # object in one of them has that one, and no other.
+        # In cells the middle of the whole image is at 2, half a cell from 1.5 and 2.5, and that of
+        # a small object at 2.4: nearer to 2.5 down and across, and to no other cell.
         small = (2, 0.6, 0.6, 0.1, 0.1)
         shown, owners = box_losses.assigned(objects(WHOLE, NONE, small), tf.zeros((1, 4, 4, 7)))
         expected = np.zeros((4, 4))

@@ -1,8 +1,8 @@
 """What detectors minimise: see `boxes` for their targets and outputs.
 
-A cell shows an object if its centre lies in the middle half of the object's box, or the box's
-centre in the cell; of several objects the smallest. Cells tell each class apart from all else by a
-logit (cross-entropy), and where their object is by the generalised intersection over union
+A cell shows the object whose centre is nearest to its own, if it is less than a cell away down and
+across: four cells show an object, be it small or large. Cells tell each class apart from all else
+by a logit (cross-entropy), and where their object is by the generalised intersection over union
 (Rezatofighi et al. 2019). Both are sums divided by the number of cells that show an object.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 from tfgen.nets.keras_compat import tf
 from tfgen.training.boxes import PLACE
 
-_MIDDLE = 0.25  # of a side, on either side of the centre
+_REACH, _FAR = 1.0, 2.0  # cells
 _LARGEST = 8.0  # logarithm of a side in cells
 
 
@@ -33,17 +33,15 @@ def distance(teacher: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
 
 def assigned(targets: tf.Tensor, outputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Whether cells show an object, 0 or 1 [batch, rows, columns], and which [.., FIELDS]."""
-    grid = outputs.shape[1:3]
-    near = []
-    for axis, count in enumerate(grid):
-        cells = (tf.range(count, dtype=tf.float32) + 0.5) / count
-        away = tf.abs(cells - targets[..., 1 + axis, None])  # [batch, objects, cells]
-        near.append(away <= tf.maximum(_MIDDLE * targets[..., 3 + axis, None], 0.5 / count))
-    inside = near[0][..., None] & near[1][:, :, None] & (targets[..., 0] >= 0)[..., None, None]
-    sizes = (targets[..., 3] * targets[..., 4])[..., None, None]
-    sizes = tf.where(inside, sizes, 2.0)  # no object is larger than the image
-    objects = tf.gather(targets, tf.argmin(sizes, axis=1), batch_dims=1)
-    return tf.cast(tf.reduce_any(inside, axis=1), tf.float32), objects
+    away = []
+    for axis, count in enumerate(outputs.shape[1:3]):
+        cells = tf.range(count, dtype=tf.float32) + 0.5
+        # [batch, objects, cells]
+        away.append(tf.abs(cells - count * targets[..., 1 + axis, None]))
+    far = tf.maximum(away[0][..., None], away[1][:, :, None])
+    far = tf.where((targets[..., 0] >= 0)[..., None, None], far, _FAR)
+    objects = tf.gather(targets, tf.argmin(far, axis=1), batch_dims=1)
+    return tf.cast(tf.reduce_min(far, axis=1) < _REACH, tf.float32), objects
 
 
 def _summed(
