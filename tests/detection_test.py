@@ -16,22 +16,25 @@ from absl.testing import absltest
 from tfgen import seeds
 from tfgen.deployment import delivered
 from tfgen.nets.keras_compat import keras, tf
-from tfgen.training import augmentation, datasets, losses
+from tfgen.training import augmentation, boxes, datasets, losses
 
-SIZE = 480, 640
+SIZE, SLOT = (480, 640), 160
 COLOURS = (230, 40, 40), (240, 240, 240)  # of class 0 and of class 1, which is larger
-SIDES = 120, 200  # pixels
+SIDES = 80, 120  # pixels
 
 
 def examples(count: int) -> Iterator[dict[str, Any]]:
-    """Dark images with one square of each class, as TFDS is given BCCD."""
+    """Dark images of 3x4 slots, each with a square of either class or none, for TFDS."""
     random = seeds.stream(5, "squares", count)
     for number in range(count):
         image = random.integers(0, 60, (*SIZE, 3)).astype(np.uint8)
         objects = []
-        for label in (1, 0):
+        for slot in range(12):
+            label = int(random.integers(3))
+            if label == len(SIDES):
+                continue
             side = SIDES[label]
-            top, left = (int(random.integers(length - side)) for length in SIZE)
+            top, left = np.array(divmod(slot, 4)) * SLOT + random.integers(SLOT - side, size=2)
             image[top : top + side, left : left + side] = COLOURS[label]
             ends = (top / SIZE[0], left / SIZE[1], (top + side) / SIZE[0], (left + side) / SIZE[1])
             objects.append({"bbox": tfds.features.BBox(*ends), "label": label})
@@ -65,12 +68,10 @@ def trained(data: datasets.Dataset) -> keras.Model:
     keras.utils.set_random_seed(1)
     k = keras.layers
     model = keras.Sequential([keras.Input(data.train.x.shape[1:])])
-    for width in (8, 16, 24):
-        model.add(k.Conv2D(width, 3, 2, padding="same", use_bias=False))
+    for width, stride in ((8, 2), (16, 2), (24, 2), (24, 1), (24, 1)):
+        model.add(k.Conv2D(width, 3, stride, padding="same", use_bias=False))
         model.add(k.BatchNormalization(momentum=0.9))
         model.add(k.ReLU())
-    for _ in range(2):
-        model.add(k.Conv2D(24, 3, padding="same", activation="relu"))
     model.add(k.Conv2D(2 + 4, 1))
     loss_of, optimizer = losses.of(data.task), keras.optimizers.Adam(4e-3)
     optimizer.build(model.trainable_variables)
@@ -94,37 +95,39 @@ class DetectionTest(absltest.TestCase):
         root = pathlib.Path(self.enter_context(tempfile.TemporaryDirectory()))
         store(root / "tfds")
         data = datasets.load("bccd", str(root / "tfds"))
-        # Each image has an object of each class; jpeg and means leave squares where they were.
-        self.assertEqual(sorted(data.train.y[0, :2, 0]), [0, 1])
-        sides = data.train.y[:, :2, 3] * SIZE[0]
-        np.testing.assert_allclose(np.sort(sides, axis=1), [SIDES] * 64, atol=1e-3)
+        # TFDS gives back what it was given, in another order of images.
+        given = [
+            (one["label"], *np.rint(np.multiply(one["bbox"], SIZE * 2)).astype(int))
+            for example in examples(len(data.test))
+            for one in example["objects"]
+        ]
+        rows = data.test.y[data.test.y[..., 0] >= 0]
+        pixels = np.rint(boxes.corners(rows[:, 1:]) * (SIZE * 2)).astype(int)
+        self.assertCountEqual(given, [*zip(rows[:, 0], *pixels.T, strict=True)])
         model = trained(data)
         map50 = data.task.score(data.test.y, model.predict(data.test.x, verbose=0))
         self.assertGreater(map50, 0.8)
-        (root / "mine").mkdir()
-        model.save(root / "mine" / "detector.keras")
-
-        out = root / "gensynth3"
+        model.save(root / "detector.keras")
+        out, limit = root / "out", 5_000_000
         done = subprocess.run(
             [sys.executable, "-m", "tfgen.generate",
-             f"--prototype={root / 'mine' / 'detector.keras'}", "--task=bccd",
-             f"--data_dir={root / 'tfds'}", "--require=map50=0.4", "--adaptation_epochs=12",
-             "--cycles=2", "--tuning_steps=120", f"--output_dir={out}"],
+             f"--prototype={root / 'detector.keras'}", "--task=bccd",
+             f"--data_dir={root / 'tfds'}", f"--require=map50=0.3,macs={limit}", "--count=1",
+             "--adaptation_epochs=8", "--cycles=1", "--tuning_steps=60", f"--output_dir={out}"],
             capture_output=True, check=False, text=True,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         )  # fmt: skip
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
-        self.assertIn("map50", done.stderr)
         self.assertEqual(done.stdout.count("contract kept"), 1)
         (path,) = out.glob("deployments/*/contract.json")
-        terms = {t["metric"]: t for t in json.loads(path.read_text())["terms"]}
-        self.assertGreaterEqual(terms["map50"]["measured"], 0.5)
-        score = delivered.score(path.parent / "model.tflite", data, data.test)
-        self.assertEqual(score, terms["map50"]["measured"])
-        # 3x3 windows on 60x80, 30x40 and 15x20 places, the head on the last.
+        terms = {t["metric"]: t["measured"] for t in json.loads(path.read_text())["terms"]}
+        self.assertGreaterEqual(terms["map50"], 0.3)
+        # Of 3x3 windows on 60x80, 30x40 and 15x20 places and the head on the last.
         whole = 9 * (4800 * 3 * 8 + 1200 * 8 * 16 + 300 * (16 * 24 + 2 * 24 * 24)) + 300 * 24 * 6
-        self.assertLess(terms["macs"]["measured"], whole)
-        print("MACS", terms["macs"]["measured"] / whole, terms["map50"], map50)
+        self.assertLess(limit, whole)
+        self.assertLessEqual(terms["macs"], limit)
+        score = delivered.score(path.parent / "model.tflite", data, data.test)
+        self.assertEqual(score, terms["map50"])
 
 
 if __name__ == "__main__":
