@@ -9,10 +9,9 @@ by a logit (cross-entropy), and where their object is by the generalised interse
 from __future__ import annotations
 
 from tfgen.nets.keras_compat import tf
-from tfgen.training.boxes import PLACE
+from tfgen.training.boxes import LARGEST, PLACE
 
 _REACH, _FAR = 1.0, 2.0  # cells
-_LARGEST = 8.0  # logarithm of a side in cells
 
 
 def loss(targets: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
@@ -59,7 +58,7 @@ def _places(where: tf.Tensor) -> tf.Tensor:
     grid = tf.constant([rows, columns], tf.float32)
     y, x = tf.range(rows, dtype=tf.float32), tf.range(columns, dtype=tf.float32)
     cells = tf.stack(tf.meshgrid(y, x, indexing="ij"), axis=-1) + 0.5
-    size = tf.exp(tf.clip_by_value(where[..., 2:], -_LARGEST, _LARGEST))
+    size = tf.exp(tf.clip_by_value(where[..., 2:], -LARGEST, LARGEST))
     return tf.concat([(cells + where[..., :2]) / grid, size / grid], axis=-1)
 
 

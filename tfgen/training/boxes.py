@@ -18,11 +18,11 @@ Floats = npt.NDArray[np.float64]
 
 FIELDS = 5  # of a row
 PLACE = 4  # of these, and of a cell's outputs, those that tell where
-MATCH = 0.5  # intersection over union, from which on a box is right
+LARGEST = 8.0  # logarithm of a side in cells, beyond which it is cut off
+_MATCH = 0.5  # intersection over union, from which on a box is right
 _OVERLAP = 0.5  # two boxes of a class that share more are of one object
 _SURE = math.log(0.01 / 0.99)  # logit from which on a cell is listened to
 _MOST = 100  # boxes of a class in an image
-_LARGEST = 8.0  # logarithm of a side in cells
 
 
 class Found(NamedTuple):
@@ -62,7 +62,7 @@ def read(outputs: npt.NDArray[np.float32]) -> list[Found]:
     cells = np.stack(np.mgrid[:rows, :columns], axis=-1) + 0.5
     told = outputs[..., -PLACE:].astype(np.float64)
     centre = (cells + told[..., :2]) / grid
-    size = np.exp(np.clip(told[..., 2:], -_LARGEST, _LARGEST)) / grid
+    size = np.exp(np.clip(told[..., 2:], -LARGEST, LARGEST)) / grid
     places = np.concatenate([centre, size], axis=-1).reshape(-1, PLACE)
     logits = outputs[..., :-PLACE].reshape(-1, channels - PLACE).astype(np.float64)
     return [_surest(column, corners(places)) for column in logits.T]
@@ -127,7 +127,7 @@ def _right(objects: Floats, found: Found) -> npt.NDArray[np.bool_]:
     shares = overlaps(found.corners, objects)
     taken = set()
     for box, nearest in enumerate(shares.argmax(axis=1).tolist()):
-        if shares[box, nearest] >= MATCH and nearest not in taken:
+        if shares[box, nearest] >= _MATCH and nearest not in taken:
             taken.add(nearest)
             right[box] = True
     return right
