@@ -96,7 +96,7 @@ class PrototypesTest(absltest.TestCase):
         # What was made is not made again; the bundle answers other requirements.
         again = run(*arguments[:1], "--require=r2=0.55", *arguments[2:], "--stop_after=candidates")
         self.assertEqual(again.returncode, 0, again.stderr)
-        for made in ("epoch 1/2", "are scored", "gain 1/2"):
+        for made in ("epoch 1/2", "are scored", "gain 1/3"):
             self.assertIn(made, done.stderr)
             self.assertNotIn(made, again.stderr)
         # Its predictions are of trained networks, so by default they are trained.

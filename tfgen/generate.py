@@ -58,6 +58,10 @@ _ADAPTATION_EPOCHS = flags.DEFINE_integer(
 _CYCLES = flags.DEFINE_integer(
     "cycles", 12, "With --prototype: of generating, probing and learning.", lower_bound=1
 )
+_REACH = flags.DEFINE_float(
+    "reach", 0.25, "With --prototype: how far below its score networks are written that inherit "
+    "weights; training to the end makes up for it.", lower_bound=0.01, upper_bound=1.0,
+)  # fmt: skip
 _TUNING_STEPS = flags.DEFINE_integer(
     "tuning_steps", 2500, "With --prototype: of training one network to its end.", lower_bound=1
 )
@@ -243,7 +247,9 @@ def _wanted() -> int:
 def _check_prototype_flags() -> None:
     """Raises UsageError for flags that do not go together with --prototype, or without it."""
     if _PROTOTYPE.value is None:
-        for flag in (_TASK, _REQUIRE, _ADAPTATION_EPOCHS, _CYCLES, _TUNING_STEPS, _LOW_BITS):
+        for flag in (
+            _TASK, _REQUIRE, _ADAPTATION_EPOCHS, _CYCLES, _REACH, _TUNING_STEPS, _LOW_BITS
+        ):  # fmt: skip
             if flag.present:
                 raise errors.UsageError(f"--{flag.name} goes with --prototype")
         return
@@ -279,7 +285,7 @@ def _made(budgets: Sequence[Budget]) -> bundles.Bundle:
             steps=_TUNING_STEPS.value,
             warmup_steps=min(defaults.fine_tuning.warmup_steps, _TUNING_STEPS.value),
         ),
-        synthesis=dataclasses.replace(defaults.synthesis, cycles=_CYCLES.value),
+        synthesis=dataclasses.replace(defaults.synthesis, cycles=_CYCLES.value, reach=_REACH.value),
         compact=_LOW_BITS.value,
     )
     keras_file.file_of(_PROTOTYPE.value)  # says what is wrong before data are read

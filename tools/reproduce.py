@@ -21,6 +21,7 @@
 
     reproduce --figure=gensynth1 --work_dir=ROOT --output_dir=DIR --data_dir=TFDS
     reproduce --figure=gensynth2 --work_dir=ROOT --output_dir=DIR --data_dir=TFDS    segmentation
+    reproduce --figure=gensynth3 --work_dir=ROOT --output_dir=DIR --data_dir=TFDS    detection
 
 ROOT/gensynth1 is the output directory of `generate --prototype`; models of `train_prototype` in
 other folders of ROOT are compared with its networks.
@@ -65,8 +66,8 @@ _TABLE = flags.DEFINE_enum(
 )  # fmt: skip
 _FIGURE = flags.DEFINE_enum(
     "figure", None, [
-        "gensynth1", "gensynth2", "nag3", "nag5", "nagan4a", "nagan4b", "sgnas5", "sgnas6a",
-        "sgnas6b", "sgnas7",
+        "gensynth1", "gensynth2", "gensynth3", "nag3", "nag5", "nagan4a", "nagan4b", "sgnas5",
+        "sgnas6a", "sgnas6b", "sgnas7",
     ],
     "Which figure.",
 )  # fmt: skip
@@ -163,7 +164,7 @@ def main(argv: Sequence[str]) -> None:
             _say,
         )
         return
-    if wanted in ("gensynth1", "gensynth2"):
+    if wanted.startswith("gensynth"):
         number = int(wanted[-1])
         reproduce_synthesis.figure(number, root, _DATA_DIR.value, _SEED.value, folder, _say)
         return

@@ -11,19 +11,19 @@ from __future__ import annotations
 import dataclasses
 import math
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tfgen import errors, seeds, supernets, workdir
 from tfgen.cost.budget import QUALITY_METRICS
-from tfgen.cost.cost_model import COUNTED, CostModel
+from tfgen.cost.cost_model import CostModel, count
 from tfgen.cost.netscore import information_density, netscore
 from tfgen.evidence.record import RecordStore
 from tfgen.experiment import Experiment
 from tfgen.learning import Say
-from tfgen.space.layers import LayerSpec, slots_of
+from tfgen.space.layers import LayerSlots, slots_of
 from tfgen.space.lowering import lower
 from tfgen.space.search_space import Choices, Chosen, SearchSpace
 from tfgen.training import datasets
@@ -54,6 +54,7 @@ class Compared:
       macs: of one inference.
       netscore: of these.
       density: percent of the metric for each million parameters.
+      energy: of one inference at 8 bits, in microjoules (`counting.energy_pj`).
     """
 
     network: str
@@ -63,12 +64,14 @@ class Compared:
     macs: float
     netscore: float
     density: float
+    energy: float
 
     @classmethod
-    def of(cls, network: str, kind: str, metric: float, params: float, macs: float) -> Compared:
+    def of(cls, network: str, kind: str, metric: float, costs: Mapping[str, float]) -> Compared:
+        params, macs = costs["params"], costs["macs"]
         score = float(netscore(np, max(metric, _LEAST), params, macs))
         density = information_density(metric, params)
-        return cls(network, kind, metric, params, macs, score, density)
+        return cls(network, kind, metric, params, macs, score, density, costs["energy_uj"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +141,7 @@ def _generated(work: workdir.WorkDir) -> list[Compared]:
         terms = {t["metric"]: t["measured"] for t in workdir.read_json(path)["terms"]}
         (metric,) = (value for name, value in terms.items() if name in QUALITY_METRICS)
         name = path.parent.name.split("-")[0]
-        rows.append(Compared.of(name, "generated", metric, terms["params"], terms["macs"]))
+        rows.append(Compared.of(name, "generated", metric, terms))
     if not rows:
         raise errors.UsageError(f"{work.root}: nothing was delivered")
     return sorted(rows, key=lambda row: -row.netscore)
@@ -155,22 +158,15 @@ def _models(root: pathlib.Path, work: workdir.WorkDir) -> list[Compared]:
         if told.get("dataset") != dataset or not model.is_file():
             continue
         kind = "prototype" if workdir.sha256(model) == source else "other"
-        params, macs = _counted(_layers(model))
-        rows.append(Compared.of(path.parent.name, kind, told["test"], params, macs))
+        costs = {metric: float(values[0]) for metric, values in count(_slots(model)).items()}
+        rows.append(Compared.of(path.parent.name, kind, told["test"], costs))
     return rows
 
 
-def _layers(model: pathlib.Path) -> Sequence[LayerSpec]:
+def _slots(model: pathlib.Path) -> Sequence[LayerSlots]:
     from tfgen.nets import keras_file, prototype_network
 
-    return prototype_network.read(keras_file.read(model), str(model)).layers
-
-
-def _counted(layers: Sequence[LayerSpec]) -> tuple[float, float]:
-    """Parameters and MACs."""
-    slots = slots_of(layers)
-    params, macs = (float(COUNTED[metric](slots)[0]) for metric in ("params", "macs"))
-    return params, macs
+    return slots_of(prototype_network.read(keras_file.read(model), str(model)).layers)
 
 
 # --- equal evaluations ----------------------------------------------------------------------------
@@ -191,8 +187,8 @@ def searched(work: workdir.WorkDir, data_dir: str | None, seed: int, say: Say) -
     pools = {CYCLES: (space.choices(list(known)), metrics)}
     with RecordStore(work.root / "reproduce" / "records.db", space) as store:
         score = supernets.evaluator(supernet, dataset, store)
-        count = len(pools[CYCLES][1])
-        drawn = space.sample(count, seeds.stream(seed, "random points"))
+        evaluations = len(pools[CYCLES][1])
+        drawn = space.sample(evaluations, seeds.stream(seed, "random points"))
         pools[RANDOM] = _scored(space, score, drawn, say)
         pools[UNIFORM] = _scored(space, score, _uniform(space), say)
     whole = known[space.point({})].metric
@@ -263,6 +259,7 @@ _COMPARED = (
     Column("million MACs", lambda row: f"{row.macs / 1e6:.2f}"),
     Column("NetScore", lambda row: f"{row.netscore:.1f}"),
     Column("% / million parameters", lambda row: f"{row.density:.0f}"),
+    Column("µJ by the model", lambda row: f"{row.energy:.1f}"),
 )
 _SEARCHED = (
     Column("required, %", lambda row: percent(row.required)),

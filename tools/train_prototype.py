@@ -56,8 +56,8 @@ def main(argv: Sequence[str]) -> int:
     from tfgen.training import augmentation, datasets, losses, trainer
 
     dataset = datasets.load(_DATASET.value, _DATA_DIR.value)
-    if dataset.task.loss != "softmax_cross_entropy" or dataset.train.x.ndim != 4:
-        raise errors.UsageError(f"--dataset={dataset.name}: classes of images are learned")
+    if dataset.task.name == "regression" or dataset.train.x.ndim != 4:
+        raise errors.UsageError(f"--dataset={dataset.name}: what images show is learned")
     keras.utils.set_random_seed(_SEED.value)
     model = _made(_MODEL.value)
     told = {
@@ -81,7 +81,9 @@ def main(argv: Sequence[str]) -> int:
     )
     optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
     loss_of = losses.of(dataset.task)
-    model.compile(optimizer, lambda y, z: loss_of(tf.reshape(y, tf.shape(z)[:-1]), z))
+    # Keras gives classes a dimension more.
+    shape = dataset.train.y.shape[1:]
+    model.compile(optimizer, lambda y, z: loss_of(tf.reshape(y, (-1, *shape)), z))
     optimizer.build(model.trainable_variables)
     done = tf.Variable(0, dtype=tf.int64)
     checkpoint = tf.train.Checkpoint(model=model, optimizer=optimizer, epochs=done)

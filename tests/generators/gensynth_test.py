@@ -140,7 +140,10 @@ class InquisitorTest(absltest.TestCase):
         tuned = surrogate.with_gain(np.array([[1.0, 1.0], [0.6, 0.8]]))
         self.assertTrue(tuned.tuned)
         self.assertAlmostEqual(tuned.predict(whole).metric[0], 0.95)
-        # Beyond the ends gains are as there; nothing reaches more than 1, or less than what scored
+        # Below the least it reaches in proportion: 0.9 / 0.95 of 0.95.
+        low = surrogate.with_gain(np.array([[0.95, 0.95], [1.0, 1.0]])).predict(whole)
+        self.assertAlmostEqual(low.metric[0], 0.9)
+        # Above the most it gains as much; nothing reaches more than 1, or less than what scored
         # less did, so that an interval's ends stay in order.
         odd = surrogate.with_gain(np.array([[0.5, 0.7], [0.6, 0.65], [0.8, 0.95]])).predict(whole)
         self.assertEqual(odd.metric[0], 1.0)

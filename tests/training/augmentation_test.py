@@ -8,7 +8,7 @@ from absl.testing import absltest
 from tests.space.small import every_op, mlp
 from tfgen import errors, seeds
 from tfgen.nets.keras_compat import tf
-from tfgen.training import augmentation, datasets, population, tasks, trainer
+from tfgen.training import augmentation, boxes, datasets, population, tasks, trainer
 from tfgen.training.recipe import Recipe
 
 
@@ -43,6 +43,41 @@ class MovesTest(absltest.TestCase):
         seen_x, seen_y = augmentation.examples(x, y, 2, True, seeds.stream(1, "both"))
         np.testing.assert_array_equal(seen_x[..., 0] - 1.0, seen_y)
 
+    def test_objects_go_with_them(self):
+        # Of 10x10 pixels, two wide and high: one in the middle, one near the left end, and one that
+        # leaves the image. Down by one and to the left by two.
+        y = np.array([[[3, 0.5, 0.5, 0.2, 0.2], [1, 0.5, 0.25, 0.2, 0.2], [0, 0.5, 0.1, 0.2, 0.2],
+                       [-1, 0, 0, 0, 0]]], np.float32)  # fmt: skip
+        way = np.array([1], np.int8), np.array([4], np.int8)
+        for mirrored, places in ((False, (0.3, 0.075)), (True, (0.7, 0.925))):
+            moves = augmentation.Moves(*way, np.array([mirrored]))
+            found = augmentation.moved_objects(y, moves, 2, (10, 10))
+            self.assertEqual(found.dtype, np.float32)
+            expected = [
+                [3, 0.6, places[0], 0.2, 0.2],
+                [1, 0.6, places[1], 0.2, 0.15],  # a quarter of it is out of sight
+                [-1, 0, 0, 0, 0],
+                [-1, 0, 0, 0, 0],
+            ]
+            np.testing.assert_allclose(found[0], expected, atol=1e-6)
+
+    def test_boxes_stay_around_what_they_are_around(self):
+        random = seeds.stream(3, "objects")
+        x, y = np.zeros((60, 24, 32, 1), np.float32), np.zeros((60, 1, 5), np.float32)
+        for image, row in zip(x, y, strict=True):
+            top, left, height, width = random.integers((0, 0, 2, 2), (18, 26, 6, 6))
+            image[top : top + height, left : left + width] = 1.0
+            row[0, 1:] = (top + height / 2) / 24, (left + width / 2) / 32, height / 24, width / 32
+        seen_x, seen_y = augmentation.examples(x, y, 5, True, random)
+        self.assertGreater((seen_y[:, 0, 0] == 0).sum(), 40)
+        for image, (kind, *place) in zip(seen_x[..., 0], seen_y[:, 0], strict=True):
+            if kind == tasks.VOID:
+                continue
+            rows, columns = np.nonzero(image)
+            inner = boxes.corners(place) * (24, 32, 24, 32)
+            ends = (rows.min(), columns.min(), rows.max() + 1, columns.max() + 1)
+            np.testing.assert_allclose(inner, ends, atol=1e-4)
+
     def test_a_graph_moves_as_numpy_does(self):
         # Down by one, right by one and mirrored: the window begins a pixel before the image.
         x = np.arange(1.0, 10.0, dtype=np.float32).reshape(1, 3, 3, 1)
@@ -68,6 +103,10 @@ class MovesTest(absltest.TestCase):
         )
         np.testing.assert_array_equal(seen, augmentation.moved(x, moves, 3))
         np.testing.assert_array_equal(classes, augmentation.moved_classes(y, moves, 3))
+        y = random.uniform(0.0, 1.0, (40, 7, 5)).astype(np.float32)
+        _, objects = augmentation.examples_in_graph(tf, tf.constant(x), tf.constant(y), tensors, 3)
+        expected = augmentation.moved_objects(y, moves, 3, (8, 6))
+        np.testing.assert_allclose(objects, expected, atol=1e-6)
 
 
 class TrainingTest(absltest.TestCase):

@@ -93,7 +93,7 @@ class ImagesTest(parameterized.TestCase):
 
     def test_an_unknown_data_set_names_the_known(self):
         with self.assertRaisesRegex(
-            errors.UsageError, "california_housing, camvid, cifar10, cifar10_16x16"
+            errors.UsageError, "bccd, california_housing, camvid, cifar10, cifar10_16x16"
         ):
             datasets.load("imagenet")
 
@@ -126,6 +126,35 @@ class SegmentationTest(absltest.TestCase):
         # 2**23 numbers: 8,388,608 / (120 * 160 * 3) = 145.6.
         self.assertEqual(datasets.at_once(np.zeros((1, 120, 160, 3)), 512), 145)
         self.assertEqual(datasets.at_once(np.zeros((1, 32, 32, 3)), 2048), 2048)
+
+
+class DetectionTest(absltest.TestCase):
+    def test_bccd(self):
+        # The second image has one object, and TFDS fills its rows up.
+        found = {
+            "bbox": np.array([[[0.1, 0.2, 0.5, 0.4], [0, 0, 1, 1]], [[0, 0.5, 1, 1], [0] * 4]]),
+            "label": np.array([[2, 1], [0, 0]]),
+        }
+        images = np.full((2, 480, 640, 3), 51, np.uint8)
+        images[0, 0, 0] = 255  # of 16 pixels: (255 - 51) / 16 = 12.75 more
+
+        def load(*arguments):
+            self.assertEqual(arguments[0], "bccd")
+            self.assertEqual(arguments[2:], ("nowhere", ("image", "objects")))
+            return images, found
+
+        with mock.patch.object(datasets, "_load_tfds", load):
+            data = datasets.load("bccd", "nowhere")
+        self.assertEqual(data.task.metric, "map50")
+        self.assertEqual(data.test.x.shape, (2, 120, 160, 3))
+        self.assertEqual(data.test.x.dtype, np.float32)
+        np.testing.assert_allclose(data.test.x[0, 0, :2, 0], [0.25, 0.2])
+        self.assertEqual((data.train.y.shape, data.train.y.dtype), ((2, 32, 5), np.float32))
+        np.testing.assert_allclose(
+            data.train.y[0, :2], [[2, 0.3, 0.3, 0.4, 0.2], [1, 0.5, 0.5, 1, 1]], atol=1e-6
+        )
+        np.testing.assert_array_equal(data.train.y[1, 0], [0, 0.5, 0.75, 1, 0.5])
+        np.testing.assert_array_equal((data.train.y[..., 0] == tasks.VOID).sum(axis=1), [30, 31])
 
 
 class PolynomialTest(parameterized.TestCase):

@@ -153,9 +153,10 @@ class InsightSurrogate:
             return scored
         places, reached = self._state[_GAIN].T
         within = np.interp(scored, places, reached)
-        below = np.minimum(scored - places[0], 0.0)  # there, and above, gains are those of the end
+        # Below the least it reaches in proportion; above the most it gains as much.
+        below = np.minimum(scored / max(places[0], _ENDS[0]), 1.0)
         above = np.maximum(scored - places[-1], 0.0)
-        return np.asarray(np.minimum(within + below + above, 1.0))
+        return np.asarray(np.minimum(within * below + above, 1.0))
 
     def with_gain(self, gain: np.ndarray) -> InsightSurrogate:
         """The same for deliveries that are trained further than what was scored.

@@ -7,6 +7,7 @@ moved by two look-ups, of rows and of columns, in NumPy or in a graph.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -54,18 +55,31 @@ def examples(
 
     Args:
       x: [batch, height, width, channels].
-      y: [batch, ..]; classes of pixels [batch, height, width] are moved too.
+      y: [batch, ..]; integers for each pixel and floats for each object (`boxes`) are moved too.
       shift: see `draw`.
       flip: see `draw`.
       random: that draws.
     """
     moves = draw(shift, flip, (len(x),), random)
-    return moved(x, moves, shift), y if y.ndim < 3 else moved_classes(y, moves, shift)
+    if y.ndim < 3:
+        return moved(x, moves, shift), y
+    if y.dtype.kind == "f":
+        return moved(x, moves, shift), moved_objects(y, moves, shift, x.shape[1:3])
+    return moved(x, moves, shift), moved_classes(y, moves, shift)
 
 
 def moved_classes(y: np.ndarray, moves: Moves, shift: int) -> np.ndarray:
     """Classes of pixels [batch, height, width] as `moved`; the border has none."""
     return moved((y - VOID)[..., None], moves, shift)[..., 0].astype(y.dtype) + VOID
+
+
+def moved_objects(y: np.ndarray, moves: Moves, shift: int, size: tuple[int, int]) -> np.ndarray:
+    """Objects [batch, objects, FIELDS] of images of this size as `moved`.
+
+    What is left in the image of an object is its box; one whose centre has left it is none.
+    """
+    by = [np.float32(shift - way) / side for way, side in zip(_ways(moves), size, strict=True)]
+    return np.asarray(_shifted(np, y, by, moves.mirrored), y.dtype)
 
 
 def moved(x: np.ndarray, moves: Moves, shift: int) -> np.ndarray:
@@ -86,10 +100,34 @@ def moved_in_graph(tf: Any, x: Any, moves: Moves, shift: int) -> Any:
 
 def examples_in_graph(tf: Any, x: Any, y: Any, moves: Moves, shift: int) -> tuple[Any, Any]:
     """Tensors of a batch and its targets, moved as those of `examples` are."""
-    x = moved_in_graph(tf, x, moves, shift)
+    x, size = moved_in_graph(tf, x, moves, shift), x.shape[1:3]
     if y.shape.rank < 3:
         return x, y
+    if y.dtype.is_floating:
+        ways = zip(_ways(moves), size, strict=True)
+        by = [tf.cast(shift - way, y.dtype) / side for way, side in ways]
+        return x, _shifted(tf, y, by, moves.mirrored)
     return x, moved_in_graph(tf, (y - VOID)[..., None], moves, shift)[..., 0] + VOID
+
+
+def _ways(moves: Moves) -> tuple[Any, Any]:
+    return moves.down, moves.right
+
+
+def _shifted(xp: Any, y: Any, by: Sequence[Any], mirrored: Any) -> Any:
+    """Objects moved down and to the right by shares of the image, then mirrored."""
+    middles, ends = [], []
+    for axis, share in enumerate(by):
+        middle, half = y[..., 1 + axis] + share[:, None], y[..., 3 + axis] / 2
+        if axis:
+            middle = xp.where(mirrored[:, None], 1 - middle, middle)
+        middles.append(middle)
+        ends.append((xp.maximum(middle - half, 0), xp.minimum(middle + half, 1)))
+    seen = (xp.abs(middles[0] - 0.5) < 0.5) & (xp.abs(middles[1] - 0.5) < 0.5)
+    (top, bottom), (left, right) = ends
+    rows = (y[..., 0], (top + bottom) / 2, (left + right) / 2, bottom - top, right - left)
+    none = (VOID, 0.0, 0.0, 0.0, 0.0)
+    return xp.stack([xp.where(seen, *pair) for pair in zip(rows, none, strict=True)], axis=-1)
 
 
 def _border(shift: int) -> list[list[int]]:

@@ -8,15 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tfgen.nets.keras_compat import tf
+from tfgen.training import box_losses
 from tfgen.training.tasks import VOID, Task
 
 Loss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]  # of targets and outputs: a mean over the batch
 
 
 def of(task: Task, label_smoothing: float = 0.0) -> Loss:
-    """The task's loss; smoothing is of the targets of classes."""
+    """The task's loss; smoothing is of the targets of classes that exclude each other."""
     if task.loss == "mean_squared_error":
         return _squares
+    if task.loss == "boxes":
+        return box_losses.loss
 
     def sharp(y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
         return tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits)
@@ -43,6 +46,8 @@ def from_teacher(task: Task) -> Loss:
     """Of a teacher's outputs and a network's: for logits the cross-entropy with its shares."""
     if task.loss == "mean_squared_error":
         return _squares
+    if task.loss == "boxes":
+        return box_losses.distance
 
     def distance(teacher: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
         targets = tf.nn.softmax(teacher)
