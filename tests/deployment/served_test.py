@@ -113,23 +113,6 @@ class ServedTest(parameterized.TestCase):
         self.assertEqual([(begin, end) for begin, end, _ in words], [(0, 6), (6, 9)])
         self.assertEqual(words[1][2], (10**6, 10**3, 1))
 
-    def test_an_insight_predicts_in_arrays_as_it_does(self):
-        space = small_space()
-        random = seeds.stream(1, "insight")
-        costs = tuple(random.random(len(d.values)) for d in space.decisions)
-        told = InsightSurrogate.of(
-            space, Insight(2.0, costs), random.normal(0, 0.3, 40), PerformanceScale(0.2, 0.9)
-        )
-        gained = told.with_gain(np.array([[0.3, 0.5], [0.6, 0.7], [0.6, 0.75], [0.8, 0.74]]))
-        choices = space.sample(200, random)
-        for surrogate in (told, gained):
-            expected = surrogate.predict(choices, 0.9)
-            found = surrogate.predict_in(np, choices, 0.9)
-            for field in dataclasses.fields(expected):
-                np.testing.assert_allclose(
-                    getattr(found, field.name), getattr(expected, field.name), rtol=1e-12
-                )
-
     def test_a_listed_space_limits_what_no_sum_tells(self):
         space = small_space()
         costs = tuple(np.zeros(len(d.values)) for d in space.decisions)

@@ -100,16 +100,10 @@ class InsightSurrogate:
 
     def predict(self, choices: Choices, confidence: float = 0.95) -> Prediction:
         """Predicts canonical choices [architectures, decisions]; see `Surrogate.predict`."""
-        expected = self.insight.log_odds(choices)
-        ends = np.quantile(self._residuals, [1.0 - confidence, 0.5, confidence])
-        low, metric, high = (1.0 / (1.0 + np.exp(-(expected + end))) for end in ends)
-        performance = (metric - self.scale.low) / (self.scale.high - self.scale.low)
-        scatter = 0.5 * (high - low) / (self.scale.high - self.scale.low)
-        low, metric, high = (self._reached(value) for value in (low, metric, high))
-        return Prediction(performance, scatter, metric, low, high)
+        return self.predict_in(np, choices, confidence)
 
     def predict_in(self, xp: Any, choices: Any, confidence: float) -> Prediction:
-        """What `predict` tells, in NumPy or in a graph.
+        """The same in NumPy or in a graph.
 
         Args:
           xp: NumPy or `nets.tensors`.
@@ -124,39 +118,30 @@ class InsightSurrogate:
         low, metric, high = (1.0 / (1.0 + xp.exp(-(expected + end))) for end in ends)
         span = self.scale.high - self.scale.low
         performance, scatter = (metric - self.scale.low) / span, 0.5 * (high - low) / span
-        low, metric, high = (self._reached_in(xp, value) for value in (low, metric, high))
+        low, metric, high = (self._reached(xp, value) for value in (low, metric, high))
         return Prediction(performance, scatter, metric, low, high)
-
-    def _reached_in(self, xp: Any, scored: Any) -> Any:
-        """As `_reached`: a sum of slopes, each over its own part of the scores."""
-        if not self.tuned:
-            return scored
-        places, reached = self._state[_GAIN].T
-        total = reached[0] + xp.minimum(scored - places[0], 0.0)
-        total = total + xp.maximum(scored - places[-1], 0.0)
-        for begin, end, up in zip(places, places[1:], np.diff(reached), strict=False):
-            if end > begin:
-                part = xp.minimum(xp.maximum(scored - begin, 0.0), end - begin)
-                total = total + part * (up / (end - begin))
-            else:
-                total = total + up * xp.astype(scored >= begin, xp.float64)
-        return xp.minimum(total, 1.0)
 
     @property
     def tuned(self) -> bool:
         """Whether it predicts networks that are trained further than what was scored."""
         return _GAIN in self._state
 
-    def _reached(self, scored: Floats) -> Floats:
+    def _reached(self, xp: Any, scored: Any) -> Any:
         """What networks with such scores reach when they are trained to their end."""
         if not self.tuned:
             return scored
         places, reached = self._state[_GAIN].T
-        within = np.interp(scored, places, reached)
+        within = reached[0]  # a sum of rises, each over its own part of the scores
+        for begin, end, up in zip(places, places[1:], np.diff(reached), strict=False):
+            if end > begin:
+                part = xp.minimum(xp.maximum(scored - begin, 0.0), end - begin)
+                within = within + part * (up / (end - begin))
+            else:
+                within = within + up * xp.astype(scored >= begin, xp.float64)
         # Below the least it reaches in proportion; above the most it gains as much.
-        below = np.minimum(scored / max(places[0], _ENDS[0]), 1.0)
-        above = np.maximum(scored - places[-1], 0.0)
-        return np.asarray(np.minimum(within * below + above, 1.0))
+        below = xp.minimum(scored / max(places[0], _ENDS[0]), 1.0)
+        above = xp.maximum(scored - places[-1], 0.0)
+        return xp.minimum(within * below + above, 1.0)
 
     def with_gain(self, gain: np.ndarray) -> InsightSurrogate:
         """The same for deliveries that are trained further than what was scored.
