@@ -97,6 +97,7 @@ class BadInputTest(Temporary):
         (["--budget=macs=9", "--seed=x"], "seed"),
         (["storage_kb=3"], "unexpected argument 'storage_kb=3'"),
         ([], "at least one --budget"),
+        (["--budget=macs=9", "--ray_resource=pixel8=1"], "goes with --ray_address"),
     )
     def test_one_line_and_exit_2(self, arguments, message):
         out = self.root / "out"

@@ -34,6 +34,12 @@ class ProgramsTest(parameterized.TestCase):
         ),
         ("collect", ["--work_dir=W", f"--config={CONFIG}", "--config.records=0"], 2, "at least 1"),
         ("collect", ["--work_dir=R/file", f"--config={CONFIG}"], 1, "file"),
+        (
+            "collect",
+            ["--work_dir=W", f"--config={CONFIG}", "--ray_address=host:1", "--ray_resource=x=0"],
+            2,
+            "--ray_resource is NAME=NUMBER",
+        ),
         ("train", ["--work_dir=W", f"--config={CONFIG}"], 2, "no records; run collect first"),
         ("train_supernet", ["--work_dir=W", f"--config={CONFIG}"], 2, "has no supernet"),
         ("export_generator", ["--output=W"], 2, "--bundle"),

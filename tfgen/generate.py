@@ -163,6 +163,7 @@ def main(argv: Sequence[str]) -> int:
     if _METHOD.value is not None:
         generators.get(_METHOD.value)
     _check_prototype_flags()
+    cluster.named(_RAY_ADDRESS.value, _RAY_RESOURCES.value)  # says what is wrong
     budgets = parse_all(_REQUIRE.value if _PROTOTYPE.value else _BUDGET.value)
     _check_devices(budgets)
     if _IO.value == "int8" and _ACTIVATION_BITS.value != "8":
@@ -387,6 +388,8 @@ def _maker(
         memory_bytes=int(_MEMORY_GB.value * 1e9) if _MEMORY_GB.value else limits.memory_bytes,
     )
     place = cluster.named(_RAY_ADDRESS.value, _RAY_RESOURCES.value)
+    if place is not None and start == pipeline.INHERIT:
+        _say("note: --ray_address is for trainings, and inherited weights are taken here")
     if place is None or start == pipeline.INHERIT:
         yield making.InChild(limits)
         return
