@@ -12,6 +12,7 @@ Prediction is NumPy alone; fitting imports TensorFlow.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -129,47 +130,46 @@ class Surrogate:
           confidence: with this probability a delivered file's metric is above `low`, and with this
             probability it is below `high`; each end for itself.
         """
-        features = self.encoding.features_of(choices)
-        mean, scatter = moments(np, self._state, features)
-        below, above = self._ends(confidence)
-        return Prediction(
-            performance=mean,
-            scatter=scatter,
-            metric=self.scale.metric(mean),
-            low=self.scale.metric(mean + below * scatter),
-            high=self.scale.metric(mean + above * scatter),
-        )
+        return self.predict_in(np, choices, confidence)
 
     def predict_in(self, xp: Any, choices: Any, confidence: float) -> Prediction:
-        """What `predict` tells, in NumPy or in a graph, to within the rounding of float32.
-
-        The first layer's sums over features are sums of table entries, one for each decision: of
-        its choice or, where it is not active, of none.
+        """The same in NumPy or in a graph.
 
         Args:
           xp: NumPy or `nets.tensors`.
           choices: canonical, int64 [architectures, decisions].
           confidence: see `predict`.
         """
-        kernel, members = self._state["kernel_0"], len(self._state["kernel_0"])
         active = self.space.active(choices, xp)
         hidden: Any = 0.0
-        for number, read in enumerate(self.encoding.rows):
-            own = kernel[:, number * self.encoding.knots :][:, : self.encoding.knots]
-            rows = np.concatenate([read, np.zeros_like(read[:1])])  # the last one: not active
-            table = np.einsum("ck,mku->cmu", rows, own).reshape(len(rows), -1)
-            entry = xp.where(active[:, number], choices[:, number], len(rows) - 1)
+        for number, table in enumerate(self._first_layer):
+            entry = xp.where(active[:, number], choices[:, number], len(table) - 1)
             hidden = hidden + xp.take(xp.asarray(table), entry, axis=0)
+        members = len(self._state["kernel_0"])
         hidden = xp.stack(xp.split(hidden, members, axis=1), axis=0)  # [members, n, units]
         mean, scatter = _mixture(xp, *_above(xp, self._state, hidden + self._state["bias_0"]))
         mean, scatter = xp.astype(mean, xp.float64), xp.astype(scatter, xp.float64)
-        low, high = self._ends(confidence)
-        scale = self.scale
-        metric, least, most = (
-            scale.low + (mean + end * scatter) * (scale.high - scale.low)
-            for end in (0.0, low, high)
-        )
+        below, above = self._ends(confidence)
+        low, span = self.scale.low, self.scale.high - self.scale.low
+        metric, least, most = (low + (mean + end * scatter) * span for end in (0.0, below, above))
         return Prediction(mean, scatter, metric, least, most)
+
+    @functools.cached_property
+    def _first_layer(self) -> list[np.ndarray]:
+        """What each choice of a decision adds to the first layer's sums.
+
+        Many times fewer numbers are read than features have: nearly all of these are 0.
+
+        Returns:
+          For each decision a row for each choice, and the last one for a decision that is not
+          active [choices + 1, members * units].
+        """
+        kernel, knots, tables = self._state["kernel_0"], self.encoding.knots, []
+        for number, read in enumerate(self.encoding.rows):
+            own = kernel[:, number * knots :][:, :knots]
+            rows = np.concatenate([read, np.zeros_like(read[:1])])
+            tables.append(np.einsum("ck,mku->cmu", rows, own).reshape(len(rows), -1))
+        return tables
 
     def _ends(self, confidence: float) -> tuple[float, float]:
         """Of an interval, in scatters."""
