@@ -67,6 +67,7 @@ WITHOUT_TENSORFLOW = (
     "tfgen.deployment.benchmark_result",
     "tfgen.deployment.measurement",
     "tfgen.deployment.probe",
+    "tfgen.deployment.served",
     "tfgen.deployment.tflite_file",
     "tfgen.deployment.tflite_writer",
     "tfgen.evidence.__init__",

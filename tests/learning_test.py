@@ -9,6 +9,7 @@ import numpy as np
 from absl.testing import absltest
 
 from tfgen import errors, learning, seeds, workdir
+from tfgen.cost.budget import Budget
 from tfgen.cost.cost_model import CostModel
 from tfgen.evidence.record import Record
 from tfgen.evidence.surrogate import SurrogateConfig
@@ -157,7 +158,7 @@ class LearningTest(absltest.TestCase):
     def draws(self, generator, proposed):
         """How many of the last proposals are what the generator draws."""
         for count in range(40, 0, -1):
-            (drawn,) = generator.propose([None], count, seeds.derive(7, "draws"))
+            (drawn,) = generator.propose([Budget({"macs": 9.0})], count, seeds.derive(7, "draws"))
             if proposed[-count:] == [SPACE.architecture(row) for row in drawn.choices]:
                 return count
         return 0

@@ -8,6 +8,7 @@ holds budgets; the answer holds networks that are predicted to keep them, chosen
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from collections.abc import Sequence
 
@@ -54,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
     del argv
     sizes = _sizes(_BATCH_SIZES.value)
     selector = Selector(
-        count=min(_COUNT.value, _DRAWS.value),
+        count=_COUNT.value,
         draws=_DRAWS.value,
         max_rounds=1,
         refinements=0,
@@ -105,7 +106,7 @@ def _export(
         answerer,
         served,
         base,
-        config={"bundle": bundle.name, "confidence": answerer.selector.confidence},
+        config={"bundle": bundle.name, "selector": dataclasses.asdict(answerer.selector)},
         parents={f"{bundle.name}/{workdir.MANIFEST}": workdir.sha256(bundle / workdir.MANIFEST)},
     )
 

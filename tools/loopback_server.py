@@ -11,12 +11,10 @@ It is no server for production: Python holds one interpreter lock.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import http.server
 import json
 import pathlib
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
@@ -115,7 +113,15 @@ class Version:
             values = self._calls[name](*fed)
         except (tf.errors.InvalidArgumentError, ValueError) as error:
             raise Refused(grpc.StatusCode.INVALID_ARGUMENT, _words(error)) from error
+        except tf.errors.OpError as error:
+            raise Refused(grpc.StatusCode.INTERNAL, _words(error)) from error
         return dict(zip(known.outputs, values, strict=True))
+
+    def kinds(self, signature: str) -> dict[str, np.dtype[Any]]:
+        """The types of a signature's inputs; none of one that is not there."""
+        known = self._signatures.get(signature or SIGNATURE)
+        inputs = {} if known is None else known.inputs
+        return {n: np.dtype(tf.as_dtype(i.dtype).as_numpy_dtype) for n, i in inputs.items()}
 
     def close(self) -> None:
         self._session.close()
@@ -155,6 +161,7 @@ class Model:
     def look(self) -> None:
         """Loads the newest version that is not known yet; the old one goes when it is idle."""
         there = [int(path.name) for path in self._base.glob("*") if path.name.isdecimal()]
+        self.refused = {number: why for number, why in self.refused.items() if number in there}
         served = -1 if self._version is None else self._version.number
         for number in sorted(n for n in there if n > served and n not in self.refused)[::-1]:
             try:
@@ -168,6 +175,16 @@ class Model:
             if old is not None and idle:
                 old.close()
             return
+
+    @property
+    def ready(self) -> bool:
+        """Whether a version is loaded."""
+        return self._version is not None
+
+    def close(self) -> None:
+        """Lets the last version go; nobody asks any more."""
+        if self._version is not None:
+            self._version.close()
 
     @contextlib.contextmanager
     def version(self, wanted: int | None) -> Iterator[Version]:
@@ -238,26 +255,26 @@ class Server:
         """
         self.model = Model(base)
         self.model.look()
-        with contextlib.suppress(Refused), self.model.version(None):
-            self._grpc = grpc.server(
-                futures.ThreadPoolExecutor(max_concurrent),
-                maximum_concurrent_rpcs=max_concurrent,
-                options=[("grpc.max_receive_message_length", _MAX_BYTES), ("grpc.so_reuseport", 0)],
-            )
-            service = _Service(self.model)
-            prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(service, self._grpc)
-            try:
-                self.port = self._grpc.add_insecure_port(f"127.0.0.1:{port}")
-            except RuntimeError as error:
-                raise errors.UsageError(f"port {port} is taken") from error
-            self._grpc.start()
-            self._stopping = threading.Event()
-            self._polling = threading.Thread(target=self._poll, args=[poll_seconds], daemon=True)
-            self._polling.start()
+        if not self.model.ready:
+            raise errors.UsageError(f"{base}: no version that loads; {self.model.refused}")
+        options = [("grpc.max_receive_message_length", _MAX_BYTES), ("grpc.so_reuseport", 0)]
+        self._grpc = grpc.server(
+            futures.ThreadPoolExecutor(max_concurrent),
+            maximum_concurrent_rpcs=max_concurrent,
+            options=options,
+        )
+        service = _Service(self.model)
+        prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(service, self._grpc)
+        try:
             self._rest = None if rest_port is None else _rest_server(self.model, rest_port)
-            self.rest_port = None if self._rest is None else self._rest.server_address[1]
-            return
-        raise errors.UsageError(f"{base}: no version that loads; {self.model.refused}")
+            self.port = self._grpc.add_insecure_port(f"127.0.0.1:{port}")
+        except (OSError, RuntimeError) as error:
+            raise errors.UsageError(f"port {port} or {rest_port} is taken ({error})") from error
+        self.rest_port = None if self._rest is None else self._rest.server_address[1]
+        self._grpc.start()
+        self._stopping = threading.Event()
+        self._polling = threading.Thread(target=self._poll, args=[poll_seconds], daemon=True)
+        self._polling.start()
 
     def _poll(self, seconds: float) -> None:
         while not self._stopping.wait(seconds):
@@ -270,6 +287,7 @@ class Server:
             self._rest.shutdown()
             self._rest.server_close()
         self._polling.join()
+        self.model.close()
 
 
 def _rest_server(model: Model, port: int) -> http.server.ThreadingHTTPServer:
@@ -299,7 +317,7 @@ def _rest_server(model: Model, port: int) -> http.server.ThreadingHTTPServer:
             except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise Refused(grpc.StatusCode.INVALID_ARGUMENT, f"JSON: {error!r}") from error
             with model.version(int(parts[4]) if numbered else None) as version:
-                found = version.run(signature, _typed(inputs))
+                found = version.run(signature, _typed(inputs, version.kinds(signature)))
             return {name: _plain(value) for name, value in found.items()}
 
         def _send(self, status: int, value: dict[str, Any]) -> None:
@@ -318,13 +336,18 @@ def _rest_server(model: Model, port: int) -> http.server.ThreadingHTTPServer:
     return server
 
 
-def _typed(inputs: Any) -> dict[str, np.ndarray]:
-    """JSON's lists as the signature's arrays."""
-    types = {"limit": np.float64, "has_limit": np.bool_, "seed": np.int64}
+def _typed(inputs: Any, kinds: Mapping[str, np.dtype[Any]]) -> dict[str, np.ndarray]:
+    """JSON's lists as the signature's arrays; a whole number may stand for another."""
+    found = {}
     try:
-        return {name: np.array(v, types.get(name)) for name, v in inputs.items()}
+        for name, value in inputs.items():
+            array, kind = np.array(value), kinds.get(name)
+            if kind is not None and (array.dtype.kind, kind.kind) in (("i", "i"), ("i", "f")):
+                array = array.astype(kind)
+            found[name] = array
     except (AttributeError, ValueError, TypeError, OverflowError) as error:
         raise Refused(grpc.StatusCode.INVALID_ARGUMENT, f"inputs: {error}") from error
+    return found
 
 
 def _plain(value: np.ndarray) -> Any:
@@ -332,14 +355,6 @@ def _plain(value: np.ndarray) -> Any:
     if value.dtype == np.object_:
         return np.vectorize(lambda text: text.decode(), otypes=[object])(value).tolist()
     return value.tolist()
-
-
-@dataclasses.dataclass(frozen=True)
-class Address:
-    """Where a server of another process listens."""
-
-    port: int
-    rest_port: int | None
 
 
 def main(argv: Sequence[str]) -> int:
@@ -354,7 +369,7 @@ def main(argv: Sequence[str]) -> int:
         max_concurrent=_CONCURRENT.value,
         poll_seconds=_POLL_SECONDS.value,
     )
-    print(json.dumps(dataclasses.asdict(Address(server.port, server.rest_port))), flush=True)
+    print(json.dumps({"port": server.port, "rest_port": server.rest_port}), flush=True)
     signal.sigwait({signal.SIGINT, signal.SIGTERM})
     server.stop()
     return 0
@@ -363,4 +378,3 @@ def main(argv: Sequence[str]) -> int:
 if __name__ == "__main__":
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     program.run(main)
-    sys.exit(0)

@@ -8,13 +8,14 @@ import pathlib
 import numpy as np
 from absl.testing import absltest, parameterized
 
+from tests.deployment import c_loader
 from tests.space.small import small_space
 from tfgen import errors, generators, seeds
 from tfgen.cost.budget import Budget
 from tfgen.cost.cost_model import CostModel
 from tfgen.cost.metrics import PerformanceScale
-from tfgen.deployment.served import Answerer
-from tfgen.deployment.serving import Served
+from tfgen.deployment.served import Answerer, Requests
+from tfgen.deployment.serving import SIGNATURE, Served
 from tfgen.evidence import posterior, surrogate
 from tfgen.evidence.reactions import Reactions
 from tfgen.evidence.record import Record
@@ -192,6 +193,21 @@ class ConformanceTest(parameterized.TestCase):
         # Compares the saved graph's answers with the generator's own, and raises where they differ.
         version = serving_export.export(answer, served, base, config={}, parents={})
         self.assertEqual(Served.read(version), served)
+        requests = Requests.of(answer.metrics, BUDGETS, [5, 2**40 + 7, -3])
+        expected = answer(np, requests)
+        found = c_loader.Session(version).run(SIGNATURE, requests.inputs)
+        np.testing.assert_array_equal(found["choices"], expected.choices)
+        np.testing.assert_allclose(found["metric_low"], expected.metric_low, rtol=1e-9)
+        # And selection with one round answers alike.
+        for row, (budget, seed) in enumerate(zip(BUDGETS, (5, 2**40 + 7, -3), strict=True)):
+            try:
+                selected = selector.select(
+                    SPACE, fitted(name), told.surrogate, told.cost_model, budget, name, seed
+                )
+            except errors.InfeasibleBudgetError:
+                selected = []
+            answered = expected.choices[row][expected.valid[row]].tolist()
+            self.assertEqual(answered, [list(c.architecture.choices) for c in selected])
 
     @parameterized.parameters(*generators.METHODS)
     def test_equal_seeds_fit_equal_generators(self, name):

@@ -27,6 +27,7 @@ from tfgen.space.lowering import ACTIVATION_BITS, lower_batch
 Floats = npt.NDArray[np.float64]
 _LISTED = 65_536  # combinations of choices
 _AT_ONCE = 4_096
+_UNITS = {"storage_kb": 8_000.0}  # bits, whose sums are exact: a network at its limit stays there
 
 
 class TabulatedCost:
@@ -91,7 +92,7 @@ class TabulatedCost:
             count = len(self.metrics)
             costs = {m: rows[:, 1 + i] for i, m in enumerate(self.metrics)}
             return costs, {m: rows[:, 1 + count + i] for i, m in enumerate(self.metrics)}
-        costs = {metric: rows[:, 1 + i] for i, metric in enumerate(self._counted)}
+        costs = {m: rows[:, 1 + i] / _UNITS.get(m, 1.0) for i, m in enumerate(self._counted)}
         upper = dict(costs)
         if self._latency is not None:
             sums = rows[:, 1 + len(self._counted) :] + self._latency.outside_row
@@ -122,8 +123,9 @@ class TabulatedCost:
 
     def _columns(self, slots: Sequence[LayerSlots]) -> Floats:
         """Slow layers, counted costs, and what a latency is predicted by."""
-        parts = [self._slow(slots), *(COUNTED[metric](slots) for metric in self._counted)]
-        columns = np.stack(parts, axis=1)
+        told = {metric: COUNTED[metric](slots) for metric in self._counted}
+        told |= {m: np.rint(told[m] * unit) for m, unit in _UNITS.items() if m in told}
+        columns = np.stack([self._slow(slots), *told.values()], axis=1)
         if self._latency is None:
             return columns
         return np.concatenate([columns, self._latency.layer_rows(slots)], axis=1)

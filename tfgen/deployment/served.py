@@ -37,7 +37,7 @@ from tfgen.selection import (
 from tfgen.space.search_space import Choices, SearchSpace
 
 _WORD = 2**62  # choices side by side in an integer, of which several tell a network
-_NEVER = np.inf
+_SLACK = 1e-12  # of a limit: sums in another order differ in their last bits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,6 +130,10 @@ class Answerer:
         """
         if selector.max_rounds != 1 or selector.refinements:
             raise errors.UsageError("what is served has one round of draws and no refinements")
+        if selector.count > selector.draws:
+            raise errors.UsageError(
+                f"{selector.count} answers cannot be chosen from {selector.draws} draws"
+            )
         if quality not in QUALITY_METRICS:
             raise errors.UsageError(f"{quality!r} is no metric of a task")
         self.space = space
@@ -140,8 +144,6 @@ class Answerer:
         self._device = None if costs.latency is None else costs.latency.device
         self.metrics = (*self._tables.metrics, quality)
         strangers = set(selector.ranking.read) & set(COST_METRICS) - set(self.costs)
-        if selector.ranking.by == NETSCORE:
-            strangers = set(SCORED) - set(self.costs)
         if strangers:
             raise errors.UsageError(
                 f"ranking by {selector.ranking.by} needs {min(strangers)}, which is not served; "
@@ -181,7 +183,8 @@ class Answerer:
             xp, asked, draws, lambda c: self._tables.bounds(xp, counted(c))[0]
         )
         choices = xp.reshape(drawn.choices, (-1, decisions))  # [budgets * draws, decisions]
-        told = self._surrogate.predict_in(xp, choices, self.selector.confidence)
+        confidence = self.selector.confidence
+        told = self._surrogate.predict_in(xp, choices, confidence, np.float64)
 
         def by_budget(values: Any) -> Any:
             return xp.reshape(values, (-1, draws))
@@ -244,7 +247,7 @@ class Answerer:
         """Draws that pass the stages on what was asked [budgets, draws]."""
         kept = (low >= requests.limit[:, -1:]) | ~requests.has_limit[:, -1:]
         for number, metric in enumerate(self.costs):
-            within = upper[metric] <= requests.limit[:, number, None]
+            within = upper[metric] <= requests.limit[:, number, None] * (1.0 + _SLACK)
             kept = kept & (within | ~requests.has_limit[:, number, None])
         if distance is not None:
             kept = kept & ~(distance > self.selector.max_distance)
@@ -254,7 +257,7 @@ class Answerer:
         """Budgets on bytes, which admit slow kernels [budgets, 1]."""
         columns = [requests.has_limit[:, self.costs.index(m)] for m in BYTE_METRICS
                    if m in self.costs]  # fmt: skip
-        found = requests.has_limit[:, 0] & ~requests.has_limit[:, 0]
+        found = requests.has_limit[:, -1] & False
         for column in columns:
             found = found | column
         return found[:, None]

@@ -4,7 +4,7 @@
     (candidates,) = client.answer([Budget.parse("storage_kb=64,accuracy=0.8")], seed=1)
 
 gRPC needs `tfgen[serving]` and imports TensorFlow, whose tensors its messages hold; REST needs
-nothing beside Python. `serving_export` writes what is served.
+no package beside. `serving_export` writes what is served.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import dataclasses
 import http.client
 import json
 import pathlib
+import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -21,7 +22,7 @@ import numpy as np
 
 from tfgen import errors, workdir
 from tfgen.cost.budget import Budget, Cost, Quantity
-from tfgen.cost.cost_model import LATENCY, source
+from tfgen.cost.cost_model import source
 from tfgen.deployment.served import Requests
 from tfgen.selection import Candidate
 from tfgen.space.architecture import Architecture
@@ -30,7 +31,9 @@ SIGNATURE = "serving_default"
 EXTRA = "assets.extra"
 SERVED = f"{EXTRA}/served.json"
 GRPC, REST = PROTOCOLS = ("grpc", "rest")
-_MAX_BYTES = 4 << 20  # of a message; the server's own limit is 2 GiB
+MAX_BYTES = 4 << 20  # of a message; the server's own limit is 2 GiB
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_ADDRESS = re.compile(r"[^\s/]+:\d{1,5}")
 _FIRST_WAIT_SECONDS = 0.05  # before a retry, doubled each time
 
 
@@ -61,12 +64,17 @@ class Served:
     device: str | None = None
 
     def __post_init__(self) -> None:
-        if not self.name.isidentifier():
+        if not _NAME.fullmatch(self.name):
             raise errors.UsageError(f"model {self.name!r}: a name of letters, digits and _")
         if min(self.count, self.draws, *self.batch_sizes) < 1 or not self.batch_sizes:
             raise errors.UsageError("count, draws and batch sizes are at least 1")
         if list(self.batch_sizes) != sorted(set(self.batch_sizes)):
             raise errors.UsageError(f"batch sizes {self.batch_sizes} do not ascend")
+
+    @property
+    def meaning(self) -> str:
+        """What every answer says of itself, so that a client knows a version that means another."""
+        return f"{self.space}: {', '.join(self.metrics)}"
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -87,7 +95,7 @@ class Served:
             data = workdir.read_json(path)
             lists = {k: tuple(data[k]) for k in ("metrics", "costs", "batch_sizes")}
             return cls(**{**data, **lists})
-        except (errors.UsageError, KeyError, TypeError) as error:
+        except (errors.UsageError, *errors.MALFORMED) as error:
             raise errors.CorruptFileError(f"{path}: tells of no generator ({error})") from error
 
 
@@ -95,6 +103,7 @@ class _Transport(Protocol):
     """One attempt to ask; raises Unavailable where another may succeed."""
 
     def ask(self, requests: Requests, timeout_s: float) -> Mapping[str, np.ndarray]: ...
+    def close(self) -> None: ...
 
 
 class Unavailable(Exception):
@@ -106,9 +115,9 @@ class ServerError(errors.TfgenError):
 
 
 class Client:
-    """Asks one server; answers as `generate` does.
+    """Asks one server for what `generate` calls candidates.
 
-    Not for several threads at once.
+    Not for several threads at once. As a context manager it is closed at the end.
     """
 
     def __init__(
@@ -127,7 +136,7 @@ class Client:
           address: host:port.
           served: what is served there.
           protocol: of PROTOCOLS.
-          timeout_s: of all attempts together.
+          timeout_s: of all attempts together; through REST of each wait for the server.
           retries: after the first attempt, where the server is unavailable.
           version: of the model; None for the newest.
 
@@ -136,6 +145,8 @@ class Client:
         """
         if not (timeout_s > 0 and retries >= 0):
             raise errors.UsageError("timeout_s lies above 0 and retries at 0 or above")
+        if not _ADDRESS.fullmatch(address):
+            raise errors.UsageError(f"address {address!r} is not host:port")
         if protocol not in PROTOCOLS:
             raise errors.UsageError(f"protocol {protocol!r} is none of {', '.join(PROTOCOLS)}")
         self.served = served
@@ -143,6 +154,16 @@ class Client:
         self._retries = retries
         make = _grpc if protocol == GRPC else _Rest
         self._transport: _Transport = make(address, served.name, version)
+
+    def close(self) -> None:
+        """Lets the connection go."""
+        self._transport.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self.close()
 
     def answer(self, budgets: Sequence[Budget], seed: int) -> list[list[Candidate]]:
         """Candidates for each budget, best first; none where nothing that was drawn keeps it.
@@ -167,7 +188,17 @@ class Client:
         signed = own - (1 << 64) if own >> 63 else own  # as int64 has it
         requests = Requests.of(self.served.metrics, budgets, [signed] * len(budgets))
         found = self._ask(requests)
+        self._check(found, len(budgets))
         return [self._candidates(budget, found, n, seed) for n, budget in enumerate(budgets)]
+
+    def _check(self, found: Mapping[str, np.ndarray], budgets: int) -> None:
+        """Raises ServerError for an answer that means something else than was read."""
+        told = [str(t.decode() if isinstance(t, bytes) else t) for t in found.get("meaning", ())]
+        if told != [self.served.meaning] * budgets:
+            raise ServerError(
+                f"model {self.served.name!r} is no more of {self.served.meaning!r}: read Served "
+                "again"
+            )
 
     def _ask(self, requests: Requests) -> Mapping[str, np.ndarray]:
         deadline = time.monotonic() + self._timeout_s
@@ -199,7 +230,7 @@ class Client:
                     Architecture(self.served.space, choices),
                     budget,
                     Cost({m: Quantity(float(v), source(m)) for m, v in cost.items()}),
-                    {m: v for m, v in high.items() if m == LATENCY},
+                    {m: v for m, v in high.items() if source(m) == "predicted"},
                     float(found["metric"][at]),
                     float(found["metric_low"][at]),
                     float(found["metric_high"][at]),
@@ -230,6 +261,9 @@ class _Rest:
         at = "" if version is None else f"/versions/{version}"
         self._path = f"/v1/models/{model}{at}:predict"
 
+    def close(self) -> None:
+        """Each request has a connection of its own."""
+
     def ask(self, requests: Requests, timeout_s: float) -> Mapping[str, np.ndarray]:
         inputs = {name: np.asarray(value).tolist() for name, value in requests.inputs.items()}
         body = json.dumps({"signature_name": SIGNATURE, "inputs": inputs})
@@ -237,7 +271,7 @@ class _Rest:
         try:
             connection.request("POST", self._path, body, {"Content-Type": "application/json"})
             response = connection.getresponse()
-            status, content = response.status, response.read(_MAX_BYTES)
+            status, content = response.status, response.read(MAX_BYTES)
         except TimeoutError as error:
             raise ServerError(f"no answer within {timeout_s:.3g} s") from error
         except (OSError, http.client.HTTPException) as error:

@@ -31,7 +31,7 @@ from tfgen.nets.keras_compat import quiet, tf
 WARMUP = f"{EXTRA}/tf_serving_warmup_requests"
 MODELS_CONFIG, BATCHING_CONFIG, README = "models.config", "batching.config", "README.md"
 _SAMPLED = 512  # networks, between whose costs the limits of warm-up requests lie
-_TOLERANCE = 1e-5  # of predictions, relative
+_TOLERANCE = 1e-9  # of numbers, relative
 
 
 def export(
@@ -59,26 +59,26 @@ def export(
       ExportMismatchError: the saved graph answers otherwise than the generator does.
     """
     protos = _protos()
-    version = base / str(_next_version(base))
-    with workdir.writing_folder(version) as folder:
-        module = _module(answerer, served)
-        with quiet():
-            tf.saved_model.save(module, str(folder), signatures={SIGNATURE: module.answer})
-        requests = [_requests(answerer, size) for size in served.batch_sizes]
-        (folder / EXTRA).mkdir()
-        with tf.io.TFRecordWriter(str(folder / WARMUP)) as writer:
-            for one in requests:
-                writer.write(protos.warmup(served.name, one).SerializeToString())
-        for one in requests:
-            _compare(folder, answerer, one)
-        workdir.write_json(folder / SERVED, served.to_json())
-        workdir.write_manifest(
-            folder,
-            config={**config, "served": served.to_json()},
-            seed=0,
-            data={},
-            parents=parents,
-        )
+    with workdir.owning(base):
+        version = base / str(_next_version(base))
+        with workdir.writing_folder(version) as folder:
+            module = _module(answerer, served)
+            with quiet():
+                tf.saved_model.save(module, str(folder), signatures={SIGNATURE: module.answer})
+            requests = [_requests(answerer, size) for size in served.batch_sizes]
+            (folder / EXTRA).mkdir()
+            with tf.io.TFRecordWriter(str(folder / WARMUP)) as writer:
+                for one in requests:
+                    writer.write(protos.warmup(served.name, one).SerializeToString())
+            _compare(folder, answerer, requests)
+            workdir.write_json(folder / SERVED, served.to_json())
+            workdir.write_manifest(
+                folder,
+                config={**config, "served": served.to_json()},
+                seed=0,
+                data={},
+                parents=parents,
+            )
     name, sizes = served.name, served.batch_sizes
     for file, text in (
         (MODELS_CONFIG, _models_config(name)),
@@ -128,10 +128,12 @@ def _module(answerer: Answerer, served: Served) -> Any:
     )
     def answer(limit, has_limit, seed):  # type: ignore[no-untyped-def]
         with tf.control_dependencies(_checks(answerer, limit, has_limit, seed, most)):
-            limit = tf.identity(limit)
+            # All of them: nothing is drawn for a request that is refused.
+            limit, has_limit, seed = map(tf.identity, (limit, has_limit, seed))
         found = answerer(tensors, Requests(limit, has_limit, seed), counted)
         outputs = {field.name: getattr(found, field.name) for field in dataclasses.fields(found)}
         outputs["text"] = described(found.choices, found.valid)
+        outputs["meaning"] = tf.fill(tf.shape(seed), served.meaning)
         return {name: tf.identity(value, name=name) for name, value in outputs.items()}
 
     module = tf.Module()
@@ -179,31 +181,33 @@ def _requests(answerer: Answerer, size: int) -> Requests:
     return Requests(limit, has_limit, np.arange(size, dtype=np.int64))
 
 
-def _compare(folder: pathlib.Path, answerer: Answerer, requests: Requests) -> None:
+def _compare(folder: pathlib.Path, answerer: Answerer, requests: Sequence[Requests]) -> None:
     """Raises ExportMismatchError where a session on the saved graph answers otherwise."""
-    expected = answerer(np, requests)
-    found = run_session(folder, requests)
-    for field in dataclasses.fields(Answers):
-        ours, theirs = getattr(expected, field.name), found[field.name]
-        if ours.dtype.kind == "f":
-            same = np.allclose(ours, theirs, rtol=_TOLERANCE, atol=_TOLERANCE)
-        else:
-            same = np.array_equal(ours, theirs)
-        if not same:
-            raise errors.ExportMismatchError(
-                f"{folder}: the saved graph and the generator disagree on {field.name!r}"
-            )
+    for one, found in zip(requests, run_session(folder, requests), strict=True):
+        expected = answerer(np, one)
+        for field in dataclasses.fields(Answers):
+            ours, theirs = getattr(expected, field.name), found[field.name]
+            if ours.dtype.kind == "f":
+                same = np.allclose(ours, theirs, rtol=_TOLERANCE, atol=0.0)
+            else:
+                same = np.array_equal(ours, theirs)
+            if not same:
+                raise errors.ExportMismatchError(
+                    f"{folder}: the saved graph and the generator disagree on {field.name!r}"
+                )
 
 
-def run_session(folder: pathlib.Path, requests: Requests) -> dict[str, np.ndarray]:
-    """What the signature answers, in a session as the server's, by the outputs' names."""
+def run_session(folder: pathlib.Path, requests: Sequence[Requests]) -> list[dict[str, np.ndarray]]:
+    """What the signature answers to each, in a session as the server's, by the outputs' names."""
     v1 = tf.compat.v1
     with quiet(), v1.Session(graph=tf.Graph()) as session:
         loaded = v1.saved_model.loader.load(session, [v1.saved_model.SERVING], str(folder))
         signature = loaded.signature_def[SIGNATURE]
-        feed = {signature.inputs[name].name: value for name, value in requests.inputs.items()}
         outputs = {name: info.name for name, info in signature.outputs.items()}
-        return dict(session.run(outputs, feed))
+        return [
+            session.run(outputs, {signature.inputs[n].name: v for n, v in one.inputs.items()})
+            for one in requests
+        ]
 
 
 # --- what lies beside -----------------------------------------------------------------------------

@@ -11,9 +11,9 @@ from tensorflow_serving.apis import prediction_service_pb2_grpc
 from tfgen import errors
 from tfgen.deployment import serving_messages
 from tfgen.deployment.served import Requests
-from tfgen.deployment.serving import ServerError, Unavailable
+from tfgen.deployment.serving import MAX_BYTES, ServerError, Unavailable
 
-_MAX_BYTES = 4 << 20  # of a message; the server's own limit is 2 GiB
+_LOOKS_MS = 50  # between looks for a server that was not there
 _REFUSED = {
     grpc.StatusCode.FAILED_PRECONDITION,
     grpc.StatusCode.INVALID_ARGUMENT,
@@ -27,12 +27,19 @@ class Grpc:
 
     def __init__(self, address: str, model: str, version: int | None):
         options = [
-            ("grpc.max_send_message_length", _MAX_BYTES),
-            ("grpc.max_receive_message_length", _MAX_BYTES),
+            ("grpc.max_send_message_length", MAX_BYTES),
+            ("grpc.max_receive_message_length", MAX_BYTES),
+            # A channel that was refused once would not look again for a second.
+            ("grpc.initial_reconnect_backoff_ms", _LOOKS_MS),
+            ("grpc.min_reconnect_backoff_ms", _LOOKS_MS),
+            ("grpc.max_reconnect_backoff_ms", 1_000),
         ]
         self._channel = grpc.insecure_channel(address, options)
         self._stub = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
         self._model, self._version = model, version
+
+    def close(self) -> None:
+        self._channel.close()
 
     def ask(self, requests: Requests, timeout_s: float) -> Mapping[str, np.ndarray]:
         message = serving_messages.predict_request(self._model, requests, self._version)

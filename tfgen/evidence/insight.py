@@ -102,14 +102,18 @@ class InsightSurrogate:
         """Predicts canonical choices [architectures, decisions]; see `Surrogate.predict`."""
         return self.predict_in(np, choices, confidence)
 
-    def predict_in(self, xp: Any, choices: Any, confidence: float) -> Prediction:
+    def predict_in(
+        self, xp: Any, choices: Any, confidence: float, dtype: npt.DTypeLike = np.float64
+    ) -> Prediction:
         """The same in NumPy or in a graph.
 
         Args:
           xp: NumPy or `nets.tensors`.
           choices: canonical, int64 [architectures, decisions].
           confidence: see `predict`.
+          dtype: float64 always.
         """
+        del dtype
         lost: Any = 0.0
         for number, values in enumerate(self.insight.costs):
             lost = lost + xp.take(xp.asarray(values), choices[:, number], axis=0)

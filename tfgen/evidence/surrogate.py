@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from tfgen import seeds
 from tfgen.cost.metrics import PerformanceScale
@@ -132,22 +133,29 @@ class Surrogate:
         """
         return self.predict_in(np, choices, confidence)
 
-    def predict_in(self, xp: Any, choices: Any, confidence: float) -> Prediction:
+    def predict_in(
+        self, xp: Any, choices: Any, confidence: float, dtype: npt.DTypeLike = np.float32
+    ) -> Prediction:
         """The same in NumPy or in a graph.
 
         Args:
           xp: NumPy or `nets.tensors`.
           choices: canonical, int64 [architectures, decisions].
           confidence: see `predict`.
+          dtype: of all sums; in float64 two libraries rank alike.
         """
         active = self.space.active(choices, xp)
+        above = {n: v for n, v in self._state.items() if n.startswith(("kernel_", "bias_"))}
+        del above["kernel_0"]
+        state = {name: value.astype(dtype, copy=False) for name, value in above.items()}
         hidden: Any = 0.0
-        for number, table in enumerate(self._first_layer):
+        for number, read in enumerate(self._first_layer):
+            table = read.astype(dtype, copy=False)
             entry = xp.where(active[:, number], choices[:, number], len(table) - 1)
             hidden = hidden + xp.take(xp.asarray(table), entry, axis=0)
         members = len(self._state["kernel_0"])
         hidden = xp.stack(xp.split(hidden, members, axis=1), axis=0)  # [members, n, units]
-        mean, scatter = _mixture(xp, *_above(xp, self._state, hidden + self._state["bias_0"]))
+        mean, scatter = _mixture(xp, *_above(xp, state, hidden + state["bias_0"]))
         mean, scatter = xp.astype(mean, xp.float64), xp.astype(scatter, xp.float64)
         below, above = self._ends(confidence)
         low, span = self.scale.low, self.scale.high - self.scale.low

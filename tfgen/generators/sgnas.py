@@ -265,7 +265,7 @@ class SgnasGenerator(Drawing):
         """The largest share of a limit that G reads; a latency is selection's to tell [budgets]."""
         over = xp.zeros_like(asked.least)
         for metric in self._targets.limited:
-            if metric in costs:
+            if metric in costs and metric != LATENCY:
                 limit = asked.limit(metric)
                 share = costs[metric] / xp.where(limit > 0, limit, xp.ones_like(limit))
                 over = xp.maximum(over, xp.where(limit > 0, share, xp.zeros_like(limit)))

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from tfgen.nets.keras_compat import tf
 
 bool_, float32, float64, int64, uint32 = tf.bool, tf.float32, tf.float64, tf.int64, tf.uint32
@@ -18,12 +16,8 @@ bool_, float32, float64, int64, uint32 = tf.bool, tf.float32, tf.float64, tf.int
 abs = tf.abs
 einsum = tf.einsum
 exp = tf.exp
-floor = tf.floor
 left_shift = tf.bitwise.left_shift
 log = tf.math.log
-logical_and = tf.logical_and
-logical_not = tf.logical_not
-logical_or = tf.logical_or
 matmul = tf.linalg.matmul
 maximum = tf.maximum
 minimum = tf.minimum
@@ -69,28 +63,12 @@ def take_along_axis(x: Any, indices: Any, axis: int) -> Any:
     return tf.gather(x, indices, axis=axis, batch_dims=axis)
 
 
-def repeat(x: Any, count: int, axis: int = 0) -> Any:
-    return tf.repeat(x, count, axis)
-
-
-def broadcast_to(x: Any, shape: Any) -> Any:
-    return tf.broadcast_to(x, shape)
-
-
 def sum(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
     return tf.reduce_sum(x, axis, keepdims)
 
 
-def mean(x: Any, axis: Any = None) -> Any:
-    return tf.reduce_mean(x, axis)
-
-
 def max(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
     return tf.reduce_max(x, axis, keepdims)
-
-
-def all(x: Any, axis: Any = None) -> Any:
-    return tf.reduce_all(x, axis)
 
 
 def any(x: Any, axis: Any = None) -> Any:
@@ -104,12 +82,3 @@ def argmax(x: Any, axis: int) -> Any:
 def argsort(x: Any, axis: int = -1) -> Any:
     """Stable, from the least."""
     return tf.argsort(x, axis, stable=True)
-
-
-def shape(x: Any) -> Any:
-    """In a graph, where a dimension may not be known yet, a tensor."""
-    return tf.shape(x)
-
-
-def arange(count: int) -> Any:
-    return tf.convert_to_tensor(np.arange(count))
