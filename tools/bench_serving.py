@@ -145,11 +145,16 @@ def latencies(
     """From when each request was due to its answer, and how late it was sent, ms [requests]."""
     count = int(_SECONDS.value * _RATE.value)
     told, late = np.zeros(count), np.zeros(count)
-    begin = time.monotonic() + 0.5
+    connected = threading.Barrier(_THREADS)
+    begin = 0.0
 
     def work(number: int) -> None:
+        nonlocal begin
         client = Client(address, served, timeout_s=_TIMEOUT_S)
-        client.answer(budgets[:1], seed=0)  # connects
+        client.answer(budgets[:1], seed=0)
+        if connected.wait() == 0:
+            begin = time.monotonic() + 0.2
+        connected.wait()
         for turn in range(number, count, _THREADS):
             due = begin + turn / _RATE.value
             time.sleep(max(due - time.monotonic(), 0.0))

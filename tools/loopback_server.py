@@ -64,7 +64,9 @@ class Version:
         """Loads it and runs its warm-up requests; raises whatever is wrong."""
         self.number = int(folder.name)
         v1 = tf.compat.v1
-        self._session = v1.Session(graph=tf.Graph())
+        # A request to a core: several share none, and threads that meet cost more than they give.
+        config = v1.ConfigProto(intra_op_parallelism_threads=1, inter_op_parallelism_threads=-1)
+        self._session = v1.Session(graph=tf.Graph(), config=config)
         try:
             loaded = v1.saved_model.loader.load(
                 self._session, [v1.saved_model.SERVING], str(folder)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from tfgen import errors, seeds
 from tfgen.cost.budget import COST_METRICS, QUALITY_METRICS, Budget
@@ -37,6 +38,7 @@ from tfgen.selection import (
 from tfgen.space.search_space import Choices, SearchSpace
 
 _WORD = 2**62  # choices side by side in an integer, of which several tell a network
+_SHORTLISTED = 4  # times the answers, that are predicted in float64
 _SLACK = 1e-12  # of a limit: sums in another order differ in their last bits
 
 
@@ -182,51 +184,69 @@ class Answerer:
         drawn = self._generator.draws(
             xp, asked, draws, lambda c: self._tables.bounds(xp, counted(c))[0]
         )
-        choices = xp.reshape(drawn.choices, (-1, decisions))  # [budgets * draws, decisions]
-        confidence = self.selector.confidence
-        told = self._surrogate.predict_in(xp, choices, confidence, np.float64)
+        choices = xp.reshape(drawn.choices, (-1, decisions))
+        rows = counted(choices)
+        pool = _Pool(
+            [drawn.choices[..., d] for d in range(decisions)],
+            [xp.reshape(rows[:, c], (-1, draws)) for c in range(rows.shape[1])],
+            [xp.reshape(word, (-1, draws)) for word in self._lexicographic(xp, choices)],
+            drawn.conditions,
+        )
+        # Twice: a float32 prediction tells which few may be answers, a float64 one their order.
+        rough = self._judged(xp, requests, pool, np.float32)
+        first = rough.kept & ~_again(xp, pool, rough.distance)
+        order = _best_first(xp, first, [*rough.keys, *pool.words])
+        order = order[:, : min(draws, _SHORTLISTED * self.selector.count)]
+        pool, first = pool.at(xp, order), xp.take_along_axis(first, order, axis=1)
+        found = self._judged(xp, requests, pool, np.float64)
+        valid = found.kept & first
+        best = _best_first(xp, valid, [*found.keys, *pool.words])[:, : self.selector.count]
+
+        def picked(values: Any) -> Any:
+            return xp.take_along_axis(values, best, axis=1)
+
+        valid = picked(valid)
+
+        def told(values: Any) -> Any:
+            own = picked(values)
+            return xp.where(valid, own, xp.zeros_like(own))
+
+        return Answers(
+            choices=xp.stack([told(column) for column in pool.columns], axis=-1),
+            cost=xp.stack([told(found.costs[m]) for m in self.costs], axis=-1),
+            cost_high=xp.stack([told(found.upper[m]) for m in self.costs], axis=-1),
+            metric=told(found.metric),
+            metric_low=told(found.low),
+            metric_high=told(found.high),
+            valid=valid,
+        )
+
+    def _judged(self, xp: Any, requests: Requests, pool: _Pool, dtype: npt.DTypeLike) -> _Judged:
+        """What is told of a pool's networks, and which of them keep their budgets."""
+        many = pool.columns[0].shape[1]
+
+        def flat(arrays: Sequence[Any]) -> Any:
+            return xp.stack([xp.reshape(array, (-1,)) for array in arrays], axis=1)
 
         def by_budget(values: Any) -> Any:
-            return xp.reshape(values, (-1, draws))
+            return xp.reshape(values, (-1, many))
 
-        rows = counted(choices)
+        confidence = self.selector.confidence
+        told = self._surrogate.predict_in(xp, flat(pool.columns), confidence, dtype)
+        rows = flat(pool.rows)
         costs, upper = (
             {metric: by_budget(values) for metric, values in found.items()}
             for found in self._tables.bounds(xp, rows)
         )
         metric, low, high = map(by_budget, (told.metric, told.low, told.high))
         distance = None
-        if drawn.conditions is not None:
-            performance = by_budget(told.performance)
-            distance = confidence_distance(performance, drawn.conditions, xp)
-        words = [by_budget(word) for word in self._lexicographic(xp, choices)]
-        kept = self._kept(xp, requests, upper, low, distance)
+        if pool.conditions is not None:
+            distance = confidence_distance(by_budget(told.performance), pool.conditions, xp)
+        kept = self._kept(requests, upper, low, distance)
         if self._tables.policy is not None:
             kept = kept & (by_budget(self._tables.accelerated(rows)) | self._bytes(requests))
-        kept = kept & ~self._again(xp, words, distance)
         keys = self._keys(xp, requests, costs, metric, low, distance)
-        best = _best_first(xp, kept, [*keys, *words])[:, : self.selector.count]  # [budgets, count]
-
-        def picked(values: Any) -> Any:
-            return xp.take_along_axis(values, best, axis=1)
-
-        valid = picked(kept)
-        none = xp.zeros_like(picked(low))
-
-        def told_of(values: Any) -> Any:
-            return xp.where(valid, picked(values), none)
-
-        whole = xp.reshape(choices, (-1, draws, decisions))
-        columns = [picked(whole[..., d]) * xp.astype(valid, xp.int64) for d in range(decisions)]
-        return Answers(
-            choices=xp.stack(columns, axis=-1),
-            cost=xp.stack([told_of(costs[m]) for m in self.costs], axis=-1),
-            cost_high=xp.stack([told_of(upper[m]) for m in self.costs], axis=-1),
-            metric=told_of(metric),
-            metric_low=told_of(low),
-            metric_high=told_of(high),
-            valid=valid,
-        )
+        return _Judged(costs, upper, metric, low, high, distance, kept, keys)
 
     def _asked(self, xp: Any, requests: Requests) -> Asked:
         """What the generator is asked: the first round of a selection."""
@@ -241,9 +261,7 @@ class Answerer:
         limit, has_limit = limits[:, -1], requests.has_limit[:, -1]
         return Asked(xp.stack(columns, axis=-1), limit, has_limit, key, self._device)
 
-    def _kept(
-        self, xp: Any, requests: Requests, upper: Mapping[str, Any], low: Any, distance: Any
-    ) -> Any:
+    def _kept(self, requests: Requests, upper: Mapping[str, Any], low: Any, distance: Any) -> Any:
         """Draws that pass the stages on what was asked [budgets, draws]."""
         kept = (low >= requests.limit[:, -1:]) | ~requests.has_limit[:, -1:]
         for number, metric in enumerate(self.costs):
@@ -296,17 +314,58 @@ class Answerer:
             for begin, end, weights in self._words
         ]
 
-    def _again(self, xp: Any, words: Sequence[Any], distance: Any) -> Any:
-        """Draws of a network of which another draw is nearer to its condition, or earlier."""
-        same = words[0][:, :, None] == words[0][:, None]
-        for word in words[1:]:
-            same = same & (word[:, :, None] == word[:, None])  # [budgets, draws, others]
-        numbers = np.arange(self.selector.draws)
-        before = numbers[None, :] < numbers[:, None]
-        if distance is not None:
-            near, nearer = distance[:, :, None], distance[:, None]
-            before = (nearer < near) | ((nearer == near) & before)
-        return xp.any(same & before, axis=2)
+
+@dataclasses.dataclass(frozen=True)
+class _Pool:
+    """Draws of each budget, as columns.
+
+    Attributes:
+      columns: of each decision, the choices [budgets, draws].
+      rows: of each column of the tables, its numbers [budgets, draws].
+      words: integers that order networks as their choices do [budgets, draws].
+      conditions: that they were drawn for; None where there are none [budgets, draws].
+    """
+
+    columns: Sequence[Any]
+    rows: Sequence[Any]
+    words: Sequence[Any]
+    conditions: Any
+
+    def at(self, xp: Any, places: Any) -> _Pool:
+        """The draws at these places [budgets, places]."""
+
+        def picked(arrays: Sequence[Any]) -> list[Any]:
+            return [xp.take_along_axis(array, places, axis=1) for array in arrays]
+
+        conditions = None if self.conditions is None else picked([self.conditions])[0]
+        return _Pool(picked(self.columns), picked(self.rows), picked(self.words), conditions)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Judged:
+    """What is told of a pool's networks, each [budgets, draws]; `keys` order them."""
+
+    costs: Mapping[str, Any]
+    upper: Mapping[str, Any]
+    metric: Any
+    low: Any
+    high: Any
+    distance: Any
+    kept: Any
+    keys: Sequence[Any]
+
+
+def _again(xp: Any, pool: _Pool, distance: Any) -> Any:
+    """Draws of a network of which another draw is nearer to its condition, or earlier."""
+    same = True
+    for word in pool.words:
+        same = same & (word[:, :, None] == word[:, None])  # [budgets, draws, others]
+    numbers = np.arange(pool.words[0].shape[1])
+    before = numbers[None, :] < numbers[:, None]
+    if distance is not None:
+        near, nearer = distance[:, :, None], distance[:, None]
+        before = (nearer < near) | ((nearer == near) & before)
+    return xp.any(same & before, axis=2)
 
 
 def _words(sizes: Sequence[int]) -> list[tuple[int, int, tuple[int, ...]]]:
@@ -323,7 +382,7 @@ def _words(sizes: Sequence[int]) -> list[tuple[int, int, tuple[int, ...]]]:
 
 
 def _best_first(xp: Any, kept: Any, keys: Sequence[Any]) -> Any:
-    """Numbers of draws, those that are kept first, by their keys [budgets, draws]."""
+    """Places of draws, those that are kept first, by their keys [budgets, draws]."""
     less, equal = False, True
     for key in keys:
         ours, theirs = key[:, :, None], key[:, None]

@@ -34,6 +34,7 @@ _OWN_DECAY = 50.0  # of what features have of their own, beside their parts
 _LAYERS = 3
 # Scores below this many scale lengths under the worst regular record tell nothing more.
 _FLOOR = -0.1
+_JOINT = 1_024  # combinations of choices that are looked up at once
 _LOG_SCALE_CENTRE, _LOG_SCALE_REACH = -3.0, 3.0  # standard deviations of 0.0025 to 1
 
 
@@ -144,15 +145,18 @@ class Surrogate:
           confidence: see `predict`.
           dtype: of all sums; in float64 two libraries rank alike.
         """
-        active = self.space.active(choices, xp)
+        active = xp.astype(self.space.active(choices, xp), xp.int64)
         above = {n: v for n, v in self._state.items() if n.startswith(("kernel_", "bias_"))}
         del above["kernel_0"]
         state = {name: value.astype(dtype, copy=False) for name, value in above.items()}
         hidden: Any = 0.0
-        for number, read in enumerate(self._first_layer):
-            table = read.astype(dtype, copy=False)
-            entry = xp.where(active[:, number], choices[:, number], len(table) - 1)
-            hidden = hidden + xp.take(xp.asarray(table), entry, axis=0)
+        for decisions, read in self._first_layer:
+            entry = xp.zeros_like(choices[:, 0])
+            for decision in decisions:
+                own = (choices[:, decision] + 1) * active[:, decision]  # 0: not active
+                entry = entry * (len(self.space.decisions[decision].values) + 1) + own
+            table = xp.asarray(read.astype(dtype, copy=False))
+            hidden = hidden + xp.take(table, entry, axis=0)
         members = len(self._state["kernel_0"])
         hidden = xp.stack(xp.split(hidden, members, axis=1), axis=0)  # [members, n, units]
         mean, scatter = _mixture(xp, *_above(xp, state, hidden + state["bias_0"]))
@@ -163,20 +167,26 @@ class Surrogate:
         return Prediction(mean, scatter, metric, least, most)
 
     @functools.cached_property
-    def _first_layer(self) -> list[np.ndarray]:
-        """What each choice of a decision adds to the first layer's sums.
-
-        Many times fewer numbers are read than features have: nearly all of these are 0.
+    def _first_layer(self) -> list[tuple[list[int], np.ndarray]]:
+        """What choices add to the first layer's sums: many times fewer numbers than features.
 
         Returns:
-          For each decision a row for each choice, and the last one for a decision that is not
-          active [choices + 1, members * units].
+          Decisions side by side, and a row for each combination of their choices, of which the
+          first one stands for a decision that is not active [combinations, members * units].
         """
-        kernel, knots, tables = self._state["kernel_0"], self.encoding.knots, []
+        kernel, knots = self._state["kernel_0"], self.encoding.knots
+        tables: list[tuple[list[int], np.ndarray]] = []
         for number, read in enumerate(self.encoding.rows):
+            values = len(self.space.decisions[number].values)
             own = kernel[:, number * knots :][:, :knots]
-            rows = np.concatenate([read, np.zeros_like(read[:1])])
-            tables.append(np.einsum("ck,mku->cmu", rows, own).reshape(len(rows), -1))
+            rows = np.concatenate([np.zeros_like(read[:1]), read[:values]])
+            table = np.einsum("ck,mku->cmu", rows, own).reshape(len(rows), -1)
+            if tables and len(tables[-1][1]) * len(table) <= _JOINT:
+                decisions, before = tables.pop()
+                both = before[:, None] + table[None]
+                tables.append(([*decisions, number], both.reshape(-1, table.shape[1])))
+            else:
+                tables.append(([number], table))
         return tables
 
     def _ends(self, confidence: float) -> tuple[float, float]:

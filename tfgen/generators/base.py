@@ -147,6 +147,19 @@ class Generator(Protocol):
         ...
 
 
+def how_many_below(xp: Any, ascending: Any, place: Any) -> Any:
+    """How many numbers of each row lie below a place, int64 [rows].
+
+    Args:
+      xp: NumPy or `nets.tensors`.
+      ascending: numbers [rows, numbers].
+      place: [rows, 1].
+    """
+    if xp is np:
+        return (ascending < place).sum(axis=1)
+    return xp.searchsorted(ascending, place)[:, 0]
+
+
 def in_float64(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """A generator's arrays as its draws read them."""
     return {n: v.astype(np.float64) if v.dtype.kind == "f" else v for n, v in state.items()}

@@ -32,7 +32,7 @@ import numpy.typing as npt
 from tfgen import errors, seeds
 from tfgen.cost.budget import COST_METRICS, Budget
 from tfgen.cost.cost_model import LATENCY, CostModel
-from tfgen.generators.base import Asked, Count, Drawing, Draws, Evidence, in_float64
+from tfgen.generators.base import Asked, Count, Drawing, Draws, Evidence, how_many_below, in_float64
 from tfgen.generators.nag_evaluator import Evaluator
 from tfgen.generators.platform import Platform
 from tfgen.generators.targets import Targets
@@ -187,8 +187,8 @@ def drawn_by(xp: Any, space: SearchSpace, uniform: Any) -> Choose:
     def choose(decision: int, shares: Any) -> Any:
         values = len(space.decisions[decision].values)
         cumulated = xp.matmul(shares[:, :values], np.triu(np.ones((values, values))))
-        passed = cumulated < uniform[:, decision, None] * cumulated[:, -1:]
-        return xp.minimum(xp.sum(xp.astype(passed, xp.int64), axis=1), values - 1)
+        place = uniform[:, decision, None] * cumulated[:, -1:]
+        return xp.minimum(how_many_below(xp, cumulated, place), values - 1)
 
     return choose
 

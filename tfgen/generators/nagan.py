@@ -28,7 +28,7 @@ import numpy as np
 
 from tfgen import seeds
 from tfgen.cost.metrics import PerformanceScale
-from tfgen.generators.base import Asked, Count, Drawing, Draws, Evidence, in_float64
+from tfgen.generators.base import Asked, Count, Drawing, Draws, Evidence, how_many_below, in_float64
 from tfgen.space.encoding import Encoding
 from tfgen.space.search_space import Choices, SearchSpace
 
@@ -166,8 +166,8 @@ def draw(
         scores = logits(xp, encoding, state, decision, row, rows)
         weights = xp.exp(scores - xp.max(scores, axis=1, keepdims=True))
         cumulated = xp.matmul(weights, encoding.cumulated[decision])
-        passed = cumulated < uniform[:, decision, None] * cumulated[:, -1:]
-        drawn = xp.minimum(xp.sum(xp.astype(passed, xp.int64), axis=1), last[decision])
+        place = uniform[:, decision, None] * cumulated[:, -1:]
+        drawn = xp.minimum(how_many_below(xp, cumulated, place), last[decision])
         activity = encoding.activity(xp, decision, rows, activities) * xp.ones_like(conditions)
         written = xp.take(xp.asarray(encoding.rows[decision]), drawn, axis=0)
         rows.append(written * activity[:, None])

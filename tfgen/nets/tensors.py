@@ -50,6 +50,11 @@ def convolve(x: Any, kernel: Any) -> Any:
     return tf.nn.conv2d(x, kernel, 1, "SAME")
 
 
+def searchsorted(ascending: Any, places: Any) -> Any:
+    """Row by row, how many numbers lie below each place, int64 [rows, places]."""
+    return tf.searchsorted(ascending, places, out_type=tf.int64)
+
+
 def split(x: Any, parts: int, axis: int = 0) -> Any:
     return tf.split(x, parts, axis)
 
