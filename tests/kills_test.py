@@ -16,7 +16,7 @@ KILLS = 2
 
 
 class KillsTest(parameterized.TestCase):
-    @parameterized.parameters("train", "supernet", "deliver")
+    @parameterized.parameters("train", "supernet", "deliver", "export")
     def test_ends_as_if_undisturbed(self, stage):
         # A process of its own: it forks before TensorFlow has threads.
         done = subprocess.run(

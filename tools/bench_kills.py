@@ -33,6 +33,8 @@ from absl import flags
 from tfgen import bundle as bundles
 from tfgen import learning, pipeline, program, seeds, supernets, workdir
 from tfgen.cost.budget import Budget
+from tfgen.deployment.served import Answerer
+from tfgen.deployment.serving import Served
 from tfgen.evidence.record import Record, RecordStore
 from tfgen.evidence.surrogate import SurrogateConfig
 from tfgen.experiment import Experiment
@@ -45,7 +47,10 @@ from tfgen.training import datasets, tasks
 from tfgen.training.recipe import Recipe, SupernetRecipe
 
 _STAGE = flags.DEFINE_enum(
-    "stage", "collect", ["writers", "collect", "train", "supernet", "deliver"], "What is killed."
+    "stage",
+    "collect",
+    ["writers", "collect", "train", "supernet", "deliver", "export"],
+    "What is killed.",
 )
 _KILLS = flags.DEFINE_integer("kills", 200, "How often.", lower_bound=1)
 _PROCESSES = 2
@@ -194,6 +199,7 @@ def stage(name: str) -> Stage:
         "train": _training,
         "supernet": _supernet,
         "deliver": _delivery,
+        "export": _export,
     }
     return stages[name]()
 
@@ -294,6 +300,39 @@ def _delivery() -> Stage:
         for place in ("trained", "deployments"):
             if (work / place).is_dir():
                 _check_folders(*(work / place).glob("[!.]*"))
+
+    return Stage(run, result, check)
+
+
+def _export() -> Stage:
+    """A version of a served generator, and what lies beside it."""
+    from tfgen.deployment import serving_export  # TensorFlow, which `main` imports in its own way
+
+    bundle = bundles.load(bundles.find(SMALL.space))
+    selector = Selector(count=2, draws=16, max_rounds=1, refinements=0)
+    generator = bundle.generator(bundle.default_method)
+    answerer = Answerer(
+        bundle.space, generator, bundle.surrogate, bundle.cost_model, bundle.task.metric, selector
+    )
+    served = Served("tfgen", bundle.space.name, bundle.default_method, answerer.metrics,
+                    answerer.costs, 2, 16, (1, 4))  # fmt: skip
+
+    def run(work: pathlib.Path, tell: Callable[[str], Any]) -> None:
+        del tell
+        serving_export.export(answerer, served, work / served.name, config={}, parents={})
+
+    def versions(work: pathlib.Path) -> list[pathlib.Path]:
+        return sorted((work / served.name).glob("[0-9]*"), key=lambda path: int(path.name))
+
+    def result(work: pathlib.Path) -> Any:
+        files = _files(versions(work)[-1])
+        files.pop("fingerprint.pb")  # has an identifier of the saving
+        beside = (work / served.name).glob("[!0-9.]*")
+        return files, {path.name: path.read_bytes() for path in beside}
+
+    def check(work: pathlib.Path, told: set[str]) -> None:
+        del told
+        _check_folders(*versions(work))
 
     return Stage(run, result, check)
 
