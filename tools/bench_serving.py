@@ -10,6 +10,7 @@ when each was due, so that a server that stalls is not spared the wait of those 
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import os
 import pathlib
@@ -174,6 +175,9 @@ def main(argv: Sequence[str]) -> int:
     base = workdir.user_path(_BASE.value)
     served = Served.read(base)
     budgets = budgets_of(served, base, 512)
+    gc.collect()
+    gc.freeze()  # as the server does: what the client waits for itself is not the server's time
+    sys.setswitchinterval(2e-4)
     with running(base) as port:
         address = f"127.0.0.1:{port}"
         told, late = latencies(address, served, budgets)
