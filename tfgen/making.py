@@ -214,6 +214,8 @@ class InChild:
     def _run(self, job: pathlib.Path, progress: Progress | None) -> int:
         """The exit status of a child that does the job; raises TrainingFailedError at a limit."""
         deadline = time.monotonic() + self.limits.seconds
+        (job / _PROGRESS).write_bytes(b"")
+        told = 0  # bytes of it
         with (job / _OUTPUT).open("wb") as output:
             process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "tfgen.making", str(job)],
@@ -226,9 +228,9 @@ class InChild:
             while True:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     code = process.wait(_LOOKS_EVERY)
-                    _tell(job, progress)
+                    _tell(job, told, progress)
                     return code
-                _tell(job, progress)
+                told = _tell(job, told, progress)
                 if time.monotonic() > deadline:
                     raise errors.TrainingFailedError(
                         f"the training took more than {self.limits.seconds:g} s"
@@ -251,10 +253,14 @@ def _resident_bytes(pid: int) -> int:
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
-def _tell(job: pathlib.Path, progress: Progress | None) -> None:
-    if progress is not None and (job / _PROGRESS).is_file():
-        done, loss = (job / _PROGRESS).read_text().split()
+def _tell(job: pathlib.Path, told: int, progress: Progress | None) -> int:
+    """Tells what a child added after so many bytes; how many there are then."""
+    text = (job / _PROGRESS).read_bytes()
+    whole = text.rfind(b"\n") + 1  # the last line may still be written
+    for line in text[told:whole].splitlines() if progress is not None else ():
+        done, loss = line.split()
         progress(int(done), float(loss))
+    return whole
 
 
 def _save(
@@ -312,7 +318,8 @@ def _work(job: pathlib.Path) -> None:
     child_process.die_with(told["parent"])
 
     def progress(done: int, loss: float) -> None:
-        workdir.write_bytes(job / _PROGRESS, f"{done} {loss}".encode())
+        with (job / _PROGRESS).open("a") as file:  # no more than news: it may be lost
+            file.write(f"{done} {loss}\n")
 
     trained = None if told["trained"] is None else pathlib.Path(told["trained"])
     error = None
