@@ -32,7 +32,7 @@ from tensorflow_serving.apis import (
 )
 
 from tfgen import errors, program, workdir
-from tfgen.deployment.serving import SIGNATURE
+from tfgen.deployment.serving import MAX_BYTES, SIGNATURE, versions
 from tfgen.deployment.serving_export import WARMUP
 from tfgen.nets.keras_compat import tf
 
@@ -41,7 +41,6 @@ _PORT = flags.DEFINE_integer("port", 8500, "Of gRPC; 0 takes a free one.", lower
 _REST_PORT = flags.DEFINE_integer("rest_port", None, "Of REST; 0 takes a free one.")
 _CONCURRENT = flags.DEFINE_integer("max_concurrent", 16, "Requests at a time.", lower_bound=1)
 _POLL_SECONDS = flags.DEFINE_float("poll_seconds", 1.0, "Between looks for versions.")
-_MAX_BYTES = 4 << 20
 _SWITCH_SECONDS = 2e-4  # that one thread keeps others from Python: 5 ms is a request's whole time
 _HTTP = {
     grpc.StatusCode.INVALID_ARGUMENT: 400,
@@ -165,7 +164,7 @@ class Model:
 
     def look(self) -> None:
         """Loads the newest version that is not known yet; the old one goes when it is idle."""
-        there = [int(path.name) for path in self._base.glob("*") if path.name.isdecimal()]
+        there = versions(self._base)
         self.refused = {number: why for number, why in self.refused.items() if number in there}
         served = -1 if self._version is None else self._version.number
         for number in sorted(n for n in there if n > served and n not in self.refused)[::-1]:
@@ -262,7 +261,7 @@ class Server:
         self.model.look()
         if not self.model.ready:
             raise errors.UsageError(f"{base}: no version that loads; {self.model.refused}")
-        options = [("grpc.max_receive_message_length", _MAX_BYTES), ("grpc.so_reuseport", 0)]
+        options = [("grpc.max_receive_message_length", MAX_BYTES), ("grpc.so_reuseport", 0)]
         self._grpc = grpc.server(
             futures.ThreadPoolExecutor(max_concurrent),
             maximum_concurrent_rpcs=max_concurrent,
@@ -306,7 +305,7 @@ def _rest_server(model: Model, port: int) -> http.server.ThreadingHTTPServer:
         def do_POST(self) -> None:
             try:
                 length = int(self.headers.get("Content-Length", 0))
-                if length > _MAX_BYTES:
+                if length > MAX_BYTES:
                     raise Refused(grpc.StatusCode.INVALID_ARGUMENT, "the request is too large")
                 self._send(200, {"outputs": self._answer(self.rfile.read(length))})
             except Refused as refused:

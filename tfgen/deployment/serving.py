@@ -37,6 +37,11 @@ _ADDRESS = re.compile(r"[^\s/]+:\d{1,5}")
 _FIRST_WAIT_SECONDS = 0.05  # before a retry, doubled each time
 
 
+def versions(base: pathlib.Path) -> list[int]:
+    """Numbers of a model's versions, ascending: a server takes every folder that is named so."""
+    return sorted(int(path.name) for path in base.glob("*") if path.name.isdecimal())
+
+
 @dataclasses.dataclass(frozen=True)
 class Served:
     """What a served generator's arrays mean.
@@ -87,8 +92,8 @@ class Served:
           UsageError: there is none.
           CorruptFileError: the file is damaged.
         """
-        versions = sorted(int(p.name) for p in folder.glob("*") if p.name.isdecimal())
-        path = (folder / str(versions[-1]) if versions else folder) / SERVED
+        there = versions(folder)
+        path = (folder / str(there[-1]) if there else folder) / SERVED
         if not path.is_file():
             raise errors.UsageError(f"{folder}: no served generator; export_generator writes one")
         try:

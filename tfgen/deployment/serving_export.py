@@ -24,7 +24,7 @@ import numpy as np
 from tfgen import errors, seeds, workdir
 from tfgen.cost.budget import QUALITY_METRICS
 from tfgen.deployment.served import Answerer, Answers, Requests
-from tfgen.deployment.serving import EXTRA, SERVED, SIGNATURE, Served
+from tfgen.deployment.serving import EXTRA, SERVED, SIGNATURE, Served, versions
 from tfgen.nets import tensors
 from tfgen.nets.keras_compat import quiet, tf
 
@@ -60,7 +60,7 @@ def export(
     """
     protos = _protos()
     with workdir.owning(base):
-        version = base / str(_next_version(base))
+        version = base / str(max(versions(base), default=0) + 1)
         with workdir.writing_folder(version) as folder:
             module = _module(answerer, served)
             with quiet():
@@ -87,12 +87,6 @@ def export(
     ):
         workdir.write_bytes(base / file, text.encode())
     return version
-
-
-def _next_version(base: pathlib.Path) -> int:
-    """After all that are there; the server takes every folder whose name is a number."""
-    there = [int(path.name) for path in base.glob("*") if path.name.isdecimal()]
-    return max(there, default=0) + 1
 
 
 # --- the graph ------------------------------------------------------------------------------------
