@@ -5,6 +5,7 @@ space.json         the search space
 surrogate.npz      the encoder
 generators/*.npz   one trained generator for each method
 supernet.npz       weights that its networks share, where they do
+teacher.npz        of the largest of them, where others teach than it shares; see SharedWeights
 examples.npz       images for the statistics of networks that inherit them; a few to score them
 """
 
@@ -32,7 +33,7 @@ from tfgen.training.recipe import Recipe
 
 ZOO = pathlib.Path(__file__).parent / "zoo"
 _SPACE, _SURROGATE, _GENERATORS = "space.json", "surrogate.npz", "generators"
-_SUPERNET, _EXAMPLES = "supernet.npz", "examples.npz"
+_SUPERNET, _TEACHER, _EXAMPLES = "supernet.npz", "teacher.npz", "examples.npz"
 _FIRST = "cifar10"  # answers where several bundles could
 _SPLITS = ("train", "validation", "test")
 _PROBES = (3, 5)  # networks: arrays of another shape that fit to one number do not fit to the other
@@ -47,14 +48,19 @@ class SharedWeights:
       examples: some of its data set: the train split has the images for statistics, the others a
         few to score a delivery on.
       fine_tuning: how a delivery goes on from inherited weights.
+      teacher: variables with which the largest network teaches deliveries, where the recipe
+        distils: a prototype's own are better than those that it shares. None for `variables`.
     """
 
     variables: Mapping[str, np.ndarray]
     examples: Dataset
     fine_tuning: Recipe
+    teacher: Mapping[str, np.ndarray] | None = None
 
     def save(self, folder: pathlib.Path) -> None:
         workdir.write_arrays(folder / _SUPERNET, self.variables)
+        if self.teacher is not None:
+            workdir.write_arrays(folder / _TEACHER, self.teacher)
         arrays = {}
         for name in _SPLITS:
             split = getattr(self.examples, name)
@@ -79,7 +85,13 @@ class SharedWeights:
         ]
         examples = Dataset(f"{dataset}_shipped", task, *splits, dict(answers["preprocessing"]))
         tuning = Recipe.from_json(answers["fine_tuning"])
-        return cls(_finite(folder / _SUPERNET), examples, tuning)
+        teacher = folder / _TEACHER
+        return cls(
+            _finite(folder / _SUPERNET),
+            examples,
+            tuning,
+            _finite(teacher) if teacher.is_file() else None,
+        )
 
     def answers(self) -> dict[str, Any]:
         """What the manifest tells of it."""

@@ -95,15 +95,16 @@ class Experiment:
 
     def to_json(self) -> dict[str, Any]:
         data = dataclasses.asdict(self)
-        for name in ("patience", "shift", "flip"):  # fits and proposals are named by this
-            if not data["recipe"][name]:
-                del data["recipe"][name]
+        # Fits and proposals are named by this, and are older than some fields.
+        data["recipe"] = {"float_share": 0.0} | self.recipe.to_json()
         if self.round_portions == 1:
             del data["round_portions"]
-        if self.supernet is None:
+        if self.supernet is None or self.fine_tuning is None:
             del data["supernet"], data["fine_tuning"]
         else:
             data["supernet"] = self.supernet.to_json()
+            older = {"float_share": 0.0, "patience": 0, "shift": 0, "flip": False}
+            data["fine_tuning"] = older | self.fine_tuning.to_json()
         return data
 
     def supernet_json(self) -> dict[str, Any]:

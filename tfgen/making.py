@@ -129,7 +129,10 @@ def make(
         told = {"inherited": True}
         if order.tune:
             tuning = order.shared.fine_tuning
-            result = trainer.train(layers, dataset, tuning, seed, weights=own, progress=progress)
+            teacher = supernets.teacher(space, order.shared) if tuning.distillation else None
+            result = trainer.train(
+                layers, dataset, tuning, seed, weights=own, teacher=teacher, progress=progress
+            )
             told |= tuning.to_json()
         else:
             result = trainer.inherit(layers, own, order.shared.examples.train.x, dataset)

@@ -37,7 +37,7 @@ from tfgen.space.prototype import Prototype
 from tfgen.space.search_space import SearchSpace
 from tfgen.training import fitting
 from tfgen.training.datasets import Dataset, Split, at_once
-from tfgen.training.recipe import Recipe, SupernetRecipe
+from tfgen.training.recipe import LARGEST_SHIFT, Recipe, SupernetRecipe
 from tfgen.training.tasks import VOID
 
 if TYPE_CHECKING:  # TensorFlow is imported where it is needed
@@ -50,6 +50,7 @@ _KNOWN = 1.5  # times the share of the most frequent class, of a network that kn
 _NO_ERROR = 1e-9
 _LITTLE = 0.05  # R2 or mAP of a network that knows hardly anything
 _STEPS_AN_EPOCH, _SMALLEST_BATCH = 50, 8
+_MOVED = 1 / 8  # of an image's shorter side: the 4 of 32 pixels of He et al. (2016, section 4.2)
 _STIMULI = 256  # examples by which networks are probed
 _GAIN_PLACES = (0.75, 0.35, 0.0)  # in the range of requirements, where gains are measured
 _SPACE, _WEIGHTS = supernets.PROTOTYPE_SPACE, supernets.PROTOTYPE_WEIGHTS
@@ -61,7 +62,7 @@ class PrototypeConfig:
 
     Attributes:
       adaptation: trains the prototype's weights for all networks that have some of its channels.
-      fine_tuning: trains one of these networks to its end.
+      fine_tuning: trains one of these networks to its end, taught by the prototype.
       synthesis: how generator and inquisitor learn.
       compact: whether convolutions may have weights of fewer than 8 bits, on slow kernels.
       seed: of everything.
@@ -76,11 +77,17 @@ class PrototypeConfig:
             largest_share=0.25,
             switchable=False,
             distillation=1.0,
+            shift=0,
         )
     )
     fine_tuning: Recipe = dataclasses.field(
         default_factory=lambda: Recipe(
-            steps=2_500, learning_rate=1e-3, warmup_steps=100, shift=4, flip=True
+            steps=2_500,
+            learning_rate=2e-3,
+            warmup_steps=100,
+            flip=True,
+            distillation=1.0,
+            temperature=4.0,
         )
     )
     synthesis: GensynthConfig = dataclasses.field(default_factory=GensynthConfig)
@@ -88,15 +95,18 @@ class PrototypeConfig:
     seed: int = 2018
 
     def experiment(self, space: SearchSpace, dataset: Dataset) -> Experiment:
-        """The same as an experiment's; what are no images are not moved.
+        """The same as an experiment's; images are moved by an eighth of their side, others are not.
 
         Few examples are shown a few at a time, so that an epoch has its steps; the rate of gradient
         descent falls with the batch (Goyal et al. 2017).
         """
         adaptation, fine_tuning = self.adaptation, self.fine_tuning
-        if len(space.input_shape) != 3:
-            adaptation = dataclasses.replace(adaptation, shift=0, flip=False)
-            fine_tuning = dataclasses.replace(fine_tuning, shift=0, flip=False)
+        if len(space.input_shape) == 3:
+            moved = {"shift": min(round(min(space.input_shape[:2]) * _MOVED), LARGEST_SHIFT)}
+        else:
+            moved = {"shift": 0, "flip": False}
+        adaptation = dataclasses.replace(adaptation, **moved)
+        fine_tuning = dataclasses.replace(fine_tuning, **moved)
         most = max(len(dataset.train) // _STEPS_AN_EPOCH, _SMALLEST_BATCH)
         if adaptation.batch_size > most:
             rate = adaptation.learning_rate * most / adaptation.batch_size
@@ -158,7 +168,9 @@ def make(
         experiment.recipe,
         surrogate,
         {METHOD: generator, _BASELINE: generators.get(_BASELINE).restore(space, {})},
-        shared=supernets.shared(supernet, dataset, experiment.recipe),
+        shared=supernets.shared(
+            supernet, dataset, experiment.recipe, supernets.prototype(experiment, work)
+        ),
     )
     bundles.save(
         work.bundle,
@@ -326,6 +338,7 @@ def _gains(
     (whole,) = score([space.point({})])
     prototype = workdir.read_manifest(work.prototype)["config"]
     gains = [[whole.metric, prototype["score"]]]
+    teacher = supernets.teaching(supernets.prototype(experiment, work))
     for number, architecture in enumerate(map(space.architecture, rows), start=1):
         key = f"{architecture.fingerprint}-{score.recipe}-{experiment.fine_tuning.fingerprint}"
         if key not in known:
@@ -336,6 +349,7 @@ def _gains(
                 experiment.fine_tuning,
                 seeds.derive(experiment.seed, "gain", architecture.fingerprint),
                 weights=supernet.weights(layers),
+                teacher=teacher,
             )
             outputs = trainer.predict(trained.model, searched.x)
             (record,) = score([architecture])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -168,6 +168,19 @@ def _prototype_weights(work: workdir.WorkDir) -> dict[str, dict[str, np.ndarray]
     return weights
 
 
+def prototype(experiment: Experiment, work: workdir.WorkDir) -> Supernet:
+    """The supernet before its first step: its largest network is the work directory's prototype."""
+    from tfgen.nets.supernet import Supernet
+
+    assert experiment.supernet is not None
+    switchable = experiment.supernet.switchable
+    seed = seeds.derive(experiment.seed, "supernet")
+    supernet = Supernet(space_of(experiment, work), seed, switchable)
+    if work.prototype.is_dir():
+        supernet.take(_prototype_weights(work))
+    return supernet
+
+
 def load(experiment: Experiment, work: workdir.WorkDir, dataset: Dataset) -> Supernet:
     """The trained supernet; raises UsageError where epochs are missing."""
     training = _begun(experiment, work, dataset)
@@ -182,17 +195,12 @@ def load(experiment: Experiment, work: workdir.WorkDir, dataset: Dataset) -> Sup
 
 def _begun(experiment: Experiment, work: workdir.WorkDir, dataset: Dataset) -> SupernetTraining:
     """The training after its last whole epoch."""
-    from tfgen.nets.supernet import Supernet
     from tfgen.training.supernet_training import SupernetTraining
 
     config = json.loads(json.dumps(experiment.supernet_json()))
     assert experiment.supernet is not None  # supernet_json said so
-    space, seed = space_of(experiment, work), experiment.seed
-    switchable = experiment.supernet.switchable
-    supernet = Supernet(space, seeds.derive(seed, "supernet"), switchable)
-    if work.prototype.is_dir():
-        supernet.take(_prototype_weights(work))
-    training = SupernetTraining(supernet, dataset, experiment.supernet, seed)
+    untrained = prototype(experiment, work)
+    training = SupernetTraining(untrained, dataset, experiment.supernet, experiment.seed)
     workdir.recover(work.supernet)
     if (work.supernet / workdir.MANIFEST).is_file():
         manifest = workdir.read_manifest(work.supernet)
@@ -232,8 +240,17 @@ def evaluator(supernet: Supernet, dataset: Dataset, store: RecordStore) -> Inher
     )
 
 
-def shared(supernet: Supernet, dataset: Dataset, fine_tuning: Recipe) -> SharedWeights:
-    """What a bundle needs for its networks to inherit their weights, without the data set."""
+def shared(
+    supernet: Supernet, dataset: Dataset, fine_tuning: Recipe, teacher: Supernet | None = None
+) -> SharedWeights:
+    """What a bundle needs for its networks to inherit their weights, without the data set.
+
+    Args:
+      supernet: whose weights they are.
+      dataset: of which a few examples ship.
+      fine_tuning: how a delivery goes on.
+      teacher: see `prototype`; None for what `supernet` has.
+    """
     variables = {name: variable.numpy() for name, variable in supernet.variables.items()}
 
     def first(split: Split, most: int) -> Split:
@@ -247,7 +264,8 @@ def shared(supernet: Supernet, dataset: Dataset, fine_tuning: Recipe) -> SharedW
         validation=first(dataset.validation, _SHIPPED_VALIDATION),
         test=first(dataset.test, _SHIPPED),
     )
-    return SharedWeights(variables, few, fine_tuning)
+    taught = teacher and {name: variable.numpy() for name, variable in teacher.variables.items()}
+    return SharedWeights(variables, few, fine_tuning, taught)
 
 
 def inherited(
@@ -258,9 +276,32 @@ def inherited(
     Raises:
       CorruptFileError: the weights are of another space.
     """
+    return _assigned(space, own.variables).weights(layers)
+
+
+def teacher(space: SearchSpace, own: SharedWeights) -> Callable[[tf.Tensor], tf.Tensor]:
+    """What the largest network makes of a batch, normalised by the batch's own statistics.
+
+    Raises:
+      CorruptFileError: the weights are of another space.
+    """
+    return teaching(_assigned(space, own.variables if own.teacher is None else own.teacher))
+
+
+def teaching(supernet: Supernet) -> Callable[[tf.Tensor], tf.Tensor]:
+    """The same of a supernet."""
+    from tfgen.training import supernet_training
+
+    space = supernet.space
+    largest = lower(space, space.architecture(supernet_training.ends(space)[0]))
+    return lambda x: supernet.outputs(largest, x, quantized=False)
+
+
+def _assigned(space: SearchSpace, variables: Mapping[str, np.ndarray]) -> Supernet:
+    """A supernet that has these; raises CorruptFileError."""
     from tfgen.nets.supernet import SCALE, Supernet
 
-    scales = [own.variables[n] for n in own.variables if n.endswith(f"/{SCALE}")]
+    scales = [variables[name] for name in variables if name.endswith(f"/{SCALE}")]
     supernet = Supernet(space, seed=0, switchable=any(len(scale) > 1 for scale in scales))
-    supernet.assign(own.variables)
-    return supernet.weights(layers)
+    supernet.assign(variables)
+    return supernet

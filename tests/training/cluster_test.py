@@ -1,5 +1,6 @@
 """Trainings on a local Ray cluster: the outcomes of one machine, whoever is killed."""
 
+import functools
 import importlib.util
 import json
 import os
@@ -31,24 +32,18 @@ def dies_of_seed_2(job, arrays, members):
     return cluster._train_chunk(job, arrays, members)
 
 
-def descendants(pid):
-    """Process ids of all children, their children and so on, by command line."""
-    found = {}
-    parents = {}
-    for path in pathlib.Path("/proc").glob("[0-9]*"):
-        try:
-            # "1234 (name) S parent ..", where a name may have spaces.
-            parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
-            parents[int(path.name)] = parent, (path / "cmdline").read_text()
-        except OSError:  # it has ended
-            continue
-    reached = {pid}
-    while True:
-        new = {p for p, (parent, _) in parents.items() if parent in reached} - reached
-        if not new:
-            return found
-        reached |= new
-        found |= {p: parents[p][1] for p in new}
+def dies_once(folder, job, arrays, members):
+    """A task whose worker is killed the first time: before its trainings, or after them."""
+    seed = json.loads(members)[0]["seed"]
+    killed = pathlib.Path(folder) / str(seed)
+    first = not killed.exists()
+    killed.touch()
+    if first and seed % 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    outcomes = cluster._train_chunk(job, arrays, members)
+    if first:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return outcomes
 
 
 def by_index(outcomes):
@@ -81,7 +76,7 @@ class ClusterTest(absltest.TestCase):
         place = cluster.Place("auto", resources or {})
         with cluster.Cluster(place, REGRESSION, recipe, **options) as trainer:
             if task is not None:
-                trainer._tasks.start = lambda function, *arguments: task.remote(*arguments)
+                trainer._tasks.start = lambda function, *arguments: task(*arguments)
             return by_index(trainer.train(members))
 
     def expected(self, members, recipe=RECIPE, **options):
@@ -106,21 +101,15 @@ class ClusterTest(absltest.TestCase):
             self.made([MEMBERS[4]] * 12, recipe)
 
     def test_killed_workers_change_nothing(self):
-        members = [population.Member(MEMBERS[4].layers, seed) for seed in range(24)]
-        recipe = Recipe(steps=300, batch_size=32, warmup_steps=5)
-        killed = set()
-        with cluster.Cluster(cluster.Place("auto"), REGRESSION, recipe) as trainer:
-            found = []
-            for outcome in trainer.train(members):
-                found.append(outcome)
-                if len(found) % 12 == 1:
-                    names = descendants(os.getpid())
-                    at_work = [p for p, name in names.items() if "_train_chunk" in name]
-                    for pid in at_work[:1]:
-                        os.kill(pid, signal.SIGKILL)
-                        killed.add(pid)
-        self.assertGreaterEqual(len(killed), 2)
-        self.assertEqual(by_index(found), self.expected(members, recipe))
+        import ray
+
+        folder = self.enter_context(tempfile.TemporaryDirectory())
+        members = [population.Member(MEMBERS[4].layers, seed) for seed in range(8)]
+        task = ray.remote(dies_once).options(num_cpus=1, max_retries=1)
+        with mock.patch.object(cluster, "_CHUNKS_EACH", 1):  # two of four members
+            made = self.made(members, task=functools.partial(task.remote, folder))
+        self.assertCountEqual(os.listdir(folder), ["0", "4"])
+        self.assertEqual(made, self.expected(members))
 
     def test_the_member_that_ends_its_task_fails_alone(self):
         import ray
@@ -128,7 +117,7 @@ class ClusterTest(absltest.TestCase):
         members = [population.Member(MEMBERS[4].layers, seed) for seed in range(8)]
         task = ray.remote(dies_of_seed_2).options(num_cpus=1, max_retries=0)
         with mock.patch.object(cluster, "_CHUNKS_EACH", 1):  # two of four members
-            made = self.made(members, task=task)
+            made = self.made(members, task=task.remote)
         expected = self.expected(members)
         self.assertRegex(made.pop(2)[2], "ended 4 Ray tasks.*WorkerCrashed")
         del expected[2]

@@ -42,16 +42,23 @@ def of(task: Task, label_smoothing: float = 0.0) -> Loss:
     return told
 
 
-def from_teacher(task: Task) -> Loss:
-    """Of a teacher's outputs and a network's: for logits the cross-entropy with its shares."""
+def from_teacher(task: Task, temperature: float = 1.0) -> Loss:
+    """Of a teacher's outputs and a network's: for logits the cross-entropy with its shares.
+
+    Args:
+      task: what they are trained for.
+      temperature: of both shares; what it takes from the gradients is given back (Hinton, Vinyals
+        and Dean 2015, section 2). Only logits of classes that exclude each other have one.
+    """
     if task.loss == "mean_squared_error":
         return _squares
     if task.loss == "boxes":
         return box_losses.distance
 
     def distance(teacher: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-        targets = tf.nn.softmax(teacher)
-        return tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(targets, logits))
+        targets = tf.nn.softmax(teacher / temperature)
+        lost = tf.nn.softmax_cross_entropy_with_logits(targets, logits / temperature)
+        return temperature**2 * tf.reduce_mean(lost)
 
     return distance
 

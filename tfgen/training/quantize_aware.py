@@ -91,10 +91,16 @@ class RangeQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
             low = low.assign(decay * low + (1 - decay) * batch_low)
             high = high.assign(decay * high + (1 - decay) * batch_high)
         high = tf.maximum(high, low + _MIN_RANGE)
-        rounded = tf.quantization.fake_quant_with_min_max_vars(
-            inputs, low, high, self.bits, narrow_range=self.bits == 16
-        )
-        return tf.where(weights["rounding"] > 0, rounded, inputs) if training else rounded
+
+        def rounded() -> tf.Tensor:
+            return tf.quantization.fake_quant_with_min_max_vars(
+                inputs, low, high, self.bits, narrow_range=self.bits == 16
+            )
+
+        if not training:
+            return rounded()
+        # A choice of each number, forward and back, would take a quarter of the training.
+        return tf.cond(weights["rounding"] > 0, rounded, lambda: inputs)
 
     def get_config(self) -> dict[str, Any]:
         return {"bits": self.bits}

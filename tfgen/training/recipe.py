@@ -20,7 +20,11 @@ from tfgen.space.layers import LayerSpec
 
 _RELU_BIAS = 0.1
 DIMENSIONS = ("kernel", "depth", "width")  # in which networks of a supernet differ
-_YOUNGER = ("largest_share", "forced", "switchable", "phases", "distillation")
+# Fields that are not told where they have their defaults: files are older than these.
+_YOUNGER = {
+    "Recipe": ("float_share", "patience", "shift", "flip", "distillation", "temperature"),
+    "SupernetRecipe": ("largest_share", "forced", "switchable", "phases", "distillation"),
+}
 LARGEST_SHIFT = 16  # pixels
 _LARGEST = 10**9  # a whole number of a recipe
 FIT_EXAMPLES = 4096  # of the training split, by which starts are compared
@@ -45,6 +49,10 @@ class Recipe:
       shift: pixels by which images are moved at most, in each direction.
       flip: whether half of the images are mirrored. The population trainer refuses recipes that
         move or mirror.
+      distillation: weight of the distance from a teacher's outputs, beside the task's loss, where a
+        training has a teacher.
+      temperature: by which logits are divided before they are compared with a teacher's (Hinton,
+        Vinyals and Dean 2015); the distance is multiplied by its square.
     """
 
     steps: int = 2000
@@ -56,6 +64,8 @@ class Recipe:
     patience: int = 0
     shift: int = 0
     flip: bool = False
+    distillation: float = 0.0
+    temperature: float = 1.0
 
     def __post_init__(self) -> None:
         whole = (self.steps, self.batch_size, self.warmup_steps, self.starts, self.patience)
@@ -74,6 +84,10 @@ class Recipe:
             raise ValueError(f"recipe needs a float share of at least 0 and below 1: {self}")
         if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
             raise ValueError(f"recipe needs a positive learning rate: {self}")
+        if not (0 <= self.distillation < math.inf and 0 < self.temperature < math.inf):
+            raise ValueError(
+                f"recipe needs a distillation of at least 0 and a temperature above it: {self}"
+            )
 
     @property
     def fingerprint(self) -> str:
@@ -115,11 +129,7 @@ class Recipe:
         return bool(self.shift or self.flip)
 
     def to_json(self) -> dict[str, Any]:
-        data = dataclasses.asdict(self)
-        for name in ("float_share", "patience", "shift", "flip"):
-            if not data[name]:
-                del data[name]  # records are older than the field
-        return data
+        return _without_younger(self)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Recipe:
@@ -252,11 +262,16 @@ class SupernetRecipe:
         return frozenset(phase.adds for phase in known) - {"none"}
 
     def to_json(self) -> dict[str, Any]:
-        data = dataclasses.asdict(self)
-        for field in dataclasses.fields(self):
-            if field.name in _YOUNGER and data[field.name] == field.default:
-                del data[field.name]  # supernets are older than the field
-        return data
+        return _without_younger(self)
+
+
+def _without_younger(recipe: Recipe | SupernetRecipe) -> dict[str, Any]:
+    """The fields, without those of _YOUNGER that have their defaults."""
+    data = dataclasses.asdict(recipe)
+    for field in dataclasses.fields(recipe):
+        if field.name in _YOUNGER[type(recipe).__name__] and data[field.name] == field.default:
+            del data[field.name]
+    return data
 
 
 def initial_weights(layers: Sequence[LayerSpec], seed: int) -> list[tuple[np.ndarray, np.ndarray]]:

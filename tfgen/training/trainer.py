@@ -26,6 +26,7 @@ _STEPS_PER_CHECK = 250
 _EVALUATED_AT_ONCE = 2048
 
 Progress = Callable[[int, float], None]  # steps done, training loss of the last batch
+Teacher = Callable[[tf.Tensor], tf.Tensor]  # its outputs of a batch, in a graph
 # By layer, `kernel` and `bias`, or `kernel`, `gamma` and `beta`.
 Weights = Mapping[str, Mapping[str, np.ndarray]]
 
@@ -58,6 +59,7 @@ def train(
     seed: int,
     *,
     weights: Weights | None = None,
+    teacher: Teacher | None = None,
     progress: Progress | None = None,
 ) -> Trained:
     """Trains the network of `layers` on the training split; equal arguments give equal weights.
@@ -68,22 +70,26 @@ def train(
       recipe: how.
       seed: of its weights and batches.
       weights: where it starts from, see `inherit`; None for weights at random.
+      teacher: whose outputs it follows too, where the recipe distils.
       progress: told the steps done and the loss.
 
     Raises:
-      UsageError: the layers do not fit the data set, or the recipe moves what are no images.
+      UsageError: the layers do not fit the data set, the recipe moves what are no images, or it
+        distils and there is no teacher.
       TrainingFailedError: the training diverged.
     """
     fitting.check(layers, dataset)
     if recipe.augments and dataset.train.x.ndim != 4:
         raise errors.UsageError(f"{dataset.name!r} has no images to move or mirror")
+    if recipe.distillation and teacher is None:
+        raise errors.UsageError("the recipe distils, and there is no teacher")
     start = time.monotonic()
     kept: tuple[float, keras.Model, tuple[LayerSpec, ...], float] | None = None
     starts = [seed] if weights is not None else _start_seeds(layers, dataset, recipe, seed)
     for number, start_seed in enumerate(starts):
         done = number * recipe.steps
         model, folded, loss = _train_from(
-            layers, dataset, recipe, start_seed, weights, done, progress
+            layers, dataset, recipe, start_seed, weights, teacher, done, progress
         )
         outputs = predict(model, dataset.train.x[:FIT_EXAMPLES])
         fit = dataset.task.score(dataset.train.y[:FIT_EXAMPLES], outputs)
@@ -159,7 +165,8 @@ def _start_seeds(
 
     It takes a second where a training here takes five, and differs by the rounding of activations.
     """
-    if recipe.starts == 1 or recipe.augments or not population.trains(layers, dataset):
+    own = recipe.augments or recipe.distillation  # what the population trainer does not do
+    if recipe.starts == 1 or own or not population.trains(layers, dataset):
         return recipe.start_seeds(seed)
     member = population.Member(tuple(layers), seed)
     (outcome,) = population.train([member], dataset, recipe, processes=1)
@@ -172,6 +179,7 @@ def _train_from(
     recipe: Recipe,
     seed: int,
     weights: Weights | None,
+    teacher: Teacher | None,
     done: int,
     progress: Progress | None,
 ) -> tuple[keras.Model, tuple[LayerSpec, ...], float]:
@@ -179,7 +187,7 @@ def _train_from(
     model = quantize_aware.build(layers, dataset.train.x.shape[1:])
     _assign(model, _random_weights(layers, seed) if weights is None else weights)
     loss = float("nan")
-    steps = _steps(model, dataset, recipe, seed)
+    steps = _steps(model, dataset, recipe, seed, teacher)
     watched = int(_WATCHED_SHARE * recipe.steps)
     changes = {0, recipe.float_steps, watched} - {recipe.steps}
     starts = sorted({*range(0, recipe.steps, _STEPS_PER_CALL), *changes})
@@ -258,7 +266,7 @@ def _watch(model: keras.Model, x: np.ndarray, batch_size: int, seed: int) -> Non
 
 
 def _steps(
-    model: keras.Model, dataset: Dataset, recipe: Recipe, seed: int
+    model: keras.Model, dataset: Dataset, recipe: Recipe, seed: int, teacher: Teacher | None
 ) -> Callable[[int, int], tf.Tensor]:
     """A graph that runs steps first .. last - 1 and returns the last one's loss.
 
@@ -267,6 +275,7 @@ def _steps(
     training.
     """
     loss_of = losses.of(dataset.task)
+    distance = losses.from_teacher(dataset.task, recipe.temperature)
     x, y = tf.constant(dataset.train.x), tf.constant(dataset.train.y)
     batches = tf.constant(recipe.batches(len(dataset.train), seed))  # [steps, batch]
     moves = augmentation.draw(
@@ -295,8 +304,12 @@ def _steps(
         loss = tf.constant(0.0)
         for step in tf.range(first, last):
             batch, targets = seen(x, y, step)
+            taught = teacher(batch) if teacher is not None and recipe.distillation else None
             with tf.GradientTape() as tape:
-                loss = loss_of(targets, model(batch, training=True))
+                outputs = model(batch, training=True)
+                loss = loss_of(targets, outputs)
+                if taught is not None:
+                    loss += recipe.distillation * distance(taught, outputs)
             optimizer.learning_rate.assign(rates[step])
             optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
         return loss
