@@ -6,12 +6,14 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+from unittest import mock
 
 import numpy as np
 from absl.testing import absltest
 
-from tfgen import workdir
-from tfgen.nets.keras_compat import keras
+from tfgen import bundle as bundles
+from tfgen import prototypes, supernets, workdir
+from tfgen.nets.keras_compat import keras, tf
 from tfgen.training import datasets
 from tools import reproduce_synthesis
 
@@ -83,6 +85,12 @@ class PrototypesTest(absltest.TestCase):
             self.assertLess(terms["macs"]["measured"], whole / 2)
         manifest = workdir.read_manifest(out / "prototype")
         self.assertEqual(manifest["parents"], {str(self.model): workdir.sha256(self.model)})
+        # The prototype teaches: its outputs, whatever the adaptation has made of its weights.
+        bundle = bundles.load(out / "bundle")
+        x = datasets.california_housing().test.x[:100]
+        taught = supernets.teacher(bundle.space, bundle.shared)(tf.constant(x))
+        mine = keras.models.load_model(self.model, compile=False)
+        np.testing.assert_allclose(taught, mine(x), rtol=1e-4, atol=1e-4)
 
         # The figure has the prototype and both networks, and counts as we do.
         reproduce_synthesis.figure(1, self.root, None, 0, self.root / "results", lambda text: None)
@@ -114,6 +122,16 @@ class PrototypesTest(absltest.TestCase):
         refused = run(f"--prototype={other}", "--require=r2=0.5", f"--output_dir={out}", *QUICK)
         self.assertEqual(refused.returncode, 2)
         self.assertIn("is of another prototype (sha256 differ); use another", refused.stderr)
+
+    def test_images_are_moved_by_an_eighth_of_their_side(self):
+        data = datasets.california_housing()
+        config = prototypes.PrototypeConfig()
+        for shape, shift in (((32, 32, 3), 4), ((120, 160, 3), 15), ((480, 640, 3), 16), ((8,), 0)):
+            space = mock.Mock(input_shape=shape)
+            space.name = "s"
+            experiment = config.experiment(space, data)
+            for recipe in (experiment.supernet, experiment.fine_tuning):
+                self.assertEqual((recipe.shift, recipe.flip), (shift, shift > 0))
 
     def test_a_model_that_knows_nothing_of_the_data_is_refused(self):
         untrained = self.root / "untrained.keras"

@@ -135,6 +135,22 @@ class TrainerTest(absltest.TestCase):
         with self.assertRaisesRegex(errors.TrainingFailedError, "diverged"):
             trainer.train(LAYERS, self.data, recipe, 7)
 
+    def test_a_teacher_is_followed(self) -> None:
+        # (y - 0)^2 + 3 (y - 2)^2 is least at 3 * 2 / (1 + 3).
+        nothing = datasets.Split(self.data.train.x, np.zeros_like(self.data.train.y))
+        data = dataclasses.replace(self.data, train=nothing, validation=nothing)
+        recipe = Recipe(steps=300, warmup_steps=10, distillation=3.0)
+        trained = trainer.train(LAYERS, data, recipe, 7, teacher=lambda x: tf.fill([128, 1], 2.0))
+        outputs = trainer.predict(trained.model, data.train.x[:500])
+        np.testing.assert_allclose(outputs.mean(), 1.5, atol=0.1)
+
+    def test_a_recipe_that_distils_needs_a_teacher(self) -> None:
+        with self.assertRaisesRegex(errors.UsageError, "there is no teacher"):
+            trainer.train(LAYERS, self.data, Recipe(distillation=1.0), 7)
+        for wrong in ({"distillation": -1.0}, {"temperature": 0.0}, {"temperature": float("inf")}):
+            with self.assertRaisesRegex(ValueError, "temperature above"):
+                Recipe(**wrong)
+
     def test_starts_from_the_recipes_weights(self) -> None:
         # A learning rate that float32 weights cannot see.
         recipe = Recipe(steps=1, learning_rate=1e-30, warmup_steps=0)

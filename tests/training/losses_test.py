@@ -1,4 +1,4 @@
-"""What detectors minimise, by hand."""
+"""What trainings minimise, by hand."""
 
 import math
 
@@ -14,6 +14,24 @@ NONE = (tasks.VOID, 0.0, 0.0, 0.0, 0.0)
 
 def objects(*rows: tuple[float, ...]) -> tf.Tensor:
     return tf.constant([rows], tf.float32)
+
+
+class TeacherTest(absltest.TestCase):
+    def test_shares_at_a_temperature(self):
+        # At 2 the teacher's shares are 3/4 and 1/4; the network's, 1/2 each, are ln 2 from any.
+        teacher, logits = tf.constant([[2 * math.log(3.0), 0.0]]), tf.zeros((1, 2))
+        warm = losses.from_teacher(tasks.CLASSIFICATION, temperature=2.0)
+        np.testing.assert_allclose(warm(teacher, logits), 4 * math.log(2.0), rtol=1e-6)
+        own = 4 * -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))  # the least there is
+        np.testing.assert_allclose(warm(teacher, teacher), own, rtol=1e-6)
+        # At 1 they are 9/10 and 1/10.
+        sharp = losses.from_teacher(tasks.CLASSIFICATION)
+        own = -(0.9 * math.log(0.9) + 0.1 * math.log(0.1))
+        np.testing.assert_allclose(sharp(teacher, teacher), own, rtol=1e-6)
+
+    def test_numbers_have_no_temperature(self):
+        distance = losses.from_teacher(tasks.REGRESSION, temperature=4.0)
+        np.testing.assert_allclose(distance(tf.constant([[3.0]]), tf.constant([[1.0]])), 4.0)
 
 
 class AssignedTest(absltest.TestCase):
