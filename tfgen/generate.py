@@ -531,7 +531,15 @@ def _efficiency(bundle: bundles.Bundle, delivery: pipeline.Delivery) -> str:
         f"{params / whole['params']:.1%} of the prototype's parameters, "
         f"{macs / whole['macs']:.1%} of its MACs, "
         f"{whole['energy_uj'] / energy_uj:.1f} times its inferences per joule (by eq. 3, at 8 bits)"
+        f"; {_per_joule(delivery.timed.inference_mj)}"
     )
+
+
+def _per_joule(inference_mj: float | None) -> str:
+    """Inferences per joule as they were measured."""
+    if not inference_mj:
+        return "this host's energy counters cannot be read"
+    return f"{number(1e3 / inference_mj)} per joule by this host's energy counters"
 
 
 def _progress(steps: int) -> making.Progress:

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from tfgen import child_process
+from tfgen.deployment import energy_counters
 
 STARTED, RESULT = "started", "result.json"
 PROGRESS = "progress"  # holds the path of the file that a task of many files is at
@@ -78,6 +79,7 @@ def _measure(request: dict[str, Any]) -> dict[str, Any]:
     quiet = np.argsort(~timed.quiet(0), kind="stable")[: request["windows"]]
     milliseconds = np.concatenate([timed.spans_ms[0][window] for window in quiet])
     peak_kb = _peak_rss_kb()
+    counters = energy_counters.find()
     latency_ms, spread, quiet_windows = timed.latency(0)
     return {
         "latency_ms": latency_ms,
@@ -92,6 +94,7 @@ def _measure(request: dict[str, Any]) -> dict[str, Any]:
         "std_ms": float(milliseconds.std()),
         "min_ms": float(milliseconds.min()),
         "init_ms": init_ns / 1e6,
+        "inference_mj": counters and energy_counters.of_a_run_mj(counters, model.invoke),
         "peak_rss_kb": peak_kb,
         "base_rss_kb": base_kb,
         "runtime": f"{RUNTIME} {importlib.metadata.version(RUNTIME)}",

@@ -21,6 +21,7 @@ _TIMES = (
     "std_ms",
     "min_ms",
     "init_ms",
+    "inference_mj",
     "spread",
     "reference_ms",
 )
@@ -63,6 +64,8 @@ class Measurement:
       quiet_windows: how many windows no other work disturbed; host only.
       reference_ms: what the reference of `timing` took: how fast the host was just then.
       init_ms: from the file to the first inference's start.
+      inference_mj: what one takes beyond what the machine takes idle, by its energy counters; None
+        where they cannot be read.
       runs: inferences timed.
       warmup: inferences before them.
       threads: of the runtime; None where it chose.
@@ -89,6 +92,7 @@ class Measurement:
     quiet_windows: int | None = None
     reference_ms: float | None = None
     init_ms: float | None = None
+    inference_mj: float | None = None
     runs: int | None = None
     warmup: int | None = None
     threads: int | None = None
