@@ -40,6 +40,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("tfgen.making",),
     ("tfgen.prototypes",),
     ("tfgen.pipeline",),
+    ("tfgen.training_flags",),
     # The programs.
     (
         "tfgen.collect",

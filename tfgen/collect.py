@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from absl import flags
 from ml_collections import config_flags
 
-from tfgen import pipeline, program, workdir
+from tfgen import pipeline, program, training_flags, workdir
 from tfgen.experiment import Experiment
-from tfgen.training import cluster, population
+from tfgen.training import population
 
 _REASONS = 5  # for which trainings failed, that are shown
 
@@ -28,23 +28,10 @@ _DATA_DIR = flags.DEFINE_string("data_dir", None, "TFDS directory, for data that
 _PROCESSES = flags.DEFINE_integer(
     "processes", os.cpu_count() or 1, "Trainings at a time.", lower_bound=1
 )
-_SECONDS = flags.DEFINE_float(
-    "training_seconds", population.Limits.seconds, "Wall time of a training, beyond which it has "
-    "failed.", lower_bound=0.1,
-)  # fmt: skip
-_MEMORY_GB = flags.DEFINE_float(
-    "training_memory_gb", population.Limits.memory_bytes / 1e9, "Memory of a training beside its "
-    "data, beyond which it has failed.", lower_bound=0.1,
-)  # fmt: skip
+_TRAINING = training_flags.define(
+    population.Limits.seconds, population.Limits.memory_bytes / 1e9, "processes of this machine"
+)
 _RETRY_FAILED = flags.DEFINE_bool("retry_failed", False, "Trains once more what failed before.")
-_RAY_ADDRESS = flags.DEFINE_string(
-    "ray_address", None, "A Ray cluster that trains, as host:6379, or local; needs tfgen[ray]. "
-    "Default: processes of this machine."
-)  # fmt: skip
-_RAY_RESOURCES = flags.DEFINE_multi_string(
-    "ray_resource", [], "What a machine of the cluster must have for a training, as NAME=NUMBER; "
-    "repeat for several."
-)  # fmt: skip
 
 
 def main(argv: Sequence[str]) -> int:
@@ -61,9 +48,9 @@ def main(argv: Sequence[str]) -> int:
         work,
         _DATA_DIR.value,
         _PROCESSES.value,
-        limits=population.Limits(_SECONDS.value, int(_MEMORY_GB.value * 1e9)),
+        limits=_TRAINING.limits(population.Limits()),
         retry_failed=_RETRY_FAILED.value,
-        ray=cluster.named(_RAY_ADDRESS.value, _RAY_RESOURCES.value),
+        ray=_TRAINING.place(),
     )
     progress = tqdm.tqdm(
         made, total=planned, initial=planned - missing, unit="networks", file=sys.stderr,

@@ -26,7 +26,7 @@ import numpy as np
 from absl import flags
 
 from tfgen import bundle as bundles
-from tfgen import errors, generators, making, pipeline, program, prototypes, workdir
+from tfgen import errors, generators, making, pipeline, program, prototypes, training_flags, workdir
 from tfgen.cost.budget import Budget, parse_all, rounded_up
 from tfgen.cost.cost_model import LATENCY
 from tfgen.cost.netscore import information_density, netscore
@@ -37,7 +37,7 @@ from tfgen.space.architecture import Architecture
 from tfgen.space.lowering import lower
 from tfgen.space.search_space import SearchSpace
 from tfgen.tables import number, table
-from tfgen.training import cluster, datasets
+from tfgen.training import datasets
 
 _BUDGET = flags.DEFINE_multi_string(
     "budget", [], "What you can afford: storage_kb=64,accuracy=0.87. Costs are at most, the task's "
@@ -117,22 +117,7 @@ _TRAIN = flags.DEFINE_enum(
     "supernet in seconds, the default where there is one; fine-tuned from there; or trained from "
     "scratch, the default elsewhere."
 )  # fmt: skip
-_SECONDS = flags.DEFINE_float(
-    "training_seconds", making.SECONDS, "Wall time of a candidate's training, beyond which the "
-    "next one is trained.", lower_bound=0.1,
-)  # fmt: skip
-_MEMORY_GB = flags.DEFINE_float(
-    "training_memory_gb", None, "Memory of a candidate's training, beyond which the next one is "
-    "trained. Default: what the machine has.", lower_bound=0.1,
-)  # fmt: skip
-_RAY_ADDRESS = flags.DEFINE_string(
-    "ray_address", None, "A Ray cluster that trains all candidates at a time, as host:6379, or "
-    "local; needs tfgen[ray]. Default: one after the other, here."
-)  # fmt: skip
-_RAY_RESOURCES = flags.DEFINE_multi_string(
-    "ray_resource", [], "What a machine of the cluster must have for a training, as NAME=NUMBER; "
-    "repeat for several."
-)  # fmt: skip
+_TRAINING = training_flags.define(making.SECONDS, None, "one candidate after the other, here")
 _STOP_AFTER = flags.DEFINE_enum(
     "stop_after", "contract", ["candidates", "contract"], "Where to stop."
 )
@@ -163,7 +148,7 @@ def main(argv: Sequence[str]) -> int:
     if _METHOD.value is not None:
         generators.get(_METHOD.value)
     _check_prototype_flags()
-    cluster.named(_RAY_ADDRESS.value, _RAY_RESOURCES.value)  # says what is wrong
+    _TRAINING.place()  # says what is wrong
     budgets = parse_all(_REQUIRE.value if _PROTOTYPE.value else _BUDGET.value)
     _check_devices(budgets)
     if _IO.value == "int8" and _ACTIVATION_BITS.value != "8":
@@ -381,13 +366,8 @@ def _maker(
     bundle: bundles.Bundle, attempts: Sequence[Candidate], dataset: datasets.Dataset, start: str
 ) -> Iterator[making.Maker]:
     """Who trains the attempts: child processes of this machine, or a cluster, all at once there."""
-    limits = making.default_limits()
-    limits = dataclasses.replace(
-        limits,
-        seconds=_SECONDS.value,
-        memory_bytes=int(_MEMORY_GB.value * 1e9) if _MEMORY_GB.value else limits.memory_bytes,
-    )
-    place = cluster.named(_RAY_ADDRESS.value, _RAY_RESOURCES.value)
+    limits = _TRAINING.limits(making.default_limits())
+    place = _TRAINING.place()
     if place is not None and start == pipeline.INHERIT:
         _say("note: --ray_address is for trainings, and inherited weights are taken here")
     if place is None or start == pipeline.INHERIT:

@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -209,9 +209,7 @@ class InChild:
                 how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
                 words = child_process.last_words(job / _OUTPUT)
                 raise errors.TrainingFailedError(f"the training ended with {how}: {words}")
-            error = workdir.read_json(job / _DONE)
-        if error is not None:
-            raise getattr(errors, error["class"])(error["message"])
+            _raise(workdir.read_json(job / _DONE))
         return folder / MODEL
 
     def _run(self, job: pathlib.Path, progress: Progress | None) -> int:
@@ -315,6 +313,12 @@ def _load(job: pathlib.Path, told: dict[str, Any]) -> Order:
     )
 
 
+def _raise(error: Mapping[str, str] | None) -> None:
+    """Raises what went wrong in a child, where something did."""
+    if error is not None:
+        raise getattr(errors, error["class"])(error["message"])
+
+
 def _work(job: pathlib.Path) -> None:
     """The child: makes the file, and tells how far it is and what went wrong."""
     told = workdir.read_json(job / _ORDER)
@@ -391,8 +395,7 @@ class OnCluster:
     ) -> pathlib.Path:
         del progress  # it is somewhere else
         error, files = self._tasks.result(self._running[order.network])
-        if error is not None:
-            raise getattr(errors, error["class"])(error["message"])
+        _raise(error)
         for name, content in files.items():
             if not name.startswith(f"{TRAINED}/"):
                 workdir.write_bytes(folder / name, content)

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from absl import flags
 from ml_collections import config_flags
 
-from tfgen import pipeline, program, workdir
+from tfgen import pipeline, program, training_flags, workdir
 from tfgen.experiment import Experiment
-from tfgen.training import cluster, population
+from tfgen.training import population
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment; see configs/.")
 _WORK_DIR = flags.DEFINE_string("work_dir", None, "Where records.db is.", required=True)
@@ -28,22 +28,9 @@ _PROCESSES = flags.DEFINE_integer(
 _DEVICE = flags.DEFINE_string(
     "device", None, "A profiled device, for generators whose costs in the config have latency_ms."
 )
-_SECONDS = flags.DEFINE_float(
-    "training_seconds", population.Limits.seconds, "Wall time of a training, beyond which it has "
-    "failed.", lower_bound=0.1,
-)  # fmt: skip
-_MEMORY_GB = flags.DEFINE_float(
-    "training_memory_gb", population.Limits.memory_bytes / 1e9, "Memory of a training beside its "
-    "data, beyond which it has failed.", lower_bound=0.1,
-)  # fmt: skip
-_RAY_ADDRESS = flags.DEFINE_string(
-    "ray_address", None, "A Ray cluster that trains, as host:6379, or local; needs tfgen[ray]. "
-    "Default: processes of this machine."
-)  # fmt: skip
-_RAY_RESOURCES = flags.DEFINE_multi_string(
-    "ray_resource", [], "What a machine of the cluster must have for a training, as NAME=NUMBER; "
-    "repeat for several."
-)  # fmt: skip
+_TRAINING = training_flags.define(
+    population.Limits.seconds, population.Limits.memory_bytes / 1e9, "processes of this machine"
+)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -58,7 +45,6 @@ def main(argv: Sequence[str]) -> int:
     work = workdir.WorkDir(workdir.user_path(_WORK_DIR.value))
     if experiment.supernet is not None:
         program.prefer_onednn()
-    limits = population.Limits(_SECONDS.value, int(_MEMORY_GB.value * 1e9))
     pipeline.fit(
         experiment,
         work,
@@ -66,8 +52,8 @@ def main(argv: Sequence[str]) -> int:
         _PROCESSES.value,
         say,
         _DEVICE.value,
-        limits=limits,
-        ray=cluster.named(_RAY_ADDRESS.value, _RAY_RESOURCES.value),
+        limits=_TRAINING.limits(population.Limits()),
+        ray=_TRAINING.place(),
     )
     print(f"bundle in {work.bundle}")
     return 0
