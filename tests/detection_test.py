@@ -13,7 +13,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl.testing import absltest
 
-from tfgen import seeds
+from tfgen import bundle as bundles
+from tfgen import seeds, supernets
 from tfgen.deployment import delivered
 from tfgen.nets.keras_compat import keras, tf
 from tfgen.training import augmentation, boxes, datasets, losses
@@ -127,6 +128,11 @@ class DetectionTest(absltest.TestCase):
         whole = 9 * (4800 * 3 * 8 + 1200 * 8 * 16 + 300 * (16 * 24 + 2 * 24 * 24)) + 300 * 24 * 6
         self.assertLess(limit, whole)
         self.assertLessEqual(terms["macs"], limit)
+        # The prototype teaches as it is, whatever the batch that it sees.
+        bundle = bundles.load(out / "bundle")
+        x = data.test.x[:3]
+        taught = supernets.teacher(bundle.space, bundle.shared)(tf.constant(x))
+        np.testing.assert_allclose(taught, model.predict(x, verbose=0), rtol=1e-3, atol=1e-3)
         score = delivered.score(path.parent / "model.tflite", data, data.test)
         self.assertEqual(score, terms["map50"])
 

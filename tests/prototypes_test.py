@@ -1,5 +1,6 @@
 """From a Keras file to measured smaller networks, on data that ship."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -132,6 +133,11 @@ class PrototypesTest(absltest.TestCase):
             experiment = config.experiment(space, data)
             for recipe in (experiment.supernet, experiment.fine_tuning):
                 self.assertEqual((recipe.shift, recipe.flip), (shift, shift > 0))
+            # Who trains from scratch has no teacher.
+            self.assertEqual(experiment.recipe.distillation, 0.0)
+            self.assertEqual(experiment.fine_tuning.distillation, 1.0)
+        with self.assertRaisesRegex(ValueError, "has no teacher"):
+            dataclasses.replace(experiment, recipe=experiment.fine_tuning)
 
     def test_a_model_that_knows_nothing_of_the_data_is_refused(self):
         untrained = self.root / "untrained.keras"

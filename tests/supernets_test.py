@@ -40,7 +40,7 @@ EXPERIMENT = Experiment(
         "random": RandomConfig(),
     },
     seed=5,
-    fine_tuning=Recipe(steps=40, batch_size=16, warmup_steps=2, patience=2),
+    fine_tuning=Recipe(steps=40, batch_size=16, warmup_steps=2, patience=2, distillation=0.5),
     supernet=SupernetRecipe(epochs=2, batch_size=64, learning_rate=0.1, shift=0, flip=False),
 )
 

@@ -266,6 +266,32 @@ class ExamplesTest(Frugal):
             bundles.load(folder)
 
 
+class TeacherTest(Frugal):
+    @parameterized.parameters(
+        ({}, True, "teacher.npz has not the kernels of supernet.npz"),
+        ({"hidden_1/kernel": np.zeros((4, 1))}, True, "teacher.npz has not the kernels"),
+        ({"hidden_1/kernel": np.full((4, 8), np.nan)}, True, "of teacher.npz has numbers that are"),
+        ({}, False, None),  # what the manifest does not tell of is not read
+    )
+    def test_teachers_of_something_else(self, change, told, message):
+        folder = self.folder / "bundle"
+        shutil.copytree(GOLDEN / "prototype", folder, copy_function=shutil.copyfile)
+        manifest = json.loads((folder / workdir.MANIFEST).read_bytes())
+        named = {"config": manifest["config"], "data": manifest["data"]}
+        if told:
+            named["config"]["answers"]["teacher"] = True
+            with self.assertRaisesRegex(errors.CorruptFileError, "files .'teacher.npz'"):
+                workdir.write_manifest(folder, **named, seed=0, parents={})
+                bundles.load(folder)
+        workdir.write_arrays(folder / "teacher.npz", {"other": np.zeros(1), **change})
+        workdir.write_manifest(folder, **named, seed=0, parents={})
+        if message is None:
+            self.assertIsNone(bundles.load(folder).shared.teacher)
+            return
+        with self.assertRaisesRegex(errors.CorruptFileError, message):
+            bundles.load(folder)
+
+
 class ComplaintTest(Frugal):
     def test_a_name_without_end_is_a_line(self):
         told = io.StringIO()

@@ -48,8 +48,9 @@ class SharedWeights:
       examples: some of its data set: the train split has the images for statistics, the others a
         few to score a delivery on.
       fine_tuning: how a delivery goes on from inherited weights.
-      teacher: variables with which the largest network teaches deliveries, where the recipe
-        distils: a prototype's own are better than those that it shares. None for `variables`.
+      teacher: weights with which the largest network teaches deliveries, where the recipe distils,
+        by "layer/part" as `nets.network` has them: a prototype's own are better than those that it
+        shares. None for `variables`.
     """
 
     variables: Mapping[str, np.ndarray]
@@ -85,20 +86,24 @@ class SharedWeights:
         ]
         examples = Dataset(f"{dataset}_shipped", task, *splits, dict(answers["preprocessing"]))
         tuning = Recipe.from_json(answers["fine_tuning"])
-        teacher = folder / _TEACHER
-        return cls(
-            _finite(folder / _SUPERNET),
-            examples,
-            tuning,
-            _finite(teacher) if teacher.is_file() else None,
-        )
+        variables = _finite(folder / _SUPERNET)
+        teacher = _finite(folder / _TEACHER) if answers.get("teacher") else None
+        if teacher is not None and _kernels(teacher) != _kernels(variables):
+            raise ValueError(f"{_TEACHER} has not the kernels of {_SUPERNET}")
+        return cls(variables, examples, tuning, teacher)
 
     def answers(self) -> dict[str, Any]:
         """What the manifest tells of it."""
         return {
             "preprocessing": dict(self.examples.preprocessing),
             "fine_tuning": self.fine_tuning.to_json(),
+            **({} if self.teacher is None else {"teacher": True}),
         }
+
+
+def _kernels(arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
+    """Of layers, how many numbers their kernels have."""
+    return {name: array.size for name, array in arrays.items() if name.endswith("/kernel")}
 
 
 def _packed(x: np.ndarray) -> np.ndarray:
@@ -243,7 +248,7 @@ def load(path: pathlib.Path) -> Bundle:
             raise ValueError("no method answers")
         needed = {_SPACE, _SURROGATE, *(f"{_GENERATORS}/{name}.npz" for name in methods)}
         if _SUPERNET in manifest["files"]:
-            needed.add(_EXAMPLES)
+            needed |= {_EXAMPLES, *([_TEACHER] if answers.get("teacher") else [])}
         if not needed <= set(manifest["files"]):
             raise KeyError(f"files {sorted(needed - set(manifest['files']))}")
         where = path / _SPACE
@@ -310,7 +315,7 @@ def _finite(path: pathlib.Path) -> dict[str, np.ndarray]:
     arrays = workdir.read_arrays(path)
     for name, array in arrays.items():
         if not np.isfinite(array).all():
-            raise ValueError(f"array {name!r} has numbers that are not finite")
+            raise ValueError(f"array {name!r} of {path.name} has numbers that are not finite")
     return arrays
 
 

@@ -29,7 +29,10 @@ _PROCESSES = flags.DEFINE_integer(
     "processes", os.cpu_count() or 1, "Trainings at a time.", lower_bound=1
 )
 _TRAINING = training_flags.define(
-    population.Limits.seconds, population.Limits.memory_bytes / 1e9, "processes of this machine"
+    population.Limits.seconds,
+    population.Limits.memory_bytes / 1e9,
+    "a training beside its data",
+    "processes of this machine",
 )
 _RETRY_FAILED = flags.DEFINE_bool("retry_failed", False, "Trains once more what failed before.")
 

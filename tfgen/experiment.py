@@ -57,6 +57,8 @@ class Experiment:
     def __post_init__(self) -> None:
         if not 0 <= self.answer_share <= 1:
             raise ValueError(f"answer_share must lie in 0..1: {self}")
+        if self.recipe.distillation:
+            raise ValueError(f"a training from scratch has no teacher: {self.recipe}")
         if (self.supernet is None) != (self.fine_tuning is None):
             raise ValueError("a supernet needs fine_tuning, which nothing else has")
         if self.rounds < 0 or self.round_networks < 1 or (self.rounds and not self.methods):

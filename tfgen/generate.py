@@ -117,7 +117,9 @@ _TRAIN = flags.DEFINE_enum(
     "supernet in seconds, the default where there is one; fine-tuned from there; or trained from "
     "scratch, the default elsewhere."
 )  # fmt: skip
-_TRAINING = training_flags.define(making.SECONDS, None, "one candidate after the other, here")
+_TRAINING = training_flags.define(
+    making.SECONDS, None, "a training's whole process", "one candidate after the other, here"
+)
 _STOP_AFTER = flags.DEFINE_enum(
     "stop_after", "contract", ["candidates", "contract"], "Where to stop."
 )
@@ -518,7 +520,7 @@ def _efficiency(bundle: bundles.Bundle, delivery: pipeline.Delivery) -> str:
 def _per_joule(inference_mj: float | None) -> str:
     """Inferences per joule as they were measured."""
     if not inference_mj:
-        return "this host's energy counters cannot be read"
+        return "no energy is told by this host: counters cannot be read, or something else ran"
     return f"{number(1e3 / inference_mj)} per joule by this host's energy counters"
 
 

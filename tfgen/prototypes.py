@@ -63,6 +63,7 @@ class PrototypeConfig:
     Attributes:
       adaptation: trains the prototype's weights for all networks that have some of its channels.
       fine_tuning: trains one of these networks to its end, taught by the prototype.
+        By how much both move images follows from these.
       synthesis: how generator and inquisitor learn.
       compact: whether convolutions may have weights of fewer than 8 bits, on slow kernels.
       seed: of everything.
@@ -95,9 +96,10 @@ class PrototypeConfig:
     seed: int = 2018
 
     def experiment(self, space: SearchSpace, dataset: Dataset) -> Experiment:
-        """The same as an experiment's; images are moved by an eighth of their side, others are not.
+        """The same as an experiment's.
 
-        Few examples are shown a few at a time, so that an epoch has its steps; the rate of gradient
+        Images are moved by an eighth of their shorter side, 16 pixels at most; others are not. Few
+        examples are shown a few at a time, so that an epoch has its steps; the rate of gradient
         descent falls with the batch (Goyal et al. 2017).
         """
         adaptation, fine_tuning = self.adaptation, self.fine_tuning
@@ -118,7 +120,7 @@ class PrototypeConfig:
             dataset.name,
             self.synthesis.cycles * self.synthesis.networks,
             0,
-            fine_tuning,
+            dataclasses.replace(fine_tuning, distillation=0.0),  # from scratch there is no teacher
             SurrogateConfig(),  # none is fitted
             {METHOD: self.synthesis, _BASELINE: generators.get(_BASELINE).config()},
             self.seed,
@@ -159,6 +161,8 @@ def make(
         records = list(score.known.values())
     scale = PerformanceScale.of([record.metric for record in records])
     surrogate = generator.surrogate(scale).with_gain(gains)
+    tuning = experiment.fine_tuning
+    assert tuning is not None  # a prototype's has it
     bundle = bundles.Bundle(
         space.name,
         space,
@@ -168,9 +172,7 @@ def make(
         experiment.recipe,
         surrogate,
         {METHOD: generator, _BASELINE: generators.get(_BASELINE).restore(space, {})},
-        shared=supernets.shared(
-            supernet, dataset, experiment.recipe, supernets.prototype(experiment, work)
-        ),
+        shared=supernets.shared(supernet, dataset, tuning, supernets.prototype_weights(work)),
     )
     bundles.save(
         work.bundle,
@@ -338,7 +340,7 @@ def _gains(
     (whole,) = score([space.point({})])
     prototype = workdir.read_manifest(work.prototype)["config"]
     gains = [[whole.metric, prototype["score"]]]
-    teacher = supernets.teaching(supernets.prototype(experiment, work))
+    teacher = supernets.taught_by(space, supernets.prototype_weights(work))
     for number, architecture in enumerate(map(space.architecture, rows), start=1):
         key = f"{architecture.fingerprint}-{score.recipe}-{experiment.fine_tuning.fingerprint}"
         if key not in known:

@@ -159,26 +159,17 @@ def space_of(experiment: Experiment, work: workdir.WorkDir) -> SearchSpace:
     return space
 
 
-def _prototype_weights(work: workdir.WorkDir) -> dict[str, dict[str, np.ndarray]]:
-    """By layer, what the prototype in the work directory has."""
+def prototype_weights(work: workdir.WorkDir) -> dict[str, np.ndarray]:
+    """What the prototype in the work directory has, by "layer/part" (`nets.network`)."""
+    return workdir.read_arrays(work.prototype / PROTOTYPE_WEIGHTS)
+
+
+def _by_layer(arrays: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
     weights: dict[str, dict[str, np.ndarray]] = {}
-    for name, array in workdir.read_arrays(work.prototype / PROTOTYPE_WEIGHTS).items():
+    for name, array in arrays.items():
         layer, _, part = name.rpartition("/")
         weights.setdefault(layer, {})[part] = array
     return weights
-
-
-def prototype(experiment: Experiment, work: workdir.WorkDir) -> Supernet:
-    """The supernet before its first step: its largest network is the work directory's prototype."""
-    from tfgen.nets.supernet import Supernet
-
-    assert experiment.supernet is not None
-    switchable = experiment.supernet.switchable
-    seed = seeds.derive(experiment.seed, "supernet")
-    supernet = Supernet(space_of(experiment, work), seed, switchable)
-    if work.prototype.is_dir():
-        supernet.take(_prototype_weights(work))
-    return supernet
 
 
 def load(experiment: Experiment, work: workdir.WorkDir, dataset: Dataset) -> Supernet:
@@ -195,12 +186,17 @@ def load(experiment: Experiment, work: workdir.WorkDir, dataset: Dataset) -> Sup
 
 def _begun(experiment: Experiment, work: workdir.WorkDir, dataset: Dataset) -> SupernetTraining:
     """The training after its last whole epoch."""
+    from tfgen.nets.supernet import Supernet
     from tfgen.training.supernet_training import SupernetTraining
 
     config = json.loads(json.dumps(experiment.supernet_json()))
     assert experiment.supernet is not None  # supernet_json said so
-    untrained = prototype(experiment, work)
-    training = SupernetTraining(untrained, dataset, experiment.supernet, experiment.seed)
+    space, seed = space_of(experiment, work), experiment.seed
+    switchable = experiment.supernet.switchable
+    supernet = Supernet(space, seeds.derive(seed, "supernet"), switchable)
+    if work.prototype.is_dir():
+        supernet.take(_by_layer(prototype_weights(work)))
+    training = SupernetTraining(supernet, dataset, experiment.supernet, seed)
     workdir.recover(work.supernet)
     if (work.supernet / workdir.MANIFEST).is_file():
         manifest = workdir.read_manifest(work.supernet)
@@ -241,7 +237,10 @@ def evaluator(supernet: Supernet, dataset: Dataset, store: RecordStore) -> Inher
 
 
 def shared(
-    supernet: Supernet, dataset: Dataset, fine_tuning: Recipe, teacher: Supernet | None = None
+    supernet: Supernet,
+    dataset: Dataset,
+    fine_tuning: Recipe,
+    teacher: Mapping[str, np.ndarray] | None = None,
 ) -> SharedWeights:
     """What a bundle needs for its networks to inherit their weights, without the data set.
 
@@ -249,7 +248,7 @@ def shared(
       supernet: whose weights they are.
       dataset: of which a few examples ship.
       fine_tuning: how a delivery goes on.
-      teacher: see `prototype`; None for what `supernet` has.
+      teacher: see `SharedWeights`.
     """
     variables = {name: variable.numpy() for name, variable in supernet.variables.items()}
 
@@ -264,8 +263,7 @@ def shared(
         validation=first(dataset.validation, _SHIPPED_VALIDATION),
         test=first(dataset.test, _SHIPPED),
     )
-    taught = teacher and {name: variable.numpy() for name, variable in teacher.variables.items()}
-    return SharedWeights(variables, few, fine_tuning, taught)
+    return SharedWeights(variables, few, fine_tuning, teacher)
 
 
 def inherited(
@@ -276,32 +274,50 @@ def inherited(
     Raises:
       CorruptFileError: the weights are of another space.
     """
-    return _assigned(space, own.variables).weights(layers)
+    return _assigned(space, own).weights(layers)
 
 
 def teacher(space: SearchSpace, own: SharedWeights) -> Callable[[tf.Tensor], tf.Tensor]:
-    """What the largest network makes of a batch, normalised by the batch's own statistics.
+    """What the largest network makes of a batch.
+
+    Where the weights are those that all networks share, it is normalised by the batch's own
+    statistics, as they were in training.
 
     Raises:
       CorruptFileError: the weights are of another space.
     """
-    return teaching(_assigned(space, own.variables if own.teacher is None else own.teacher))
-
-
-def teaching(supernet: Supernet) -> Callable[[tf.Tensor], tf.Tensor]:
-    """The same of a supernet."""
-    from tfgen.training import supernet_training
-
-    space = supernet.space
-    largest = lower(space, space.architecture(supernet_training.ends(space)[0]))
+    if own.teacher is not None:
+        return taught_by(space, own.teacher)
+    supernet, largest = _assigned(space, own), _largest(space)
     return lambda x: supernet.outputs(largest, x, quantized=False)
 
 
-def _assigned(space: SearchSpace, variables: Mapping[str, np.ndarray]) -> Supernet:
-    """A supernet that has these; raises CorruptFileError."""
+def taught_by(
+    space: SearchSpace, weights: Mapping[str, np.ndarray]
+) -> Callable[[tf.Tensor], tf.Tensor]:
+    """The same of weights of its own, by "layer/part" (`nets.network`), with its own statistics."""
+    from tfgen.nets import network
+
+    try:
+        model = network.with_weights(_largest(space), space.input_shape, _by_layer(weights))
+    except (KeyError, ValueError) as error:
+        raise errors.CorruptFileError(
+            f"the teacher is not the largest network of {space.name!r} ({error})"
+        ) from error
+    return lambda x: model(x, training=False)
+
+
+def _largest(space: SearchSpace) -> list[LayerSpec]:
+    from tfgen.training import supernet_training
+
+    return lower(space, space.architecture(supernet_training.ends(space)[0]))
+
+
+def _assigned(space: SearchSpace, own: SharedWeights) -> Supernet:
+    """A supernet that has these weights; raises CorruptFileError."""
     from tfgen.nets.supernet import SCALE, Supernet
 
-    scales = [variables[name] for name in variables if name.endswith(f"/{SCALE}")]
+    scales = [own.variables[name] for name in own.variables if name.endswith(f"/{SCALE}")]
     supernet = Supernet(space, seed=0, switchable=any(len(scale) > 1 for scale in scales))
-    supernet.assign(variables)
+    supernet.assign(own.variables)
     return supernet

@@ -29,7 +29,10 @@ _DEVICE = flags.DEFINE_string(
     "device", None, "A profiled device, for generators whose costs in the config have latency_ms."
 )
 _TRAINING = training_flags.define(
-    population.Limits.seconds, population.Limits.memory_bytes / 1e9, "processes of this machine"
+    population.Limits.seconds,
+    population.Limits.memory_bytes / 1e9,
+    "a training beside its data",
+    "processes of this machine",
 )
 
 

@@ -32,12 +32,13 @@ class TrainingFlags:
         return cluster.named(self.ray_address.value, self.ray_resources.value)
 
 
-def define(seconds: float, memory_gb: float | None, here: str) -> TrainingFlags:
+def define(seconds: float, memory_gb: float | None, memory_of: str, here: str) -> TrainingFlags:
     """Defines the flags of the module that calls, once.
 
     Args:
       seconds: of a training, by default.
       memory_gb: of a training, by default; None for what the machine has.
+      memory_of: what a training has of it.
       here: how this machine trains, where no cluster does.
     """
     memory = " Default: what the machine has." if memory_gb is None else ""
@@ -47,8 +48,8 @@ def define(seconds: float, memory_gb: float | None, here: str) -> TrainingFlags:
             lower_bound=0.1,
         ),
         flags.DEFINE_float(
-            "training_memory_gb", memory_gb, "Memory of a training beside its data, beyond which "
-            f"it has failed.{memory}", lower_bound=0.1,
+            "training_memory_gb", memory_gb, f"Memory of {memory_of}, beyond which it has failed."
+            f"{memory}", lower_bound=0.1,
         ),
         flags.DEFINE_string(
             "ray_address", None, "A Ray cluster that trains, as host:6379, or local; needs "

@@ -2,6 +2,7 @@
 
 import pathlib
 import tempfile
+from unittest import mock
 
 from absl.testing import absltest
 
@@ -43,12 +44,19 @@ class EnergyCountersTest(absltest.TestCase):
         self.root = pathlib.Path(self.enter_context(tempfile.TemporaryDirectory()))
         self.machine = Machine(self.root)
 
-    def taken_mj(self, run_mj: float) -> float | None:
+    def taken_mj(self, run_mj: float, zone: str = "") -> float | None:
+        """Where a zone is named, it is gone after the first run."""
         counters = energy_counters.find(self.root)
         assert counters is not None
+
+        def run() -> None:
+            self.machine.go_on(_RUN_S, run_mj)
+            if zone:
+                (self.root / zone / "energy_uj").unlink()
+
         return energy_counters.of_a_run_mj(
             counters,
-            lambda: self.machine.go_on(_RUN_S, run_mj),
+            run,
             clock=lambda: self.machine.now_s,
             rest=self.machine.go_on,
         )
@@ -67,6 +75,12 @@ class EnergyCountersTest(absltest.TestCase):
 
     def test_nothing_beyond_is_no_number(self):
         self.assertIsNone(self.taken_mj(-0.1))
+
+    def test_a_counter_that_is_gone_later_is_no_number(self):
+        self.machine.go_on = mock.Mock(wraps=self.machine.go_on)
+        with mock.patch.object(energy_counters, "_SECONDS", _RUN_S / 2):  # one run
+            self.assertIsNone(self.taken_mj(_RUN_MJ, "intel-rapl:1"))
+        self.assertEqual(self.machine.go_on.call_count, 2)  # a rest and a run
 
     def test_counters_that_cannot_be_read_are_none(self):
         self.assertIsNone(energy_counters.find(self.root / "missing"))

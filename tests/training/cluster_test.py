@@ -1,6 +1,5 @@
 """Trainings on a local Ray cluster: the outcomes of one machine, whoever is killed."""
 
-import functools
 import importlib.util
 import json
 import os
@@ -38,7 +37,7 @@ def dies_once(folder, job, arrays, members):
     killed = pathlib.Path(folder) / str(seed)
     first = not killed.exists()
     killed.touch()
-    if first and seed % 2:
+    if first and seed:
         os.kill(os.getpid(), signal.SIGKILL)
     outcomes = cluster._train_chunk(job, arrays, members)
     if first:
@@ -72,11 +71,12 @@ class ClusterTest(absltest.TestCase):
         )
         cls.addClassCleanup(ray.shutdown)
 
-    def made(self, members, recipe=RECIPE, task=None, resources=None, **options):
+    def made(self, members, recipe=RECIPE, function=None, resources=None, **options):
         place = cluster.Place("auto", resources or {})
         with cluster.Cluster(place, REGRESSION, recipe, **options) as trainer:
-            if task is not None:
-                trainer._tasks.start = lambda function, *arguments: task(*arguments)
+            if function is not None:
+                start = trainer._tasks.start
+                trainer._tasks.start = lambda _, *arguments: start(function, *arguments)
             return by_index(trainer.train(members))
 
     def expected(self, members, recipe=RECIPE, **options):
@@ -101,23 +101,21 @@ class ClusterTest(absltest.TestCase):
             self.made([MEMBERS[4]] * 12, recipe)
 
     def test_killed_workers_change_nothing(self):
-        import ray
-
         folder = self.enter_context(tempfile.TemporaryDirectory())
         members = [population.Member(MEMBERS[4].layers, seed) for seed in range(8)]
-        task = ray.remote(dies_once).options(num_cpus=1, max_retries=1)
+
+        def dies(*arguments):
+            return dies_once(folder, *arguments)
+
         with mock.patch.object(cluster, "_CHUNKS_EACH", 1):  # two of four members
-            made = self.made(members, task=functools.partial(task.remote, folder))
+            made = self.made(members, function=dies)
         self.assertCountEqual(os.listdir(folder), ["0", "4"])
         self.assertEqual(made, self.expected(members))
 
     def test_the_member_that_ends_its_task_fails_alone(self):
-        import ray
-
         members = [population.Member(MEMBERS[4].layers, seed) for seed in range(8)]
-        task = ray.remote(dies_of_seed_2).options(num_cpus=1, max_retries=0)
         with mock.patch.object(cluster, "_CHUNKS_EACH", 1):  # two of four members
-            made = self.made(members, task=task.remote)
+            made = self.made(members, function=dies_of_seed_2)
         expected = self.expected(members)
         self.assertRegex(made.pop(2)[2], "ended 4 Ray tasks.*WorkerCrashed")
         del expected[2]

@@ -66,14 +66,18 @@ def of_a_run_mj(
     """What a run takes beyond what the machine takes idle, in millijoules; a second of each.
 
     Returns:
-      None where that is nothing or less: something else ran, or a counter stands still.
+      None where that is nothing or less, since something else ran or a counter stands still; or
+      where a counter cannot be read any more.
     """
-    start, begin = clock(), counters.read()
-    rest(_SECONDS)
-    idle_w = counters.spent_uj(begin, counters.read()) / 1e6 / (clock() - start)
-    start, begin, runs = clock(), counters.read(), 0
-    while clock() - start < _SECONDS:
-        run()
-        runs += 1
-    spent_j = counters.spent_uj(begin, counters.read()) / 1e6 - idle_w * (clock() - start)
+    try:
+        start, begin = clock(), counters.read()
+        rest(_SECONDS)
+        idle_w = counters.spent_uj(begin, counters.read()) / 1e6 / (clock() - start)
+        start, begin, runs = clock(), counters.read(), 0
+        while clock() - start < _SECONDS:
+            run()
+            runs += 1
+        spent_j = counters.spent_uj(begin, counters.read()) / 1e6 - idle_w * (clock() - start)
+    except (OSError, ValueError):
+        return None
     return 1e3 * spent_j / runs if spent_j > 0 else None

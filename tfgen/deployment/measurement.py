@@ -65,7 +65,7 @@ class Measurement:
       reference_ms: what the reference of `timing` took: how fast the host was just then.
       init_ms: from the file to the first inference's start.
       inference_mj: what one takes beyond what the machine takes idle, by its energy counters; None
-        where they cannot be read.
+        where they cannot be read, or told nothing since something else ran.
       runs: inferences timed.
       warmup: inferences before them.
       threads: of the runtime; None where it chose.

@@ -48,9 +48,9 @@ class Recipe:
         The population trainer checks nothing.
       shift: pixels by which images are moved at most, in each direction.
       flip: whether half of the images are mirrored. The population trainer refuses recipes that
-        move or mirror.
-      distillation: weight of the distance from a teacher's outputs, beside the task's loss, where a
-        training has a teacher.
+        move, mirror or distil.
+      distillation: weight of the distance from a teacher's outputs, beside the task's loss; what
+        trains from scratch has none.
       temperature: by which logits are divided before they are compared with a teacher's (Hinton,
         Vinyals and Dean 2015); the distance is multiplied by its square.
     """
