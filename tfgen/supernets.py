@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # TensorFlow is imported where it is needed
     from tfgen.evidence.inherited import Inheritance
     from tfgen.nets.keras_compat import tf
     from tfgen.nets.supernet import Supernet
+    from tfgen.training.losses import Teacher
     from tfgen.training.supernet_training import Progress, SupernetTraining
 
 CHECKPOINT = "checkpoint.npz"
@@ -194,9 +195,12 @@ def _begun(experiment: Experiment, work: workdir.WorkDir, dataset: Dataset) -> S
     space, seed = space_of(experiment, work), experiment.seed
     switchable = experiment.supernet.switchable
     supernet = Supernet(space, seeds.derive(seed, "supernet"), switchable)
+    teacher = None
     if work.prototype.is_dir():
-        supernet.take(_by_layer(prototype_weights(work)))
-    training = SupernetTraining(supernet, dataset, experiment.supernet, seed)
+        weights = prototype_weights(work)
+        supernet.take(_by_layer(weights))
+        teacher = taught_by(space, weights)
+    training = SupernetTraining(supernet, dataset, experiment.supernet, seed, teacher)
     workdir.recover(work.supernet)
     if (work.supernet / workdir.MANIFEST).is_file():
         manifest = workdir.read_manifest(work.supernet)
@@ -277,7 +281,7 @@ def inherited(
     return _assigned(space, own).weights(layers)
 
 
-def teacher(space: SearchSpace, own: SharedWeights) -> Callable[[tf.Tensor], tf.Tensor]:
+def teacher(space: SearchSpace, own: SharedWeights) -> Teacher:
     """What the largest network makes of a batch.
 
     Where the weights are those that all networks share, it is normalised by the batch's own
@@ -292,11 +296,10 @@ def teacher(space: SearchSpace, own: SharedWeights) -> Callable[[tf.Tensor], tf.
     return lambda x: supernet.outputs(largest, x, quantized=False)
 
 
-def taught_by(
-    space: SearchSpace, weights: Mapping[str, np.ndarray]
-) -> Callable[[tf.Tensor], tf.Tensor]:
+def taught_by(space: SearchSpace, weights: Mapping[str, np.ndarray]) -> Teacher:
     """The same of weights of its own, by "layer/part" (`nets.network`), with its own statistics."""
     from tfgen.nets import network
+    from tfgen.nets.keras_compat import tf
 
     try:
         model = network.with_weights(_largest(space), space.input_shape, _by_layer(weights))
@@ -304,7 +307,7 @@ def taught_by(
         raise errors.CorruptFileError(
             f"the teacher is not the largest network of {space.name!r} ({error})"
         ) from error
-    return lambda x: model(x, training=False)
+    return tf.function(lambda x: model(x, training=False))
 
 
 def _largest(space: SearchSpace) -> list[LayerSpec]:

@@ -144,11 +144,28 @@ class TrainerTest(absltest.TestCase):
         outputs = trainer.predict(trained.model, data.train.x[:500])
         np.testing.assert_allclose(outputs.mean(), 1.5, atol=0.1)
 
+    def test_kernels_decay_beside_the_gradient(self) -> None:
+        # In the first step Adam moves by the sign of a gradient, whatever was taken off before.
+        found = {}
+        for decay in (0.0, 0.5):
+            model = quantize_aware.build(LAYERS, (8,))
+            quantize_aware.set_rounding(model, weights=False, activations=False)
+            trainer._assign(model, trainer._random_weights(LAYERS, 7))
+            recipe = Recipe(steps=1, learning_rate=0.01, warmup_steps=0, weight_decay=decay)
+            trainer._steps(model, self.data, recipe, 7, None)(0, 1)
+            found[decay] = quantize_aware.variables(model, LAYERS[0].name)
+        kernel = initial_weights(LAYERS, 7)[0][0]
+        kept, decayed = (found[decay]["kernel"].numpy() for decay in (0.0, 0.5))
+        np.testing.assert_allclose(decayed - kept, -0.01 * 0.5 * kernel, rtol=0, atol=1e-6)
+        self.assertGreater(np.abs(kept - kernel).max(), 0.009)
+        kept, decayed = (found[decay]["bias"].numpy() for decay in (0.0, 0.5))
+        np.testing.assert_array_equal(decayed, kept)
+
     def test_a_recipe_that_distils_needs_a_teacher(self) -> None:
         with self.assertRaisesRegex(errors.UsageError, "there is no teacher"):
             trainer.train(LAYERS, self.data, Recipe(distillation=1.0), 7)
-        for wrong in ({"distillation": -1.0}, {"temperature": 0.0}, {"temperature": float("inf")}):
-            with self.assertRaisesRegex(ValueError, "temperature above"):
+        for wrong in ({"weight_decay": -1.0}, {"temperature": 0.0}, {"temperature": float("inf")}):
+            with self.assertRaisesRegex(ValueError, "a temperature above"):
                 Recipe(**wrong)
 
     def test_starts_from_the_recipes_weights(self) -> None:

@@ -11,6 +11,7 @@ from tfgen.nets.keras_compat import tf
 from tfgen.training import box_losses
 from tfgen.training.tasks import VOID, Task
 
+Teacher = Callable[[tf.Tensor], tf.Tensor]  # its outputs of a batch
 Loss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]  # of targets and outputs: a mean over the batch
 
 

@@ -275,10 +275,10 @@ class Workers:
             raise errors.UsageError(f"processes must be at least 1, got {processes}")
         if split not in SPLITS:
             raise errors.UsageError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
-        if recipe.distillation:
-            raise errors.UsageError("the population trainer has no teachers")
-        if recipe.augments:
-            raise errors.UsageError("the population trainer does not move or mirror images")
+        if not recipe.plain:
+            raise errors.UsageError(
+                f"the population trainer does not move, mirror, decay or distil: {recipe}"
+            )
         self.dataset = dataset
         self.recipe = recipe
         self._processes = processes

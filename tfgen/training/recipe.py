@@ -22,7 +22,15 @@ _RELU_BIAS = 0.1
 DIMENSIONS = ("kernel", "depth", "width")  # in which networks of a supernet differ
 # Fields that are not told where they have their defaults: files are older than these.
 _YOUNGER = {
-    "Recipe": ("float_share", "patience", "shift", "flip", "distillation", "temperature"),
+    "Recipe": (
+        "float_share",
+        "patience",
+        "shift",
+        "flip",
+        "weight_decay",
+        "distillation",
+        "temperature",
+    ),
     "SupernetRecipe": ("largest_share", "forced", "switchable", "phases", "distillation"),
 }
 LARGEST_SHIFT = 16  # pixels
@@ -47,8 +55,9 @@ class Recipe:
         before training stops; the best weights are kept. 0 trains to the end and keeps the last.
         The population trainer checks nothing.
       shift: pixels by which images are moved at most, in each direction.
-      flip: whether half of the images are mirrored. The population trainer refuses recipes that
-        move, mirror or distil.
+      flip: whether half of the images are mirrored.
+      weight_decay: of kernels, beside the gradient and in units of the learning rate (Loshchilov
+        and Hutter 2019). The population trainer refuses recipes that move, mirror, decay or distil.
       distillation: weight of the distance from a teacher's outputs, beside the task's loss; what
         trains from scratch has none.
       temperature: by which logits are divided before they are compared with a teacher's (Hinton,
@@ -64,6 +73,7 @@ class Recipe:
     patience: int = 0
     shift: int = 0
     flip: bool = False
+    weight_decay: float = 0.0
     distillation: float = 0.0
     temperature: float = 1.0
 
@@ -84,9 +94,12 @@ class Recipe:
             raise ValueError(f"recipe needs a float share of at least 0 and below 1: {self}")
         if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
             raise ValueError(f"recipe needs a positive learning rate: {self}")
-        if not (0 <= self.distillation < math.inf and 0 < self.temperature < math.inf):
+        least = min(self.distillation, self.weight_decay)
+        most = max(self.distillation, self.weight_decay, self.temperature)
+        if not (least >= 0 and self.temperature > 0 and most < math.inf):
             raise ValueError(
-                f"recipe needs a distillation of at least 0 and a temperature above it: {self}"
+                "recipe needs a weight decay and a distillation of at least 0, a temperature above "
+                f"0: {self}"
             )
 
     @property
@@ -127,6 +140,11 @@ class Recipe:
     def augments(self) -> bool:
         """Whether images are moved or mirrored."""
         return bool(self.shift or self.flip)
+
+    @property
+    def plain(self) -> bool:
+        """Whether it has nothing that the population trainer refuses."""
+        return not (self.augments or self.weight_decay or self.distillation)
 
     def to_json(self) -> dict[str, Any]:
         return _without_younger(self)
@@ -179,8 +197,8 @@ class SupernetRecipe:
       switchable: whether each expansion rate has its own scales and shifts (section 3.3.1).
       phases: of progressive shrinking, which take `epochs` in all; empty where all decisions are
         free from the start. `learning_rate` is then not read.
-      distillation: weight of the cross-entropy with the largest network's shares, beside that with
-        the labels, for all networks but the largest.
+      distillation: weight of the cross-entropy with the teacher's shares, beside that with the
+        labels: the largest network's, for all others, or a prototype's, for all.
     """
 
     epochs: int = 30

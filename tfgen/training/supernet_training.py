@@ -87,8 +87,23 @@ class SupernetTraining:
       epoch: how many are done.
     """
 
-    def __init__(self, supernet: Supernet, dataset: Dataset, recipe: SupernetRecipe, seed: int):
+    def __init__(
+        self,
+        supernet: Supernet,
+        dataset: Dataset,
+        recipe: SupernetRecipe,
+        seed: int,
+        teacher: losses.Teacher | None = None,
+    ):
         """Begins at epoch 0.
+
+        Args:
+          supernet: whose weights are trained.
+          dataset: on its train split.
+          recipe: how.
+          seed: of orders, moves and networks.
+          teacher: of all networks, where the recipe distils; None for the largest network as it is
+            at that step, which teaches the others.
 
         Raises:
           UsageError: the space's networks do not fit the data set, or a batch cannot be dealt out.
@@ -112,6 +127,7 @@ class SupernetTraining:
         self._seed = seed
         self._loss = losses.of(dataset.task, recipe.label_smoothing)
         self._distance = losses.from_teacher(dataset.task)
+        self._teacher = teacher
         self._momenta = {
             name: tf.Variable(tf.zeros_like(variable))
             for name, variable in supernet.variables.items()
@@ -204,7 +220,7 @@ class SupernetTraining:
         recipe = self._recipe
         quantized = done >= recipe.float_share * recipe.epochs * self.steps
         rate = tf.constant(learning_rate(recipe, done, self.steps))
-        taught = taught and recipe.distillation > 0
+        taught = (taught or self._teacher is not None) and recipe.distillation > 0
         momentum = tf.constant(recipe.momentum)
         variables = self.supernet.variables
 
@@ -244,7 +260,9 @@ class SupernetTraining:
         return self._strategy.experimental_local_results(self._strategy.run(dealt))[0]
 
     def _taught(self, x: np.ndarray, quantized: bool) -> tf.Tensor:
-        """What the largest network makes of a batch [batch, classes]."""
+        """What the teacher makes of a batch."""
+        if self._teacher is not None:
+            return self._teacher(tf.constant(x))
         return self.supernet.outputs(self._largest, tf.constant(x), quantized=quantized)
 
     def state(self) -> dict[str, np.ndarray]:

@@ -26,7 +26,6 @@ _STEPS_PER_CHECK = 250
 _EVALUATED_AT_ONCE = 2048
 
 Progress = Callable[[int, float], None]  # steps done, training loss of the last batch
-Teacher = Callable[[tf.Tensor], tf.Tensor]  # its outputs of a batch, in a graph
 # By layer, `kernel` and `bias`, or `kernel`, `gamma` and `beta`.
 Weights = Mapping[str, Mapping[str, np.ndarray]]
 
@@ -59,7 +58,7 @@ def train(
     seed: int,
     *,
     weights: Weights | None = None,
-    teacher: Teacher | None = None,
+    teacher: losses.Teacher | None = None,
     progress: Progress | None = None,
 ) -> Trained:
     """Trains the network of `layers` on the training split; equal arguments give equal weights.
@@ -165,8 +164,7 @@ def _start_seeds(
 
     It takes a second where a training here takes five, and differs by the rounding of activations.
     """
-    own = recipe.augments or recipe.distillation  # what the population trainer does not do
-    if recipe.starts == 1 or own or not population.trains(layers, dataset):
+    if recipe.starts == 1 or not (recipe.plain and population.trains(layers, dataset)):
         return recipe.start_seeds(seed)
     member = population.Member(tuple(layers), seed)
     (outcome,) = population.train([member], dataset, recipe, processes=1)
@@ -179,7 +177,7 @@ def _train_from(
     recipe: Recipe,
     seed: int,
     weights: Weights | None,
-    teacher: Teacher | None,
+    teacher: losses.Teacher | None,
     done: int,
     progress: Progress | None,
 ) -> tuple[keras.Model, tuple[LayerSpec, ...], float]:
@@ -266,7 +264,7 @@ def _watch(model: keras.Model, x: np.ndarray, batch_size: int, seed: int) -> Non
 
 
 def _steps(
-    model: keras.Model, dataset: Dataset, recipe: Recipe, seed: int, teacher: Teacher | None
+    model: keras.Model, dataset: Dataset, recipe: Recipe, seed: int, teacher: losses.Teacher | None
 ) -> Callable[[int, int], tf.Tensor]:
     """A graph that runs steps first .. last - 1 and returns the last one's loss.
 
@@ -296,7 +294,9 @@ def _steps(
 
     rates = tf.constant(recipe.learning_rates())  # [steps]
     weights = model.trainable_variables
-    optimizer = keras.optimizers.Adam()
+    optimizer = keras.optimizers.Adam(weight_decay=recipe.weight_decay or None)
+    spared = [w for w in weights if "kernel" not in w.name.rpartition("/")[2]]
+    optimizer.exclude_from_weight_decay(spared)
     optimizer.build(weights)
 
     @tf.function
