@@ -17,7 +17,7 @@ from absl import flags
 from tfgen import bundle as bundles
 from tfgen import errors, pipeline, program, workdir
 from tfgen.cost.budget import Budget
-from tfgen.cost.cost_model import LATENCY
+from tfgen.cost.cost_model import CONFIDENCE, LATENCY
 from tfgen.deployment.served import Answerer
 from tfgen.deployment.serving import Served
 from tfgen.selection import Ranking, Selector
@@ -36,7 +36,7 @@ _DRAWS = flags.DEFINE_integer("draws", 64, "Networks that they are chosen from."
 _BATCH_SIZES = flags.DEFINE_list(
     "batch_sizes", ["1", "8", "32", "128"], "Budgets in a request; larger ones are refused."
 )
-_CONFIDENCE = flags.DEFINE_float("confidence", 0.95, "Of each end of a predicted interval.")
+_CONFIDENCE = flags.DEFINE_float("confidence", CONFIDENCE, "Of each end of a predicted interval.")
 _MAX_DISTANCE = flags.DEFINE_float(
     "max_distance", 0.1, "Most distance between a draw's predicted performance and its condition."
 )

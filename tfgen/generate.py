@@ -28,7 +28,7 @@ from absl import flags
 from tfgen import bundle as bundles
 from tfgen import errors, generators, making, pipeline, program, prototypes, training_flags, workdir
 from tfgen.cost.budget import Budget, parse_all, rounded_up
-from tfgen.cost.cost_model import LATENCY
+from tfgen.cost.cost_model import CONFIDENCE, LATENCY
 from tfgen.cost.netscore import information_density, netscore
 from tfgen.deployment import devices
 from tfgen.nets import keras_file
@@ -95,7 +95,7 @@ _DRAWS = flags.DEFINE_integer("draws", 4096, "Networks drawn in a round.")
 _REFINEMENTS = flags.DEFINE_integer(
     "refinements", 10, "Steps in which neighbours of the best draws are tried."
 )
-_CONFIDENCE = flags.DEFINE_float("confidence", 0.95, "Of each end of a predicted interval.")
+_CONFIDENCE = flags.DEFINE_float("confidence", CONFIDENCE, "Of each end of a predicted interval.")
 _MAX_DISTANCE = flags.DEFINE_float(
     "max_distance", 0.1, "Most distance between a draw's predicted performance and its condition."
 )

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from tfgen import errors, seeds
 from tfgen.cost import kernels
 from tfgen.cost.budget import COST_METRICS, Budget, Cost, Quantity, rounded_up
-from tfgen.cost.cost_model import CostModel, Costs, source
+from tfgen.cost.cost_model import CONFIDENCE, CostModel, Costs, source
 from tfgen.cost.netscore import netscore
 from tfgen.space import bits
 from tfgen.space.architecture import Architecture
@@ -282,7 +282,7 @@ class Selector:
     draws: int = 4096
     max_rounds: int = 4
     refinements: int = 10
-    confidence: float = 0.95
+    confidence: float = CONFIDENCE
     max_distance: float = 0.1
     ranking: Ranking = dataclasses.field(default_factory=Ranking)
 

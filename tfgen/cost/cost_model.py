@@ -30,6 +30,7 @@ COUNTED: Mapping[str, _Counter] = {
     "peak_ram_kb": lambda slots: counting.peak_ram_bits(slots) / 8_000,
 }
 LATENCY = "latency_ms"
+CONFIDENCE = 0.95  # of each end of a predicted interval, by default
 _MAX_CHANGES = 4  # of one decision, on the way to an extreme
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tfgen.cost.cost_model import CONFIDENCE
 from tfgen.cost.metrics import PerformanceScale
 from tfgen.evidence.reactions import Floats
 from tfgen.evidence.surrogate import Prediction
@@ -98,7 +99,7 @@ class InsightSurrogate:
         """Everything that `InsightSurrogate(space, state)` needs, as plain arrays."""
         return dict(self._state)
 
-    def predict(self, choices: Choices, confidence: float = 0.95) -> Prediction:
+    def predict(self, choices: Choices, confidence: float = CONFIDENCE) -> Prediction:
         """Predicts canonical choices [architectures, decisions]; see `Surrogate.predict`."""
         return self.predict_in(np, choices, confidence)
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from tfgen import seeds
 from tfgen.cost.budget import Budget
-from tfgen.cost.cost_model import CostModel
+from tfgen.cost.cost_model import CONFIDENCE, CostModel
 from tfgen.evidence import gaussian_process
 from tfgen.evidence.gaussian_process import GaussianProcess
 from tfgen.evidence.insight import InsightSurrogate
@@ -127,7 +127,7 @@ class LocalSurrogate:
     error: float
     encoder_error: float
 
-    def predict(self, choices: Choices, confidence: float = 0.95) -> Prediction:
+    def predict(self, choices: Choices, confidence: float = CONFIDENCE) -> Prediction:
         """Predicts canonical choices [architectures, decisions]; see `Surrogate.predict`."""
         encoder, scale = self.encoder, self.encoder.scale
         with _one_thread():

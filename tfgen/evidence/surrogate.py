@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tfgen import seeds
+from tfgen.cost.cost_model import CONFIDENCE
 from tfgen.cost.metrics import PerformanceScale
 from tfgen.evidence.record import Record
 from tfgen.space.encoding import Encoding
@@ -124,7 +125,7 @@ class Surrogate:
         """Everything that `Surrogate(space, state)` needs, as plain arrays."""
         return dict(self._state)
 
-    def predict(self, choices: Choices, confidence: float = 0.95) -> Prediction:
+    def predict(self, choices: Choices, confidence: float = CONFIDENCE) -> Prediction:
         """Predicts canonical choices [architectures, decisions].
 
         Args:

@@ -13,12 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from tfgen import errors, seeds
-from tfgen.cost.cost_model import LATENCY, CostModel, Costs
+from tfgen.cost.cost_model import CONFIDENCE, LATENCY, CostModel, Costs
 from tfgen.generators.targets import Targets
 from tfgen.space.search_space import Choices
 
 _SAMPLED = 4096  # networks, whose costs are those of random ones
-_CONFIDENCE = 0.95  # of a predicted cost's upper end, by which answers are selected by default
 Floats = npt.NDArray[np.float64]
 
 
@@ -68,7 +67,7 @@ class Platform:
                 f"{', '.join(cost_model.metrics)}"
             )
         random = cost_model.space.sample(_SAMPLED, seeds.stream(0, "platform"))
-        _, sampled = cost_model.bounds(random, _CONFIDENCE, costs)
+        _, sampled = cost_model.bounds(random, CONFIDENCE, costs)
         targets = Targets.of(cost_model, tuple(costs), costs, sampled, knots)
         if not targets.limited:
             raise errors.UsageError(
@@ -111,7 +110,7 @@ class Platform:
         A predicted cost is the upper end of its interval: what selection compares with a budget.
         """
         limited = self.targets.limited
-        _, found = self.cost_model.bounds(choices, _CONFIDENCE, limited)
+        _, found = self.cost_model.bounds(choices, CONFIDENCE, limited)
         none = np.zeros(len(choices))
         return np.stack([found[m] if m in limited else none for m in self.targets.costs], axis=1)
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from tfgen import errors, seeds
 from tfgen.cost.budget import Budget, rounded_up
-from tfgen.cost.cost_model import CostModel
+from tfgen.cost.cost_model import CONFIDENCE, CostModel
 from tfgen.evidence.record import Record
 from tfgen.generators.base import Evidence, Found
 from tfgen.space.search_space import Choices, SearchSpace
@@ -24,7 +24,6 @@ from tfgen.space.search_space import Choices, SearchSpace
 Floats = npt.NDArray[np.float64]
 
 _GENERATIONS = 6  # that any search has at least: fewer leave too little to it
-_CONFIDENCE = 0.95  # of the upper ends of predicted costs, as answers are selected by default
 _CHUNK = 2048  # architectures whose costs are counted at once
 _DRAW_ROUNDS = 64  # chunks drawn for one request before known networks are mutated instead
 _WALK_ROUNDS = 64  # chunks of mutants for one request
@@ -104,7 +103,7 @@ class Run:
         """Each limited cost as a share of its limit [architectures, limits]."""
         if not self._budget.limits:
             return np.zeros((len(choices), 0))
-        _, upper = self._evidence.cost_model.bounds(choices, _CONFIDENCE)
+        _, upper = self._evidence.cost_model.bounds(choices, CONFIDENCE)
         return np.stack([upper[m] / limit for m, limit in self._budget.limits.items()], axis=1)
 
     def within(self, choices: Choices) -> npt.NDArray[np.bool_]:
