@@ -115,6 +115,7 @@ class DetectionTest(absltest.TestCase):
              f"--prototype={root / 'detector.keras'}", "--task=bccd",
              f"--data_dir={root / 'tfds'}", f"--require=map50=0.1,macs={limit}", "--count=1",
              "--adaptation_epochs=10", "--cycles=3", "--confidence=0.6", "--tuning_steps=60",
+             "--distillation=1",
              f"--output_dir={out}"],
             capture_output=True, check=False, text=True,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},

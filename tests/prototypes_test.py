@@ -22,6 +22,7 @@ QUICK = [
     "--adaptation_epochs=2",
     "--cycles=2",
     "--tuning_steps=200",
+    "--distillation=1",
     "--task=california_housing",
 ]
 
@@ -126,7 +127,11 @@ class PrototypesTest(absltest.TestCase):
 
     def test_images_are_moved_by_an_eighth_of_their_side(self):
         data = datasets.california_housing()
-        config = prototypes.PrototypeConfig()
+        config = prototypes.PrototypeConfig(
+            fine_tuning=dataclasses.replace(
+                prototypes.PrototypeConfig().fine_tuning, distillation=1.0
+            )
+        )
         for shape, shift in (((32, 32, 3), 4), ((120, 160, 3), 15), ((480, 640, 3), 16), ((8,), 0)):
             space = mock.Mock(input_shape=shape)
             space.name = "s"

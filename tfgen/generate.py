@@ -65,6 +65,10 @@ _REACH = flags.DEFINE_float(
 _TUNING_STEPS = flags.DEFINE_integer(
     "tuning_steps", 2500, "With --prototype: of training one network to its end.", lower_bound=1
 )
+_DISTILLATION = flags.DEFINE_float(
+    "distillation", 0.0, "With --prototype: weight of its outputs beside the labels, where a "
+    "network is trained to its end.", lower_bound=0.0, upper_bound=100.0,
+)  # fmt: skip
 _LOW_BITS = flags.DEFINE_bool(
     "low_bits", False, "With --prototype: offers convolutions of fewer than 8 bits, which are "
     "smaller and slower."
@@ -272,6 +276,7 @@ def _made(budgets: Sequence[Budget]) -> bundles.Bundle:
             defaults.fine_tuning,
             steps=_TUNING_STEPS.value,
             warmup_steps=min(defaults.fine_tuning.warmup_steps, _TUNING_STEPS.value),
+            distillation=_DISTILLATION.value,
         ),
         synthesis=dataclasses.replace(defaults.synthesis, cycles=_CYCLES.value, reach=_REACH.value),
         compact=_LOW_BITS.value,
