@@ -325,8 +325,12 @@ def predict(model: keras.Model, x: np.ndarray) -> np.ndarray:
 
 
 def _forward(model: keras.Model) -> Callable[[np.ndarray], tf.Tensor]:
+    """What runs the model on a batch; the model has to live as long."""
     examples = tf.TensorSpec(model.input_shape, tf.float32)
-    return tf.function(lambda batch: model(batch, training=False), [examples])
+    # Traced here, once: TensorFlow warns of a function that each model traces at its first call.
+    traced = tf.function(lambda batch: model(batch, training=False), [examples])
+    run = traced.get_concrete_function()
+    return lambda batch: run(tf.constant(batch))
 
 
 def _predicted(forward: Callable[[np.ndarray], tf.Tensor], x: np.ndarray) -> np.ndarray:
