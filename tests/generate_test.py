@@ -98,6 +98,8 @@ class BadInputTest(Temporary):
         (["storage_kb=3"], "unexpected argument 'storage_kb=3'"),
         ([], "at least one --budget"),
         (["--budget=macs=9", "--ray_resource=pixel8=1"], "goes with --ray_address"),
+        (["--budget=macs=9", "--max_distance=nan"], "flag --max_distance=nan: is no number"),
+        (["--budget=macs=9", "--distillation=1"], "--distillation goes with --prototype"),
     )
     def test_one_line_and_exit_2(self, arguments, message):
         out = self.root / "out"

@@ -240,7 +240,8 @@ def _check_prototype_flags() -> None:
     """Raises UsageError for flags that do not go together with --prototype, or without it."""
     if _PROTOTYPE.value is None:
         for flag in (
-            _TASK, _REQUIRE, _ADAPTATION_EPOCHS, _CYCLES, _REACH, _TUNING_STEPS, _LOW_BITS
+            _TASK, _REQUIRE, _ADAPTATION_EPOCHS, _CYCLES, _REACH, _TUNING_STEPS, _DISTILLATION,
+            _LOW_BITS,
         ):  # fmt: skip
             if flag.present:
                 raise errors.UsageError(f"--{flag.name} goes with --prototype")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import types
@@ -28,6 +29,9 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
                 _help(module, everything="--helpfull" in argv)
                 sys.exit(0)
             rest: list[str] = flags.FLAGS(list(argv))
+            for name, value in flags.FLAGS.flag_values_dict().items():
+                if isinstance(value, float) and math.isnan(value):  # absl's bounds let it through
+                    raise ValueError(f"flag --{name}=nan: is no number")
         except Exception as error:  # a --config file is Python, and may raise anything
             # Some of absl's messages have several lines; what helps stands in the first.
             text = (str(error) or type(error).__name__).strip().splitlines()[0]
