@@ -13,8 +13,8 @@ import numpy as np
 from absl.testing import absltest
 
 from tfgen import bundle as bundles
-from tfgen import prototypes, supernets, workdir
-from tfgen.nets.keras_compat import keras, tf
+from tfgen import prototypes, workdir
+from tfgen.nets.keras_compat import keras
 from tfgen.training import datasets
 from tools import reproduce_synthesis
 
@@ -22,7 +22,6 @@ QUICK = [
     "--adaptation_epochs=2",
     "--cycles=2",
     "--tuning_steps=200",
-    "--distillation=1",
     "--task=california_housing",
 ]
 
@@ -87,12 +86,7 @@ class PrototypesTest(absltest.TestCase):
             self.assertLess(terms["macs"]["measured"], whole / 2)
         manifest = workdir.read_manifest(out / "prototype")
         self.assertEqual(manifest["parents"], {str(self.model): workdir.sha256(self.model)})
-        # The prototype teaches: its outputs, whatever the adaptation has made of its weights.
-        bundle = bundles.load(out / "bundle")
-        x = datasets.california_housing().test.x[:100]
-        taught = supernets.teacher(bundle.space, bundle.shared)(tf.constant(x))
-        mine = keras.models.load_model(self.model, compile=False)
-        np.testing.assert_allclose(taught, mine(x), rtol=1e-4, atol=1e-4)
+        self.assertIsNone(bundles.load(out / "bundle").shared.teacher)
 
         # The figure has the prototype and both networks, and counts as we do.
         reproduce_synthesis.figure(1, self.root, None, 0, self.root / "results", lambda text: None)

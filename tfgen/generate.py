@@ -278,6 +278,7 @@ def _made(budgets: Sequence[Budget]) -> bundles.Bundle:
             steps=_TUNING_STEPS.value,
             warmup_steps=min(defaults.fine_tuning.warmup_steps, _TUNING_STEPS.value),
             distillation=_DISTILLATION.value,
+            temperature=prototypes.TEMPERATURE if _DISTILLATION.value else 1.0,
         ),
         synthesis=dataclasses.replace(defaults.synthesis, cycles=_CYCLES.value, reach=_REACH.value),
         compact=_LOW_BITS.value,
@@ -526,7 +527,7 @@ def _efficiency(bundle: bundles.Bundle, delivery: pipeline.Delivery) -> str:
 def _per_joule(inference_mj: float | None) -> str:
     """Inferences per joule as they were measured."""
     if not inference_mj:
-        return "no energy is told by this host: counters cannot be read, or something else ran"
+        return "no energy was measured: no counters can be read, or something else ran"
     return f"{number(1e3 / inference_mj)} per joule by this host's energy counters"
 
 

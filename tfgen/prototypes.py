@@ -49,6 +49,7 @@ _KNOWN = 1.5  # times the share of the most frequent class, of a network that kn
 _LITTLE = 0.05  # R2 or mAP of a network that knows hardly anything
 _STEPS_AN_EPOCH, _SMALLEST_BATCH = 50, 8
 _MOVED = 1 / 8  # of an image's shorter side: the 4 of 32 pixels of He et al. (2016, section 4.2)
+TEMPERATURE = 4.0  # of distillation, as it was measured on CIFAR-10 and CamVid
 _STIMULI = 256  # examples by which networks are probed
 _GAIN_PLACES = (0.75, 0.35, 0.0)  # in the range of requirements, where gains are measured
 _SPACE, _WEIGHTS = supernets.PROTOTYPE_SPACE, supernets.PROTOTYPE_WEIGHTS
@@ -62,7 +63,7 @@ class PrototypeConfig:
       adaptation: trains the prototype's weights for all networks that have some of its channels,
         taught by the prototype.
       fine_tuning: trains one of these networks to its end; where it distils, the prototype teaches.
-        By how much both move images follows from these.
+        By how much images are moved in both follows from their size, see `experiment`.
       synthesis: how generator and inquisitor learn.
       compact: whether convolutions may have weights of fewer than 8 bits, on slow kernels.
       seed: of everything.
@@ -213,6 +214,8 @@ def read(
         differ = [name for name in told if known["config"].get(name) != told[name]]
         if known["data"] != {dataset.name: dataset.fingerprint}:
             differ.append("data")
+        if "test" not in known["config"]:  # of an older tfgen
+            differ.append("what was scored")
         if differ:
             raise errors.UsageError(
                 f"{work.root}: is of another prototype ({', '.join(differ)} differ); use another "
@@ -324,8 +327,8 @@ def _gains(
 
     Contracts are measured on the test split, which may be harder than the search split, and not
     alike for all: on CamVid's the prototype loses 9 points and a quarter of it 6. So what is
-    reached is told for the test split. Nothing else before a contract is measured reads it, and
-    none of these trainings is delivered.
+    reached is told for the test split. None of these trainings is delivered, and no other network
+    is scored there before its contract.
     """
     from tfgen.training import trainer
 
@@ -338,8 +341,9 @@ def _gains(
     rows = generator.sample(np.array(_GAIN_PLACES), experiment.seed)
     (whole,) = score([space.point({})])
     prototype = workdir.read_manifest(work.prototype)["config"]
-    gains = [[whole.metric, prototype.get("test", prototype["score"])]]  # older: without a test
-    teacher = supernets.taught_by(space, supernets.prototype_weights(work))
+    gains = [[whole.metric, prototype["test"]]]
+    distils = experiment.fine_tuning.distillation > 0
+    teacher = supernets.taught_by(space, supernets.prototype_weights(work)) if distils else None
     for number, architecture in enumerate(map(space.architecture, rows), start=1):
         key = f"{architecture.fingerprint}-{score.recipe}-{experiment.fine_tuning.fingerprint}"
         if "test" not in known.get(key, {}):  # older: of the search split

@@ -85,7 +85,7 @@ def _train(
 
     with chosen.scope():
         training = _begun(experiment, work, dataset)
-    config = json.dumps([experiment.supernet_json(), dataset.fingerprint], sort_keys=True)
+    config = json.dumps([_config(experiment, work), dataset.fingerprint], sort_keys=True)
     distribution.check_equal(chosen, config, "config or data")
     distribution.check_equal(chosen, str(training.epoch), "epochs that are done")
     assert experiment.supernet is not None  # `_begun` said so
@@ -131,7 +131,7 @@ def _train(
             workdir.write_arrays(folder / CHECKPOINT, training.state())
             workdir.write_manifest(
                 folder,
-                config=experiment.supernet_json(),
+                config=_config(experiment, work),
                 seed=experiment.seed,
                 data={dataset.name: dataset.fingerprint},
                 parents={},
@@ -158,6 +158,12 @@ def space_of(experiment: Experiment, work: workdir.WorkDir) -> SearchSpace:
     if space.name != experiment.space:
         raise errors.UsageError(f"{work.prototype}: is of another space than {experiment.space!r}")
     return space
+
+
+def _config(experiment: Experiment, work: workdir.WorkDir) -> dict[str, Any]:
+    """What decides a supernet's weights beside its data."""
+    taught = {"teacher": "prototype"} if work.prototype.is_dir() else {}
+    return experiment.supernet_json() | taught
 
 
 def prototype_weights(work: workdir.WorkDir) -> dict[str, np.ndarray]:
@@ -190,7 +196,7 @@ def _begun(experiment: Experiment, work: workdir.WorkDir, dataset: Dataset) -> S
     from tfgen.nets.supernet import Supernet
     from tfgen.training.supernet_training import SupernetTraining
 
-    config = json.loads(json.dumps(experiment.supernet_json()))
+    config = json.loads(json.dumps(_config(experiment, work)))
     assert experiment.supernet is not None  # supernet_json said so
     space, seed = space_of(experiment, work), experiment.seed
     switchable = experiment.supernet.switchable

@@ -147,6 +147,8 @@ class InquisitorTest(absltest.TestCase):
         # less did, so that an interval's ends stay in order.
         odd = surrogate.with_gain(np.array([[0.5, 0.7], [0.6, 0.65], [0.8, 0.95]])).predict(whole)
         self.assertEqual(odd.metric[0], 1.0)
+        odd = surrogate.with_gain(np.array([[0.9, 0.7], [0.95, 0.65], [1.0, 0.95]])).predict(whole)
+        self.assertAlmostEqual(odd.metric[0], 0.675)  # the mean of two that disagree
         steep = surrogate.with_gain(np.array([[0.74, 0.892], [0.84, 0.885]]))
         found = steep.predict(space().sample(200, seeds.stream(5, "networks")))
         self.assertTrue((found.low <= found.metric).all() and (found.metric <= found.high).all())

@@ -69,15 +69,27 @@ def of_a_run_mj(
       None where that is nothing or less, since something else ran or a counter stands still; or
       where a counter cannot be read any more.
     """
+    readings, times = [_read(counters)], [clock()]
+    rest(_SECONDS)
+    readings.append(_read(counters))
+    times.append(clock())
+    runs = 0
+    while clock() - times[1] < _SECONDS:
+        run()
+        runs += 1
+    readings.append(_read(counters))
+    times.append(clock())
+    before, idle, after = readings
+    if before is None or idle is None or after is None:
+        return None
+    idle_w = counters.spent_uj(before, idle) / 1e6 / (times[1] - times[0])
+    spent_j = counters.spent_uj(idle, after) / 1e6 - idle_w * (times[2] - times[1])
+    return 1e3 * spent_j / runs if spent_j > 0 else None
+
+
+def _read(counters: Counters) -> tuple[int, ...] | None:
+    """What they say; None where one cannot be read any more."""
     try:
-        start, begin = clock(), counters.read()
-        rest(_SECONDS)
-        idle_w = counters.spent_uj(begin, counters.read()) / 1e6 / (clock() - start)
-        start, begin, runs = clock(), counters.read(), 0
-        while clock() - start < _SECONDS:
-            run()
-            runs += 1
-        spent_j = counters.spent_uj(begin, counters.read()) / 1e6 - idle_w * (clock() - start)
+        return counters.read()
     except (OSError, ValueError):
         return None
-    return 1e3 * spent_j / runs if spent_j > 0 else None

@@ -153,8 +153,11 @@ class InsightSurrogate:
 
         Args:
           gain: of some networks, what they scored and what they reached [networks, 2]. In between
-            it is interpolated; what scores more does not reach less.
+            it is interpolated. What scores more does not reach less: where trainings say otherwise,
+            their mean counts.
         """
+        from scipy import optimize  # only fits need it
+
         ordered = np.asarray(gain, np.float64)[np.argsort(gain[:, 0], kind="stable")]
-        ordered[:, 1] = np.maximum.accumulate(ordered[:, 1])
+        ordered[:, 1] = optimize.isotonic_regression(ordered[:, 1]).x
         return InsightSurrogate(self.space, {**self._state, _GAIN: ordered})

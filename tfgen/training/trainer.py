@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import pathlib
 import time
@@ -217,11 +218,14 @@ class _Best:
     def __init__(self, model: keras.Model, dataset: Dataset, patience: int):
         self._model = model
         self._dataset = dataset
-        self._forward = _forward(model)  # traced at the first check
         self._patience = patience
         self._metric = -np.inf
         self._weights: list[np.ndarray] | None = None
         self._worse = 0  # checks since the best
+
+    @functools.cached_property
+    def _forward(self) -> Callable[[np.ndarray], tf.Tensor]:
+        return _forward(self._model)
 
     def stops(self) -> bool:
         """Checks the model; whether it has not become better for too long."""
