@@ -288,22 +288,28 @@ def inherited(
 
 
 def teacher(space: SearchSpace, own: SharedWeights) -> Teacher:
-    """What the largest network makes of a batch.
-
-    Where the weights are those that all networks share, it is normalised by the batch's own
-    statistics, as they were in training.
+    """Who teaches deliveries: the largest network, with weights of its own or with the shared ones.
 
     Raises:
       CorruptFileError: the weights are of another space.
     """
     if own.teacher is not None:
         return taught_by(space, own.teacher)
-    supernet, largest = _assigned(space, own), _largest(space)
+    return largest_of(_assigned(space, own))
+
+
+def largest_of(supernet: Supernet) -> Teacher:
+    """The largest network of a supernet, normalised by each batch's statistics as in training."""
+    largest = _largest(supernet.space)
     return lambda x: supernet.outputs(largest, x, quantized=False)
 
 
 def taught_by(space: SearchSpace, weights: Mapping[str, np.ndarray]) -> Teacher:
-    """The same of weights of its own, by "layer/part" (`nets.network`), with its own statistics."""
+    """The largest network with weights and statistics of its own, by "layer/part" (`nets.network`).
+
+    Raises:
+      CorruptFileError: they are of another network.
+    """
     from tfgen.nets import network
     from tfgen.nets.keras_compat import tf
 

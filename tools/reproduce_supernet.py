@@ -719,7 +719,14 @@ def _fine_tuned(lab: Lab, architecture: Architecture, seed: int) -> float:
     if key not in known:
         layers = lower(lab.space, architecture)
         weights = lab.supernet.weights(layers)
-        result = trainer.train(layers, lab.dataset, recipe, seed, weights=weights)
+        result = trainer.train(
+            layers,
+            lab.dataset,
+            recipe,
+            seed,
+            weights=weights,
+            teacher=supernets.largest_of(lab.supernet),
+        )
         known[key] = result.metric
         workdir.write_json(path, known)
     return float(known[key])
