@@ -31,9 +31,12 @@ class Counters:
     files: tuple[pathlib.Path, ...]
     ends_uj: tuple[int, ...]
 
-    def read(self) -> tuple[int, ...]:
-        """What they say, in microjoules; raises OSError and ValueError."""
-        return tuple(int(file.read_text()) for file in self.files)
+    def read(self) -> tuple[int, ...] | None:
+        """What they say, in microjoules; None where one cannot be read."""
+        try:
+            return tuple(int(file.read_text()) for file in self.files)
+        except (OSError, ValueError):
+            return None
 
     def spent_uj(self, before: Sequence[int], after: Sequence[int]) -> int:
         """What all of them counted between two readings, in which none began again twice."""
@@ -49,11 +52,10 @@ def find(root: pathlib.Path = ROOT) -> Counters | None:
             if (zone / "name").read_text().startswith(_PACKAGE):
                 files.append(zone / "energy_uj")
                 ends_uj.append(int((zone / "max_energy_range_uj").read_text()))
-        counters = Counters(tuple(files), tuple(ends_uj))
-        counters.read()
     except (OSError, ValueError):
         return None
-    return counters if files else None
+    counters = Counters(tuple(files), tuple(ends_uj))
+    return counters if files and counters.read() is not None else None
 
 
 def of_a_run_mj(
@@ -69,15 +71,15 @@ def of_a_run_mj(
       None where that is nothing or less, since something else ran or a counter stands still; or
       where a counter cannot be read any more.
     """
-    readings, times = [_read(counters)], [clock()]
+    readings, times = [counters.read()], [clock()]
     rest(_SECONDS)
-    readings.append(_read(counters))
+    readings.append(counters.read())
     times.append(clock())
     runs = 0
     while clock() - times[1] < _SECONDS:
         run()
         runs += 1
-    readings.append(_read(counters))
+    readings.append(counters.read())
     times.append(clock())
     before, idle, after = readings
     if before is None or idle is None or after is None:
@@ -85,11 +87,3 @@ def of_a_run_mj(
     idle_w = counters.spent_uj(before, idle) / 1e6 / (times[1] - times[0])
     spent_j = counters.spent_uj(idle, after) / 1e6 - idle_w * (times[2] - times[1])
     return 1e3 * spent_j / runs if spent_j > 0 else None
-
-
-def _read(counters: Counters) -> tuple[int, ...] | None:
-    """What they say; None where one cannot be read any more."""
-    try:
-        return counters.read()
-    except (OSError, ValueError):
-        return None
