@@ -8,7 +8,6 @@ as much as that from 0.8 to 0.9.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 
 import numpy as np
@@ -78,7 +77,7 @@ def near(
     if unseen.sum() < _LEAST_UNSEEN:
         return surrogate
     seen, at = _logarithms(metrics[rows]), surrogate.encoding.coordinates(choices[rows])
-    with _one_thread():
+    with gaussian_process.one_thread():
         process = gaussian_process.fit(at, seen, tuned)
         off, deviations = process.left_out()
     own, encoders = np.square(off)[unseen], np.square(_logarithms(expected) - seen)[unseen]
@@ -94,13 +93,6 @@ def near(
 def _logarithms(metrics: Floats) -> Floats:
     """log(1 / (1 - metric))."""
     return -np.log(np.maximum(1.0 - metrics, _NEAREST_TO_1))
-
-
-def _one_thread() -> contextlib.AbstractContextManager[object]:
-    """Matrices of hundreds: more threads only wait for each other, and for trainings."""
-    import threadpoolctl
-
-    return threadpoolctl.threadpool_limits(1, user_api="blas")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +122,7 @@ class LocalSurrogate:
     def predict(self, choices: Choices, confidence: float = CONFIDENCE) -> Prediction:
         """Predicts canonical choices [architectures, decisions]; see `Surrogate.predict`."""
         encoder, scale = self.encoder, self.encoder.scale
-        with _one_thread():
+        with gaussian_process.one_thread():
             expected, unsure = self.process.predict(encoder.encoding.coordinates(choices))
         expected = expected + self.optimism * unsure
         deviation = np.hypot(unsure, self.process.noise_deviation)

@@ -12,6 +12,7 @@ import numpy as np
 
 from tfgen import seeds
 from tfgen.cost.budget import Budget
+from tfgen.evidence.gaussian_process import one_thread
 from tfgen.generators.base import Evidence, Found
 from tfgen.generators.searching import Floats, Run, crossover, extra, population_size
 from tfgen.space.search_space import Choices, Decision, SearchSpace, Value
@@ -158,7 +159,6 @@ def _oracle_class() -> Any:
     keras_tuner = _keras_tuner()
     process = extra("sklearn.gaussian_process")
     exceptions = extra("sklearn.exceptions")
-    threadpool = extra("threadpoolctl")
 
     class Oracle(keras_tuner.oracles.BayesianOptimizationOracle):
         """The oracle, asked for the best of given candidates.
@@ -191,8 +191,7 @@ def _oracle_class() -> Any:
         def suggest(self, candidates: Choices) -> Any:
             """A new trial of the candidate with the largest bound."""
             self._candidates = candidates
-            # Matrices of hundreds: more threads only wait for each other, and for the trainings.
-            with threadpool.threadpool_limits(1, user_api="blas"):
+            with one_thread():
                 return self.create_trial(f"worker_{len(self.ongoing_trials)}")
 
         def tell(self, trial: Any, metric: float) -> None:
