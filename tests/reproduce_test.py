@@ -125,6 +125,28 @@ class DistanceTest(parameterized.TestCase):
             np.testing.assert_allclose(asked, [[condition]] * 2)
             np.testing.assert_allclose(found, [distance])
 
+    def test_of_records_beyond_the_scale_the_floor_takes_any(self):
+        # 40 records at least as good as the scale's end, in the store's order: small ones first.
+        records = [
+            types.SimpleNamespace(architecture=number, metric=metric, seconds=0.0)
+            for number, metric in enumerate([*np.linspace(1.0, 2.0, 40), *np.linspace(0, 0.9, 60)])
+        ]
+        trained = []
+        setting = types.SimpleNamespace(
+            scale=PerformanceScale(0.0, 1.0),
+            records=records,
+            space=types.SimpleNamespace(choices=np.array, architecture=int),
+            train=lambda networks, _: (
+                trained.extend(networks) or [records[number] for number in networks]
+            ),
+        )
+        distances = reproduce_distance.floor(setting, 10, seed=0)
+        self.assertLen(distances, 100)
+        best = trained[-10:]
+        self.assertTrue(all(number < 40 for number in best), best)
+        # That the ten are the first ten has odds of 1 in C(40, 10), 8 in 10^8.
+        self.assertGreater(max(best), 9)
+
     def test_front(self):
         storage = np.array([3.0, 1.0, 2.0, 2.0, 4.0])
         performance = np.array([0.5, 0.2, 0.6, 0.4, 0.6])
@@ -140,7 +162,7 @@ class DistanceTest(parameterized.TestCase):
         text = reports.markdown(reproduce_distance.TABLE_4, [row("Cls.C")])
         self.assertEqual(
             text.splitlines()[-1],
-            "| Cls.C | 1.0 | 2.0 | 3.0 | 2.5–3.5 | 2.8–3.2 | 4.0 | 5.0 | 4.8 | 8.7 |",
+            "| Cls.C | 1.0 | 2.0 | 3.0 | 2.5–3.5 | 2.8–3.2 | 4.0 | 0.0–0.0 | 5.0 | 4.8 | 8.7 |",
         )
 
 
@@ -338,12 +360,34 @@ class AnswersTest(absltest.TestCase):
         self.assertLessEqual(found.storage, 0.5)
 
     def test_three_quarters_of_inags_trainings_are_its_own_answers(self):
-        experiment = Experiment.from_config(
-            runpy.run_path(str(ROOT / "configs/quartic_mlp.py"))["get_config"]().to_dict()
+        experiment = reproduce_setting.configured("quartic_mlp")
+        own = reproduce_search.inag_experiment(experiment, number=3)
+        self.assertEqual((own.records, own.rounds, own.round_networks), (2_000, 3, 2_000))
+        self.assertEqual(own.seed, 2023)
+        shipped = reproduce_setting.configured("quartic_mlp_answers")
+        self.assertEqual(
+            dataclasses.replace(shipped, name=experiment.name),
+            reproduce_search.inag_experiment(experiment),
         )
-        own = reproduce_search.inag_experiment(dataclasses.replace(experiment, records=2_000))
-        self.assertEqual(own.records + own.rounds * own.round_networks, 8_000)
-        self.assertEqual(own.answer_share, 1.0)
+        few = types.SimpleNamespace(experiment=dataclasses.replace(experiment, records=30))
+        with self.assertRaisesRegex(errors.UsageError, "at least 40 records, got 30"):
+            reproduce_search.table_3(few, reproduce_search.Sizes(), 1, pathlib.Path("nowhere"))
+        odd = reproduce_search.inag_experiment(dataclasses.replace(experiment, records=43))
+        self.assertEqual(odd.records + odd.rounds * odd.round_networks, 43)
+
+    def test_answers_are_kept_each_in_a_file(self):
+        folder = pathlib.Path(self.create_tempdir().full_path) / "answers"
+        found = reproduce_search.Answer(A_TENTH, INAG, 0, 0.1, 0.1, True, 3, 1.0, 2.0, 3.0)
+        answers = reproduce_search._Answers(folder)
+        self.assertEqual(answers.get("first", lambda: found), found)
+        self.assertTrue(answers.changed)
+        # Another process has answered meanwhile, and nothing of either is lost.
+        other = dataclasses.replace(found, seed=1)
+        reproduce_search._Answers(folder).get("second", lambda: other)
+        again = reproduce_search._Answers(folder)
+        for key, answer in (("first", found), ("second", other)):
+            self.assertEqual(again.get(key, lambda: self.fail("answered anew")), answer)
+        self.assertFalse(again.changed)
 
     def test_a_search_without_time_has_no_answer(self):
         found = self.searched(12, 0.0)
@@ -496,6 +540,7 @@ class ProgramTest(parameterized.TestCase):
         (["--table=nagan4", "--experiments=Reg.Z"], "known: Reg.A, Reg.B"),
         (["--table=nagan4", "--experiments=Reg.C"], "run collect first"),
         (["--figure=nagan4a"], "run collect first"),
+        (["--table=nagan3", "--records=30"], "run collect first"),
         (["--table=sgnas3"], "give --tables_dir"),
         (["--table=sgnas3", "--tables_dir=nowhere"], "nasbench201.csv.gz: no such table"),
     )

@@ -81,8 +81,10 @@ _EXPERIMENTS = flags.DEFINE_list(
     "experiments", None, f"Of {', '.join(EXPERIMENTS)}. Default: all for nagan4, else Reg.A."
 )
 _RECORDS = flags.DEFINE_integer(
-    "records", None, "Use only the first records of each plan.", lower_bound=1
-)
+    "records", None, "Use only the first records of each plan; in nagan3 so many trainings are "
+    "INAG's before any constraint is known.",
+    lower_bound=1,
+)  # fmt: skip
 _GENERATORS = flags.DEFINE_integer(
     "generators", None, "Seeds of encoder and generator. Default: 3; 2 for nagan4a.", lower_bound=1
 )
@@ -95,7 +97,10 @@ _RECORD_COUNTS = flags.DEFINE_list(
     "record_counts", [str(n) for n in reproduce_distance.RECORD_COUNTS], "Points of nagan4a."
 )
 _VARIANTS = flags.DEFINE_list("variants", list(reproduce_distance.VARIANTS), "Rows of ablation.")
-_SEEDS = flags.DEFINE_integer("seeds", 5, "Of each method in nagan3.", lower_bound=1)
+_SEED_NUMBERS = flags.DEFINE_list(
+    "seed_numbers", ["0", "1", "2", "3", "4"], "Seeds of each method in nagan3. Programs that do "
+    "some each may share a work_dir; the last that is given all makes the table of all.",
+)  # fmt: skip
 _SEARCHERS = flags.DEFINE_list("searchers", ["genetic", "bayesian"], "Searches in nagan3.")
 _SEARCH_EVALUATIONS = flags.DEFINE_integer(
     "search_evaluations", None, "Trainings of a search in nagan3. Default: INAG's records and ten.",
@@ -105,7 +110,7 @@ _MAX_SEARCH_SECONDS = flags.DEFINE_float(
     "max_search_seconds", 7200.0, "Of one search, after which it is stopped.", lower_bound=0.0
 )
 _FURTHER_SEEDS = flags.DEFINE_integer(
-    "further_seeds", 5, "Of nagan3's seeds, the first that also search at equal time and for "
+    "further_seeds", 5, "Seeds of nagan3 below this number also search at equal time and for "
     "constraints that nobody tuned for.",
     lower_bound=0,
 )  # fmt: skip
@@ -216,7 +221,9 @@ def main(argv: Sequence[str]) -> None:
     (read,) = settings.values()
     with read() as setting:
         if wanted == "nagan4a":
-            counts = _counts()
+            counts = _integers("record_counts", _RECORD_COUNTS.value)
+            if _RECORD_COUNTS.value == _RECORD_COUNTS.default:
+                counts = [count for count in counts if count <= setting.experiment.records]
             reproduce_distance.figure_4a(setting, counts, sizes, _SEED.value, folder, _say)
         elif wanted == "nagan4b":
             reproduce_distance.figure_4b(setting, _SEED.value, folder, _say)
@@ -225,7 +232,7 @@ def main(argv: Sequence[str]) -> None:
             reproduce_distance.ablation(setting, sizes, _SEED.value, folder, _say, names)
         else:
             limits = reproduce_search.Sizes(
-                _SEEDS.value,
+                _integers("seed_numbers", _SEED_NUMBERS.value),
                 _SEARCHERS.value,
                 _SEARCH_EVALUATIONS.value,
                 _MAX_SEARCH_SECONDS.value,
@@ -288,11 +295,12 @@ def _supernet(wanted: str, root: pathlib.Path, folder: pathlib.Path) -> None:
             reproduce_supernet.tuned(lab, _NETWORKS.value, _SEED.value, folder, _say)
 
 
-def _counts() -> list[int]:
+def _integers(name: str, texts: Sequence[str]) -> list[int]:
+    """The numbers of a flag's list."""
     try:
-        return [int(text) for text in _RECORD_COUNTS.value]
+        return [int(text) for text in texts]
     except ValueError as error:
-        raise errors.UsageError(f"record_counts: {error}") from error
+        raise errors.UsageError(f"{name}: {error}") from error
 
 
 def _say(text: str) -> None:

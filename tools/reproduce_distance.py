@@ -25,7 +25,7 @@ from tfgen.experiment import Experiment
 from tfgen.space.search_space import Choices
 from tools import charts, reports
 from tools.reports import Column, percent
-from tools.reproduce_setting import METHOD, Fit, Published, Setting, published
+from tools.reproduce_setting import METHOD, Fit, Published, Setting, configured, published
 
 SWEEP = np.arange(1, 11) / 10
 BETWEEN = np.arange(1, 20, 2) / 20  # 0.05, 0.15 .. 0.95
@@ -179,9 +179,13 @@ def _performance(setting: Setting, choices: Choices, seed: int) -> np.ndarray:
 
 
 def floor(setting: Setting, networks: int, seed: int) -> np.ndarray:
-    """Distances of the records nearest to each condition of the sweep, trained again."""
+    """Distances of the records nearest to each condition of the sweep, trained again.
+
+    Of records that are equally near, as all beyond the scale are to 1, any.
+    """
     performance = setting.scale.normalise([r.metric for r in setting.records])
-    nearest = [np.argsort(np.abs(performance - c), kind="stable")[:networks] for c in SWEEP]
+    ties = seeds.stream(seed, "floor", "ties").permutation(len(performance))
+    nearest = [np.lexsort((ties, np.abs(performance - c)))[:networks] for c in SWEEP]
     rows = np.concatenate(nearest)
     conditions = np.concatenate([np.full(len(n), c) for n, c in zip(nearest, SWEEP, strict=True)])
     choices = setting.space.choices([setting.records[row].architecture for row in rows])
@@ -234,11 +238,18 @@ class Row:
       seed_high: of the worst.
       between: mdist_r at conditions between those of the sweep.
       floor: look-up floor.
+      floor_low: lower end of its 95 % bootstrap interval over records.
+      floor_high: upper end.
       noise: `Noise.distance`.
       noise_share: `Noise.share`.
-      distinct: networks in a bag, the least over conditions and generators.
+      distinct: networks in a bag, the least over the sweep's conditions and generators.
+      distinct_between: the same over the conditions between them.
+      beyond: mdist_r at conditions beyond the scale, to its nearer end.
       storage_spread: between the quantiles of SPREAD, the mean over conditions.
       energy_spread: as storage_spread.
+      metric_low: where the scale of performance begins.
+      metric_high: where it ends.
+      metric_best: of the records.
     """
 
     name: str
@@ -251,12 +262,19 @@ class Row:
     seed_low: float
     seed_high: float
     between: float
+    beyond: float
     floor: float
+    floor_low: float
+    floor_high: float
     noise: float
     noise_share: float
     distinct: int
+    distinct_between: int
     storage_spread: float
     energy_spread: float
+    metric_low: float
+    metric_high: float
+    metric_best: float
 
     def aim(self, paper: Published) -> float:
         """The mDist_r to reach: the bar, or a point above the floor where that is more."""
@@ -305,7 +323,7 @@ def measure(
     say: Say = print,
 ) -> tuple[Row, list[ConditionRow]]:
     """All that table 4 tells of one experiment, or of one variant of it."""
-    swept, between, beyond, bags, pairs = [], [], [], [], []
+    swept, between, beyond, bags, outer, pairs = [], [], [], [], [], []
     for number in range(sizes.generators):
         fit = setting.fit(experiment, experiment.seed + number)
         own = seeds.derive(seed, "generator", number)
@@ -316,13 +334,14 @@ def measure(
         beyond.append(ask(setting, fit, BEYOND, sizes.repeated, seeds.derive(own, "beyond")))
         bags.append([bag(setting, fit, c, own) for c in SWEEP])
         pairs.append(_pairs(setting, swept[-1], sizes, own))
-        if number == 0:
-            outer = [bag(setting, fit, c, own) for c in (*BETWEEN, *BEYOND)]
+        outer.append([bag(setting, fit, c, own) for c in (*BETWEEN, *BEYOND)])
     everything, others = _joined(swept), _joined([*between, *beyond])
     first, second, conditions = (np.concatenate(column) for column in zip(*pairs, strict=True))
     noise = training_noise(first, second, conditions)
     low, high = metrics.bootstrap_interval(everything.real, seed)
     by_seed = [float(asked.real.mean()) for asked in swept]
+    floors = floor(setting, sizes.floor_networks, seed)
+    floor_low, floor_high = metrics.bootstrap_interval(floors, seed)
     row = Row(
         name=name,
         trained=len(everything.real),
@@ -334,19 +353,26 @@ def measure(
         seed_low=min(by_seed),
         seed_high=max(by_seed),
         between=float(_joined(between).real.mean()),
-        floor=float(floor(setting, sizes.floor_networks, seed).mean()),
+        beyond=float(_joined(beyond).real.mean()),
+        floor=float(floors.mean()),
+        floor_low=floor_low,
+        floor_high=floor_high,
         noise=noise.distance,
         noise_share=noise.share,
         distinct=min(b.distinct for row in bags for b in row),
+        distinct_between=min(b.distinct for row in outer for b in row[: len(BETWEEN)]),
         storage_spread=float(np.mean([b.storage[1] - b.storage[0] for row in bags for b in row])),
         energy_spread=float(np.mean([b.energy[1] - b.energy[0] for row in bags for b in row])),
+        metric_low=setting.scale.low,
+        metric_high=setting.scale.high,
+        metric_best=max(record.metric for record in setting.records),
     )
     details = [
         _condition_row(name, kind, condition, asked, b)
         for kind, asked, grid, own_bags in (
             ("sweep", everything, SWEEP, bags[0]),
-            ("between", others, BETWEEN, outer[: len(BETWEEN)]),
-            ("beyond", others, BEYOND, outer[len(BETWEEN) :]),
+            ("between", others, BETWEEN, outer[0][: len(BETWEEN)]),
+            ("beyond", others, BEYOND, outer[0][len(BETWEEN) :]),
         )
         for condition, b in zip(grid, own_bags, strict=True)
     ]
@@ -392,9 +418,11 @@ _DISTANCES = (
     Column("95 % interval", lambda r: reports.interval(r.low, r.high)),
     Column("generator seeds", lambda r: reports.interval(r.seed_low, r.seed_high)),
     Column("floor", lambda r: percent(r.floor)),
+    Column("its interval", lambda r: reports.interval(r.floor_low, r.floor_high)),
 )
 _BAGS = (
     Column("distinct of 1,000", lambda r: f"{r.distinct:,}"),
+    Column("between conditions", lambda r: f"{r.distinct_between:,}"),
     Column("spread of storage", lambda r: percent(r.storage_spread)),
     Column("spread of energy", lambda r: percent(r.energy_spread)),
 )
@@ -412,7 +440,17 @@ TABLE_4_MORE = (
     Column("training noise", lambda r: percent(r.noise)),
     Column("its share of the squared distance", lambda r: percent(r.noise_share, 0)),
     Column("mDist_r between conditions", lambda r: percent(r.between)),
+    Column("beyond the scale", lambda r: percent(r.beyond)),
     *_BAGS,
+)
+_RECIPE = (
+    *_NAME,
+    Column("starts", lambda r: str(configured(published(r.name).config).recipe.starts)),
+    Column("steps", lambda r: f"{configured(published(r.name).config).recipe.steps:,}"),
+    Column("batch", lambda r: str(configured(published(r.name).config).recipe.batch_size)),
+    Column("metric at 0 %", lambda r: f"{r.metric_low:.4f}"),
+    Column("at 100 %", lambda r: f"{r.metric_high:.4f}"),
+    Column("of the best record", lambda r: f"{r.metric_best:.4f}"),
 )
 ABLATION = (*_NAME, *_DISTANCES, *_BAGS)
 _UNITS = "All in % of the range of performance (costs: of the space's maximum) unless said."
@@ -451,7 +489,7 @@ def table_4(
         )
         reports.write_csv(folder / "nagan4.csv", rows)
         reports.write_csv(folder / "nagan4_conditions.csv", details)
-        text = [reports.markdown(columns, rows) for columns in (TABLE_4, TABLE_4_MORE)]
+        text = [reports.markdown(columns, rows) for columns in (TABLE_4, TABLE_4_MORE, _RECIPE)]
         reports.write_markdown(folder / "nagan4.md", _UNITS, *text)
         chart = charts.Chart(
             "Distance of really trained networks", "condition", "mDist_r, %", tuple(series)
@@ -633,6 +671,15 @@ class FrontRow:
     trained: float | None
 
 
+FRONT = (
+    Column("storage", lambda r: percent(r.storage)),
+    Column("energy", lambda r: percent(r.energy)),
+    Column("condition", lambda r: f"{r.condition:g}"),
+    Column("predicted", lambda r: percent(r.predicted)),
+    Column("trained", lambda r: percent(r.trained)),
+)
+
+
 def front(storage: np.ndarray, performance: np.ndarray) -> np.ndarray:
     """Rows, from small to large, that no other row beats or equals in both."""
     order = np.lexsort((-performance, storage))
@@ -684,6 +731,10 @@ def figure_4b(setting: Setting, seed: int, folder: pathlib.Path, say: Say = prin
         x_log=True,
     )
     charts.write(chart, folder, "nagan4b")
+    told = [row for row in rows if row.trained is not None]
+    best = [told[row] for row in front(storage[trained], real[trained])]
+    text = reports.markdown(FRONT, best)
+    reports.write_markdown(folder / "nagan4b.md", f"Front on {setting.label}. {_UNITS}", text)
     say(f"{len(rows):,} networks, {int(trained.sum())} of them trained")
 
 

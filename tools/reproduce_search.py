@@ -10,7 +10,8 @@ chosen when the first are known. A search is compared
   * stopped when it has spent the seconds that INAG's records and fits took.
 The best of many trainings owes some of its score to luck. What the network itself is worth is told
 too: the mean test score of new trainings of it.
-Trainings lie in stores, answers in search.json, so a stopped run goes on.
+Trainings lie in stores and each answer in a file of its own, so a stopped run goes on, and several
+may search for different seeds at a time.
 """
 
 from __future__ import annotations
@@ -37,13 +38,14 @@ from tfgen.space.lowering import lower
 from tfgen.training import population
 from tools import charts, reports
 from tools.reports import Column, duration, percent
-from tools.reproduce_setting import METHOD, Fit, Metered, OutOfTime, Setting
+from tools.reproduce_setting import METHOD, Fit, Metered, OutOfTime, Setting, digest
 
 INAG = "inag"
 EQUAL_TRAININGS, A_TENTH, EQUAL_TIME = "equal trainings", "a tenth of them", "equal time"
 CANDIDATES = 10  # that INAG trains for a constraint
 _PORTIONS = 2  # in which it does: the second half is chosen when the first is known
-_ROUND_PORTIONS = 8
+_ROUNDS, _ROUND_PORTIONS = 3, 8
+_LEAST_RECORDS = 40  # an encoder and a scale of a quarter of them
 _NEW_TRAININGS = 5  # of an answer, to tell the network from its luck
 _TIME_FACTOR = 4  # a search stopped by the clock makes at most so many times INAG's trainings
 _PAPER = {
@@ -115,16 +117,16 @@ class Sizes:
     """How much is searched.
 
     Attributes:
-      seeds: of every method.
+      seeds: numbers of every method's seeds.
       searchers: names of generators.SEARCHERS.
       evaluations: trainings of a search; None for as many as INAG's records and candidates.
       max_seconds: of one search, by which slow ones end earlier; their rows say how many trainings
         they made.
-      further_seeds: of these, the first that also search at equal time and for constraints that
+      further_seeds: seeds of lower numbers also search at equal time and for constraints that
         nobody tuned for.
     """
 
-    seeds: int = 5
+    seeds: Sequence[int] = (0, 1, 2, 3, 4)
     searchers: Sequence[str] = ("genetic", "bayesian")
     evaluations: int | None = None
     max_seconds: float = 7200.0
@@ -187,26 +189,26 @@ class Answer:
 
 
 class _Answers:
-    """The answers so far, in a file.
+    """The answers so far, each in a file of a folder.
 
     Attributes:
       changed: set when an answer was made.
     """
 
-    def __init__(self, path: pathlib.Path):
-        self._path = path
+    def __init__(self, folder: pathlib.Path):
+        self._folder = folder
         self.changed = False
-        known = workdir.read_json(path) if path.is_file() else {}
-        self._by_key: dict[str, Answer] = {key: Answer(**row) for key, row in known.items()}
+        folder.mkdir(parents=True, exist_ok=True)
 
     def get(self, key: str, make: Callable[[], Answer]) -> Answer:
         """The answer of that key, made and written where it is not there."""
-        if key not in self._by_key:
-            self._by_key[key] = make()
-            self.changed = True
-            rows = {name: dataclasses.asdict(answer) for name, answer in self._by_key.items()}
-            workdir.write_json(self._path, rows)
-        return self._by_key[key]
+        path = self._folder / f"{digest(key)}.json"
+        if path.is_file():
+            return Answer(**workdir.read_json(path)["answer"])
+        answer = make()
+        self.changed = True
+        workdir.write_json(path, {"key": key, "answer": dataclasses.asdict(answer)})
+        return answer
 
 
 def budget_of(setting: Setting, constraint: Constraint) -> Budget:
@@ -229,7 +231,11 @@ def table_3(
     """
     for name in sizes.searchers:
         generators.get_searcher(name)
-    answers = _Answers(setting.folder / "search.json")
+    if setting.experiment.records < _LEAST_RECORDS:
+        raise errors.UsageError(
+            f"nagan3 needs at least {_LEAST_RECORDS} records, got {setting.experiment.records}"
+        )
+    answers = _Answers(setting.folder / "answers")
     rows: list[Answer] = []
 
     def told(answer: Answer) -> None:
@@ -242,48 +248,95 @@ def table_3(
             answers.changed = False
             _write(rows, sizes, setting, folder)
 
-    for number in range(sizes.seeds):
-        own = seeds.derive(seed, "search", number)
-        fit = setting.fit(inag_experiment(setting.experiment), setting.experiment.seed + number)
-        base = f"{setting.experiment.recipe.fingerprint} {setting.dataset.fingerprint} {own}"
-        further = number < sizes.further_seeds
-        for constraint in (*TEN, *UNTUNED) if further else TEN:
-            found = answers.get(
-                f"{INAG} {constraint} {base} {len(fit.records)} {fit.seconds}",
-                functools.partial(inag_answer, setting, fit, constraint, number, own),
-            )
-            parts = [A_TENTH]
-            if constraint == PAPERS:
-                parts += [EQUAL_TRAININGS, *([EQUAL_TIME] if further else [])]
-            for part in parts:
-                told(dataclasses.replace(found, part=part))
-        full = sizes.evaluations or len(fit.records) + CANDIDATES
-        tenth = -(-full // 10)
-        limits = [
-            *(Limits(A_TENTH, c, tenth, sizes.max_seconds) for c in TEN),
-            Limits(EQUAL_TRAININGS, PAPERS, full, sizes.max_seconds),
-        ]
-        if further:
-            limits += [Limits(A_TENTH, c, tenth, sizes.max_seconds) for c in UNTUNED]
-            limits.append(Limits(EQUAL_TIME, PAPERS, _TIME_FACTOR * full, fit.seconds))
+    def search(own: _Prepared, limits: Sequence[Limits]) -> None:
         for limit, name in itertools.product(limits, sizes.searchers):
-            make = functools.partial(search_answer, setting, name, limit, number, own)
-            told(answers.get(f"{name} {limit} {base}", make))
+            make = functools.partial(search_answer, setting, name, limit, own.number, own.seed)
+            told(answers.get(f"{name} {limit} {own.made_of}", make))
+
+    prepared = []
+    for number in sizes.seeds:
+        own = _prepared(setting, sizes, seed, number)
+        for constraint in own.constraints:
+            found = answers.get(
+                f"{INAG} {constraint} {own.made_of} {len(own.fit.records)} {own.fit.seconds}",
+                functools.partial(inag_answer, setting, own.fit, constraint, number, own.seed),
+            )
+            told(found)
+            if constraint == PAPERS:
+                told(dataclasses.replace(found, part=EQUAL_TRAININGS))
+                if own.further:
+                    told(dataclasses.replace(found, part=EQUAL_TIME))
+        tenth = -(-own.evaluations // 10)
+        search(own, [Limits(A_TENTH, c, tenth, sizes.max_seconds) for c in own.constraints])
+        prepared.append(own)
+    # What takes longest comes last: the ten constraints of all seeds are there before.
+    for own in prepared:
+        search(own, [Limits(EQUAL_TRAININGS, PAPERS, own.evaluations, sizes.max_seconds)])
+    for own in prepared:
+        if own.further:
+            most = _TIME_FACTOR * own.evaluations
+            search(own, [Limits(EQUAL_TIME, PAPERS, most, own.fit.seconds)])
     _write(rows, sizes, setting, folder)
     say((folder / "nagan3.md").read_text())
 
 
-def inag_experiment(experiment: Experiment) -> Experiment:
+@dataclasses.dataclass(frozen=True)
+class _Prepared:
+    """A seed whose records are collected and learned from.
+
+    Attributes:
+      number: of the seed.
+      seed: of its draws, trainings and searches.
+      made_of: what all of its answers depend on.
+      fit: INAG's.
+      evaluations: trainings of a search that has as many as INAG.
+      further: see `Sizes`.
+    """
+
+    number: int
+    seed: int
+    made_of: str
+    fit: Fit
+    evaluations: int
+    further: bool
+
+    @property
+    def constraints(self) -> Sequence[Constraint]:
+        return (*TEN, *UNTUNED) if self.further else TEN
+
+
+def _prepared(setting: Setting, sizes: Sizes, seed: int, number: int) -> _Prepared:
+    """Collects a seed's records and learns from them, where that is not done."""
+    own = seeds.derive(seed, "search", number)
+    experiment = inag_experiment(setting.experiment, number)
+    fit = setting.fit(experiment, experiment.seed, setting.collected(experiment))
+    recipe, data = experiment.recipe.fingerprint, setting.dataset.fingerprint
+    return _Prepared(
+        number,
+        own,
+        f"{recipe} {data} {setting.processes} {own}",
+        fit,
+        sizes.evaluations or len(fit.records) + CANDIDATES,
+        number < sizes.further_seeds,
+    )
+
+
+def inag_experiment(experiment: Experiment, number: int = 0) -> Experiment:
     """INAG's trainings before any constraint is known: random networks, then its own answers.
 
-    Three quarters are answers to budgets from small to large, in three rounds of eight portions.
+    They are as many as the experiment's records. Three quarters are answers to budgets from small
+    to large, in three rounds of eight portions; configs/quartic_mlp_answers.py has the same.
+    Another number is another seed: of the random networks, fits and draws.
     """
+    quarter = experiment.records // (_ROUNDS + 1)
     return dataclasses.replace(
         experiment,
-        rounds=3,
-        round_networks=experiment.records,
-        round_portions=min(_ROUND_PORTIONS, experiment.records),
+        records=experiment.records - _ROUNDS * quarter,
+        rounds=_ROUNDS,
+        round_networks=quarter,
+        round_portions=min(_ROUND_PORTIONS, quarter),
         answer_share=1.0,
+        seed=experiment.seed + number,
     )
 
 
@@ -326,10 +379,11 @@ def inag_answer(
         except errors.InfeasibleBudgetError:
             candidates = []
         seconds += time.perf_counter() - start
-        trained += setting.train(
+        made = setting.train(
             [candidate.architecture for candidate in candidates],
             seeds.derive(seed, "candidates", portion),
         )
+        trained += [record for record in made if record.failure is None]
     answer = dataclasses.replace(
         empty,
         trainings=len(fit.records) + len(trained),

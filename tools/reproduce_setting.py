@@ -21,6 +21,7 @@ import numpy as np
 from tfgen import errors, generators, learning, pipeline, workdir
 from tfgen.cost.cost_model import CostModel
 from tfgen.cost.metrics import PerformanceScale
+from tfgen.evidence import collect as collecting
 from tfgen.evidence import surrogate as surrogates
 from tfgen.evidence.collect import Evaluator
 from tfgen.evidence.record import Record, RecordStore
@@ -246,19 +247,43 @@ class Setting:
         with self.store() as store:
             return Evaluator(store, self.workers)(architectures, seed)
 
-    def fit(self, experiment: Experiment, seed: int) -> Fit:
+    def collected(self, experiment: Experiment) -> list[Record]:
+        """The records of an experiment's plan, trained by this setting where they are not stored.
+
+        Unlike `planned`, which reads what `collect` made: the seed may be any, and their seconds
+        are of this setting's workers.
+        """
+        plan = collecting.plan(self.space, experiment.records, experiment.seed)
+        with self.store("collected") as store:
+            for _ in collecting.collect(store, plan, self.workers):
+                pass
+            wanted = {(training.architecture, training.seed) for training in plan}
+            of = self.dataset.fingerprint, experiment.recipe.fingerprint
+            return [r for r in store.read(*of) if (r.architecture, r.seed) in wanted]
+
+    def fit(
+        self, experiment: Experiment, seed: int, records: Sequence[Record] | None = None
+    ) -> Fit:
         """Learns from the records of a variant of the experiment, or reads what was learned.
 
-        Kept under a name made of the variant, the seed and the records. A change of the code
-        does not change the name: delete the folder `fits` and proposals.json then.
+        Kept under a name made of the variant, the seed, the records and, for their seconds, the
+        processes. A change of the code does not change the name: delete the folders `fits` and
+        `proposals` then.
+
+        Args:
+          experiment: what is fitted, and how.
+          seed: of fits and draws.
+          records: to learn from; by default those of the experiment's plan.
 
         Raises:
           UsageError: the experiment has no generator.
         """
         if METHOD not in experiment.methods:
             raise errors.UsageError(f"config {experiment.name!r} has no method {METHOD!r}")
-        records = self.planned(experiment)
-        made_of = [experiment.to_json(), seed, [(*r.key, r.metric) for r in records]]
+        if records is None:
+            records = self.planned(experiment)
+        told_apart = [(*r.key, r.metric) for r in records]
+        made_of = [experiment.to_json(), seed, self.processes, told_apart]
         name = digest(made_of)
         folder = self.folder / "fits" / name
         if not folder.is_dir():
@@ -293,6 +318,7 @@ class Setting:
         folder: pathlib.Path,
     ) -> None:
         only = {METHOD: experiment.methods[METHOD]}
+        (self.folder / "proposals").mkdir(parents=True, exist_ok=True)
         with self.store("rounds") as store:
             evaluate = Metered(Evaluator(store, self.workers), self.processes)
             learned = learning.learn(
@@ -302,7 +328,7 @@ class Setting:
                 evaluate,
                 seed,
                 lambda _: None,
-                self.folder / learning.PROPOSALS,
+                self.folder / "proposals" / f"{folder.name}.json",
             )
         collected = sum(record.seconds for record in records) / self.processes
         told = {"seconds": collected + learned.read_seconds + evaluate.total_seconds()}

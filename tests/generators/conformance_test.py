@@ -246,6 +246,12 @@ class NaganTest(absltest.TestCase):
         self.assertLess(distance.mean(), 0.12)
         self.assertGreater(random_distance.mean(), 0.25)
 
+    def test_a_condition_beyond_the_scale_is_its_nearer_end(self):
+        draw = fitted("nagan").draw
+        for beyond, end in ((-0.1, 0.0), (-7.0, 0.0), (1.1, 1.0), (5.0, 1.0)):
+            found, expected = draw(np.full(50, beyond), seed=7), draw(np.full(50, end), seed=7)
+            np.testing.assert_array_equal(found, expected)
+
     def test_networks_differ_at_one_condition(self):
         choices = fitted("nagan").draw(np.full(200, 0.5), seed=7)
         self.assertGreater(len(np.unique(choices, axis=0)), 10)

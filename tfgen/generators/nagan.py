@@ -115,9 +115,13 @@ class NaganConfig:
 
 
 def condition_row(xp: Any, conditions: Any) -> Any:
-    """What G reads of conditions [draws]: overlapping hats [draws, CONDITION_KNOTS]."""
+    """What G reads of conditions [draws]: overlapping hats [draws, CONDITION_KNOTS].
+
+    A condition beyond 0..1 is the nearer end: no hat reaches there.
+    """
     knots = np.arange(CONDITION_KNOTS, dtype=np.float32)
-    return xp.maximum(1.0 - xp.abs(conditions[:, None] * (CONDITION_KNOTS - 1.0) - knots), 0.0)
+    within = xp.minimum(xp.maximum(conditions, 0.0), 1.0)[:, None]
+    return xp.maximum(1.0 - xp.abs(within * (CONDITION_KNOTS - 1.0) - knots), 0.0)
 
 
 def logits(
@@ -154,7 +158,7 @@ def draw(
       xp: NumPy or TensorFlow's NumPy.
       encoding: of the space.
       state: G's kernels and biases.
-      conditions: c in 0..1 [draws].
+      conditions: c [draws]; beyond 0..1 the nearer end.
       uniform: z in 0..1 [draws, decisions].
     """
     last = [len(decision.values) - 1 for decision in encoding.space.decisions]
@@ -205,7 +209,7 @@ class NaganGenerator(Drawing):
         return Draws(self._drawn(xp, conditions, asked.key), conditions)
 
     def draw(self, conditions: np.ndarray, seed: int) -> Choices:
-        """Architectures at conditions in 0..1 [draws] -> canonical [draws, decisions]."""
+        """Architectures at conditions [draws] -> canonical [draws, decisions]."""
         rows = np.asarray(conditions, np.float64)[None]
         return np.asarray(self._drawn(np, rows, seeds.key_of(seed))[0])
 
