@@ -2,7 +2,8 @@
 
     tfgen-train-supernet --config=configs/cifar10_once_for_all.py --work_dir=DIR --data_dir=TFDS
     tfgen-collect --config=configs/cifar10_once_for_all.py --work_dir=DIR --data_dir=TFDS
-    tfgen-train --config=configs/cifar10_once_for_all.py --work_dir=DIR --data_dir=TFDS
+    tfgen-train --config=configs/cifar10_once_for_all.py --work_dir=DIR --data_dir=TFDS \\
+        --device=host
 
 NAG (Guo et al. 2021) on a space of Once-for-All (Cai et al. 2020): 5 to 24 million MACs. The
 largest network is trained first, in float; then kernels (and bits), depths and widths shrink in
@@ -32,7 +33,7 @@ def get_config() -> ml_collections.ConfigDict:
                     {"adds": "width", "epochs": 11, "learning_rate": 0.04},
                 ],
             },
-            "records": 2000,
+            "records": 4000,
             "gap_networks": 20,
             "recipe": {
                 "steps": 20_000,
@@ -53,7 +54,7 @@ def get_config() -> ml_collections.ConfigDict:
                 "flip": True,
             },
             "surrogate": {},
-            "methods": {"nag": {}},
+            "methods": {"nag": {"costs": ("latency_ms", "macs", "params", "storage_kb")}},
             "seed": 2020,
         }
     )

@@ -85,11 +85,11 @@ class NearestTest(absltest.TestCase):
         self.assertEqual(asked, [Budget({}, ("r2", 0.9)), Budget({}, ("r2", 0.25))])
 
 
-def select(proposer, budget, **options):
+def select(proposer, budget, known=None, **options):
     """Selects from the given rows; their neighbours are tried where `refinements` are asked for."""
     space = small_space()
     return Selector(**{"refinements": 0, **options}).select(
-        space, proposer, Widths(), CostModel(space), Budget.parse(budget), "scripted", 0
+        space, proposer, Widths(), CostModel(space), Budget.parse(budget), "scripted", 0, known
     )
 
 
@@ -115,6 +115,16 @@ class SelectTest(absltest.TestCase):
         found = select(Scripted([pool], [[0.9, 0.25, 0.3]]), "storage_kb=1", max_distance=0.1)
         self.assertEqual([c.metric for c in found], [0.3, 0.2])
         np.testing.assert_allclose([c.distance for c in found], [0.0, 0.05])
+
+    def test_what_is_known_is_looked_at_beside_the_draws(self):
+        # It was drawn for no condition: 0.5 is far from that of the draw, which is refused.
+        for conditions in (None, [[0.9]]):
+            pool = Scripted([[one_layer(1, 2)]], conditions)
+            known = np.array([one_layer(3, 8), one_layer(2, 2)])
+            found = select(pool, "storage_kb=0.013", known=known)
+            self.assertEqual(found[0].metric, 0.2)  # three units of 8 bits are 154 bits
+            self.assertIsNone(found[0].distance)
+            self.assertLen(found, 2 if conditions is None else 1)
 
     def test_a_network_drawn_twice_counts_once_with_its_nearest_condition(self):
         pool = [one_layer(2, 2)] * 3

@@ -309,6 +309,7 @@ class Selector:
         budget: Budget,
         method: str,
         seed: int,
+        known: Choices | None = None,
     ) -> list[Candidate]:
         """The best candidates for one budget, best first; at least one.
 
@@ -321,6 +322,8 @@ class Selector:
           budget: what is asked.
           method: the proposer's, for the candidates.
           seed: of draws and refinements.
+          known: canonical networks that are looked at beside the draws, such as those that were
+            trained before [networks, decisions].
 
         Raises:
           InfeasibleBudgetError: no network passed every stage; carries the nearest feasible budget.
@@ -328,7 +331,7 @@ class Selector:
 
         def search(asked: Budget) -> list[Candidate]:
             own = predictor(asked) if callable(predictor) else predictor
-            return self._search(space, proposer, own, cost_model, asked, method, seed)
+            return self._search(space, proposer, own, cost_model, asked, method, seed, known)
 
         try:
             return search(budget)
@@ -356,6 +359,7 @@ class Selector:
         budget: Budget,
         method: str,
         seed: int,
+        known: Choices | None,
     ) -> list[Candidate]:
         """One bounded search; raises InfeasibleBudgetError with the nearest budget of its draws."""
         stages = network_stages(cost_model, budget, self.max_distance)
@@ -381,6 +385,8 @@ class Selector:
         for round_ in range(self.max_rounds):
             (drawn,) = proposer.propose([budget], self.draws, seeds.forked(seed, "round", round_))
             seen = _merge(seen, pool_of(drawn.choices, drawn.conditions))
+            if round_ == 0 and known is not None and len(known):
+                seen = _merge(seen, pool_of(known, _no_conditions(seen, len(known))))
             if passes(seen).sum() >= self.count:
                 break
         assert seen is not None
@@ -389,8 +395,7 @@ class Selector:
         for _ in range(self.refinements):
             parents = seen.rows(best_first(seen)[: max(_PARENTS, self.count)])
             children = space.mutate(np.repeat(parents.choices, _CHILDREN, axis=0), random)
-            none = None if seen.distance is None else np.full(len(children), np.nan)
-            seen = _merge(parents, pool_of(children, none))
+            seen = _merge(parents, pool_of(children, _no_conditions(seen, len(children))))
             looked_at += len(seen) - len(parents)
         if not passes(seen).any():
             raise _infeasible(seen, budget, looked_at, stages)
@@ -421,6 +426,11 @@ class Selector:
             prediction.high,
             distance,
         )
+
+
+def _no_conditions(pool: Pool, count: int) -> Floats | None:
+    """The conditions of networks that join a pool without having been drawn for one."""
+    return None if pool.distance is None else np.full(count, np.nan)
 
 
 def _merge(old: Pool | None, new: Pool) -> Pool:

@@ -3,17 +3,19 @@
 On the same revealed cells (`reproduce_nag`) and one device at a time:
 
   nag                  one policy, trained once, that answers all budgets
+  nag, refined         the same; selection tries neighbours of its best draws, as `generate` does
   independent policy   the same, trained for one budget alone: repeated independent search (table 3)
   multi-objective      such a policy, taught by MnasNet's reward: OFA-MO of table 1
   evolution            regularized evolution by what the evaluator expects: OFA of table 1
 
-The policies of one budget share the steps of the one for all budgets. What they answer is selected
-alike: from their draws and neighbours of the best of them. What each seed and device gave lies in
+The policies of one budget share the steps of the one for all budgets. All look at 1,000 networks
+for an answer, but for what is refined. What each seed and device gave lies in
 WORK_DIR/nasbench201_nag, so that a stopped run goes on.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -37,8 +39,10 @@ from tools.reproduce_nag import Bench, Expected, Sizes
 from tools.reproduce_setting import digest
 
 NAG, INDEPENDENT, MULTI, EVOLUTION = "nag", "independent policy", "multi-objective", "evolution"
-METHODS = (NAG, INDEPENDENT, MULTI, EVOLUTION)
-DEVICES = ("pixel3", "gold_6226", "1080ti_batch_1")  # a phone, a CPU, a GPU
+REFINED = "nag, refined"
+METHODS = (NAG, REFINED, INDEPENDENT, MULTI, EVOLUTION)
+DEVICES = ("pixel3", "gold_6240", "1080ti_batch_1")  # a phone, a CPU, a GPU
+_EXPECTATIONS = 1_000  # of the evaluator, for an answer: the paper's evolution has as many
 _HISTOGRAMS = (1, 3)  # which of five budgets figure 3 is about
 _BINS = 40
 _SAMPLED = 16_000  # cells of figure 3a: the paper's
@@ -66,9 +70,9 @@ class Front:
     device: str
     method: str
     limit_ms: float
-    latency_ms: float
-    accuracy: float
-    regret: float
+    latency_ms: float | None
+    accuracy: float | None
+    regret: float | None
     within: float | None
     seconds: float
     prepared_seconds: float
@@ -86,6 +90,7 @@ class Summary:
       low: least mean of a seed.
       high: largest mean of a seed.
       over: answers above their budget.
+      unanswered: budgets for which nothing was found.
       within: mean share of raw samples within the budget; None for evolution.
       prepared_seconds: median.
       seconds: median, of one budget.
@@ -98,6 +103,7 @@ class Summary:
     low: float
     high: float
     over: int
+    unanswered: int
     within: float | None
     prepared_seconds: float
     seconds: float
@@ -108,6 +114,7 @@ TABLE_1 = (
     Column("method", lambda s: s.method),
     *reproduce_nag.REGRETS,
     Column("over budget", lambda s: f"{s.over}"),
+    Column("unanswered", lambda s: f"{s.unanswered}"),
     Column("raw samples within, %", lambda s: percent(s.within)),
 )
 TABLE_4 = (
@@ -142,6 +149,7 @@ def front(
       UsageError: a table is missing, or a device is not one of them.
     """
     bench = Bench(tables)
+    judge = reproduce_nag.Judge(bench, tables)
     for name in names:
         if name not in bench.models:
             raise errors.UsageError(f"device {name!r} is none of {', '.join(bench.models)}")
@@ -150,14 +158,14 @@ def front(
     summaries: list[Summary] = []
     for number in range(sizes.seeds):
         own, kept = reproduce_nag.place(bench, work, sizes, seed, number)
-        records = reproduce_nag.revealed_in_rounds(bench, sizes, own, kept / "revealed.json", say)
+        records = reproduce_nag.revealed(bench, tables, sizes, own, kept, say)
         for device in names:
-            found, samples = _kept(bench, records, sizes, device, number, own, kept, say)
+            found, samples = _kept(bench, judge, records, sizes, device, number, own, kept, say)
             rows += found
             if not raw:
                 raw = samples
         summaries = summarise(rows)
-        _write(bench, rows, summaries, raw, names, number + 1, sizes, folder)
+        _write(bench, judge, rows, summaries, raw, names, number + 1, sizes, folder)
     for name in ("nag1", "nag3", "nag4"):
         say((folder / f"{name}.md").read_text())
     return summaries
@@ -165,6 +173,7 @@ def front(
 
 def _kept(
     bench: Bench,
+    judge: reproduce_nag.Judge,
     records: Sequence[Record],
     sizes: Sizes,
     device: str,
@@ -174,11 +183,11 @@ def _kept(
     say: Say,
 ) -> tuple[list[Front], dict[str, list[float]]]:
     """What all methods gave for one device, from its file where it is there."""
-    path = kept / f"front-{digest([device, sizes.budgets, METHODS])}.json"
+    path = kept / f"front-{digest([device, sizes.budgets, METHODS, sizes.refinements])}.json"
     if not path.is_file():
         rows: list[Front] = []
         raw: dict[str, list[float]] = {}
-        for row, samples in _asked(bench, records, sizes, device, number, seed):
+        for row, samples in _asked(bench, judge, records, sizes, device, number, seed):
             rows.append(row)
             if len(samples):
                 place = f"{row.method} {sum(r.method == row.method for r in rows) - 1}"
@@ -191,7 +200,13 @@ def _kept(
 
 
 def _asked(
-    bench: Bench, records: Sequence[Record], sizes: Sizes, device: str, number: int, seed: int
+    bench: Bench,
+    judge: reproduce_nag.Judge,
+    records: Sequence[Record],
+    sizes: Sizes,
+    device: str,
+    number: int,
+    seed: int,
 ) -> Iterator[tuple[Front, np.ndarray]]:
     """Each method's answer to each budget, and the latencies of its raw samples."""
     evidence = Evidence(bench.space, bench.models[device], records)
@@ -203,38 +218,48 @@ def _asked(
     prepared = time.perf_counter() - since
 
     def answered(
-        method: str, budget: Budget, generator: NagGenerator, since: float, before: float
+        method: str,
+        budget: Budget,
+        generator: NagGenerator,
+        since: float,
+        before: float,
+        refinements: int = 0,
     ) -> tuple[Front, np.ndarray]:
-        selector = Selector(count=1, draws=sizes.draws, refinements=5)
+        # As many expectations as evolution has, but for what is refined.
+        selector = Selector(count=1, draws=_EXPECTATIONS, refinements=refinements)
         expected = Expected(generator, records, -reproduce_nag.CAUTION)
-        (found,) = selector.select(
-            bench.space, generator, expected, bench.models[device], budget, "nag", seed
-        )
+        found = None
+        with contextlib.suppress(errors.InfeasibleBudgetError):
+            (candidate,) = selector.select(
+                bench.space, generator, expected, bench.models[device], budget, "nag", seed
+            )
+            found = candidate.architecture
         seconds = time.perf_counter() - since
         (drawn,) = generator.propose([budget], reproduce_nag.RAW, seed)
         ms = bench.models[device].costs(drawn.choices)[LATENCY]
         within = float((ms <= budget.limits[LATENCY]).mean())
-        return row(method, budget, found.architecture, within, seconds, before), ms
+        return row(method, budget, found, within, seconds, before), ms
 
     def row(
         method: str,
         budget: Budget,
-        architecture: Architecture,
+        architecture: Architecture | None,
         within: float | None,
         seconds: float,
         before: float,
     ) -> Front:
         limit = budget.limits[LATENCY]
-        cell = bench.space.choices([architecture])
-        told = bench.answer(number, method, device, limit, cell, np.nan)
+        told: tuple[float | None, ...] = (None, None, None)
+        if architecture is not None:
+            cell = bench.space.choices([architecture])
+            answer = judge.answer(number, method, device, limit, cell, np.nan)
+            told = answer.latency_ms, answer.accuracy, answer.regret
         return Front(
             number,
             device,
             method,
             limit,
-            told.latency_ms,
-            told.accuracy,
-            told.regret,
+            *told,
             within,
             seconds,
             before,
@@ -242,6 +267,8 @@ def _asked(
 
     for budget in budgets:
         yield answered(NAG, budget, whole, time.perf_counter(), prepared)
+        since = time.perf_counter()
+        yield answered(REFINED, budget, whole, since, prepared, sizes.refinements)
     multi = dataclasses.replace(few, reward=MULTI_OBJECTIVE)
     for method, config in ((INDEPENDENT, few), (MULTI, multi)):
         for budget in budgets:
@@ -277,7 +304,7 @@ def _evolved(
     evidence = Evidence(bench.space, bench.models[device], evaluate=evaluate)
     config = RegularizedEvolutionConfig(population=100, sample=25, batch=25)
     own = seeds.derive(seed, "evolution")
-    found = RegularizedEvolution().search(evidence, budget, 1_000, config, own)
+    found = RegularizedEvolution().search(evidence, budget, _EXPECTATIONS, config, own)
     return found.best(1)[0].architecture
 
 
@@ -291,23 +318,25 @@ def summarise(rows: Sequence[Front]) -> list[Summary]:
         for method in METHODS:
             own = [row for row in rows if (row.device, row.method) == (device, method)]
             limits = sorted({row.limit_ms for row in own})
+            answered = [row for row in own if row.regret is not None]
             by_seed = [
-                float(np.mean([row.regret for row in own if row.seed == number]))
-                for number in sorted({row.seed for row in own})
+                _mean([row.regret for row in answered if row.seed == number])
+                for number in sorted({row.seed for row in answered})
             ]
             summaries.append(
                 Summary(
                     device,
                     method,
                     tuple(
-                        float(np.mean([row.accuracy for row in own if row.limit_ms == limit]))
+                        _mean([row.accuracy for row in answered if row.limit_ms == limit])
                         for limit in limits
                     ),
-                    float(np.mean([row.regret for row in own])),
-                    min(by_seed),
-                    max(by_seed),
-                    sum(row.latency_ms > row.limit_ms for row in own),
-                    None if method == EVOLUTION else float(np.mean([row.within for row in own])),
+                    _mean([row.regret for row in answered]),
+                    min(by_seed, default=np.nan),
+                    max(by_seed, default=np.nan),
+                    sum((row.latency_ms or 0.0) > row.limit_ms for row in answered),
+                    len(own) - len(answered),
+                    None if method == EVOLUTION else _mean([row.within for row in own]),
                     float(np.median([row.prepared_seconds for row in own])),
                     float(np.median([row.seconds for row in own])),
                 )
@@ -315,8 +344,14 @@ def summarise(rows: Sequence[Front]) -> list[Summary]:
     return summaries
 
 
+def _mean(values: Sequence[float | None]) -> float:
+    """NaN of none."""
+    return float(np.mean(np.array(values, np.float64))) if values else np.nan
+
+
 def _write(
     bench: Bench,
+    judge: reproduce_nag.Judge,
     rows: Sequence[Front],
     summaries: Sequence[Summary],
     raw: dict[str, list[float]],
@@ -327,7 +362,8 @@ def _write(
 ) -> None:
     first = names[0]
     asked = (
-        f"{sizes.revealed} cells revealed, {sizes.budgets} budgets a device, {seeds_done} seeds. "
+        f"{sizes.revealed} cells revealed, {sizes.budgets} budgets a device, {seeds_done} seeds; "
+        f"{_EXPECTATIONS:,} expectations of the evaluator for each answer, more where refined. "
         f"A policy for all budgets has {sizes.config.steps:,} steps, one for a single budget a "
         "share of them."
     )
@@ -355,7 +391,7 @@ def _write(
     )
     _histogram(bench, raw, limits, first, folder)
     series = [charts.Series(s.method, limits, s.accuracies, "line") for s in own]
-    best = [bench.best_accuracy(first, limit) for limit in limits]
+    best = [judge.best_accuracy(first, limit) for limit in limits]
     charts.write(
         charts.Chart(
             f"Answers on {first}",

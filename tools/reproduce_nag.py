@@ -6,11 +6,13 @@
 
 Cells are revealed in rounds, some at random and then those that the policy and its evaluator would
 answer to budgets on the devices for training; all devices share them. Nothing else of the table of
-accuracies is read before answers are judged. Every fourth device is kept out of rounds and
-training: the policy knows it by what ten reference cells take on it. Answers are selected from the
-policy's draws and from neighbours of the best of them, by what the evaluator expects; a cell that
-was revealed is expected to be what it is. `regret` is what an answer lacks to the best cell within
-the budget, in points of c10_valid.
+accuracies is told before answers are judged. Three families of devices (`_KEPT_OUT`) are kept out
+of rounds and training. They are asked twice: once with the latencies of all cells, of which the
+policy reads ten and the range, while selection compares every candidate; and once where ten random
+cells were measured and all else is predicted (`cost.adapted_latency`), so an answer may be over
+its budget. Answers are selected from the revealed cells, the policy's draws and neighbours of the
+best of both, by what the evaluator expects; a cell that was revealed is expected to be what it is.
+`regret` is what an answer lacks to the best cell within the budget, in points of c10_valid.
 
 What was revealed, and the policies, lie in WORK_DIR/nasbench201_nag, under a name made of all that
 decides them, so that a stopped run goes on with the round or the policy that it was at.
@@ -22,6 +24,7 @@ import contextlib
 import dataclasses
 import functools
 import pathlib
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -29,6 +32,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tfgen import errors, seeds, workdir
+from tfgen.cost.adapted_latency import AdaptedLatency
 from tfgen.cost.budget import Budget
 from tfgen.cost.cost_model import LATENCY, CostModel
 from tfgen.deployment import devices
@@ -39,14 +43,22 @@ from tfgen.generators.nag import REWARDS, Nag, NagConfig, NagGenerator
 from tfgen.generators.nag_evaluator import ExpectedAccuracies
 from tfgen.selection import Selector
 from tfgen.space import catalog
-from tfgen.space.search_space import Choices
+from tfgen.space.search_space import Choices, SearchSpace
 from tools import reports
 from tools.reports import Column, duration, percent
 from tools.reproduce_cells import TABLE, VALID
 from tools.reproduce_setting import different, digest
 
 NAG, REVEALED, RANDOM = "nag", "best revealed", "best of 1,000 random"
-_KEPT_OUT = 4  # every so many devices is for tests alone
+MEASURED = "nag, ten cells measured"
+# Families whose every device is for tests alone: a device whose sibling was trained for is not new.
+_KEPT_OUT = {
+    "phones of one maker": r"pixel\w*",
+    "server processors": r"(gold|silver)_\w+",
+    "one generation of graphics cards": r"(2080ti|titan_rtx)_\w+",
+}
+_MEASURED = 10  # cells of a new device
+_RISING = 0.95  # of a budget: where the best cell uses as much, accuracy still rises with cost
 QUANTILES = (0.05, 0.95)  # of a device's latencies, between which budgets lie
 RAW = 1_000  # samples of the policy, of which the share within the budget is told
 _RANDOM = 1_000
@@ -71,6 +83,7 @@ class Sizes:
       round_config: how policies of rounds are trained.
       config: how the last one is.
       draws: of the policy, for an answer.
+      refinements: steps in which neighbours of the best are tried.
     """
 
     seeds: int = 3
@@ -82,6 +95,7 @@ class Sizes:
     round_config: NagConfig = _ROUND_CONFIG
     config: NagConfig = _CONFIG
     draws: int = 512
+    refinements: int = 3
 
     def to_json(self) -> list[object]:
         """What decides what is revealed and fitted."""
@@ -96,14 +110,14 @@ class Answer:
 
     Attributes:
       seed: number of the seed.
-      method: NAG, REVEALED or RANDOM.
+      method: NAG, MEASURED, REVEALED or RANDOM.
       device: by name.
       trained: whether the policy was trained for it.
       limit_ms: the budget.
       latency_ms: of the answer.
       best_ms: of the best cell within the budget.
       accuracy: of the answer, per cent.
-      regret: points below the best cell within the budget.
+      regret: points below the best cell within the budget; NaN where the answer is over it.
       within: of raw samples of the policy, the share within the budget; NaN for other methods.
     """
 
@@ -128,12 +142,14 @@ class Summary:
       devices: which.
       answers: how many.
       over: answers above their budget.
-      regret: mean over answers, points.
+      regret: mean over answers within their budgets, points.
       low: least mean of a seed.
       high: largest mean of a seed.
       worst: largest mean of a device.
       used: mean share of the budget that answers use.
       best_used: the same of the best cells.
+      rising: share of the budgets of which the best cell uses 95 % and more.
+      rising_used: mean share that answers use of these; NaN where there are none.
       within: mean share of raw samples within the budget.
       least_within: the least of a budget.
     """
@@ -148,13 +164,19 @@ class Summary:
     worst: float
     used: float
     best_used: float
+    rising: float
+    rising_used: float
     within: float
     least_within: float
 
 
+def _share(value: float) -> str:
+    return "-" if np.isnan(value) else percent(value)
+
+
 REGRETS = (
     Column("mean regret, points", lambda s: f"{s.regret:.3f}"),
-    Column("seeds", lambda s: f"{s.low:.3f}–{s.high:.3f}"),
+    Column("least–largest seed", lambda s: f"{s.low:.3f}–{s.high:.3f}"),
 )
 SUMMARY = (
     Column("method", lambda s: s.method),
@@ -165,80 +187,137 @@ SUMMARY = (
     Column("worst device", lambda s: f"{s.worst:.3f}"),
     Column("budget used, %", lambda s: percent(s.used)),
     Column("by the best cell, %", lambda s: percent(s.best_used)),
-    Column("raw samples within, %", lambda s: "-" if np.isnan(s.within) else percent(s.within)),
-    Column("least", lambda s: "-" if np.isnan(s.least_within) else percent(s.least_within)),
+    Column("used where it uses 95, %", lambda s: _share(s.rising_used)),
+    Column("which is so, % of budgets", lambda s: percent(s.rising, 0)),
+    Column("raw samples within, %", lambda s: _share(s.within)),
+    Column("least", lambda s: _share(s.least_within)),
 )
 
 
 class Bench:
-    """The cells, the devices, and the table that tells accuracies: to records, cell by cell.
+    """The cells and what they take on devices; it knows no accuracies.
 
     Attributes:
       space: NAS-Bench-201.
+      cells: all of it [cells, decisions].
       models: by device, what cells cost there.
       trained: devices that policies are trained for.
     """
 
     def __init__(self, tables: pathlib.Path):
         self.space = catalog.get("nasbench201")
-        self._table = NasBench201(tables / TABLE, (VALID,))
-        self._accuracies = self._table.accuracies[VALID]
+        self.cells = self.space.choices(list(self.space.enumerate()))
         self.models: dict[str, CostModel] = {}
         self._latencies: dict[str, np.ndarray] = {}
         for name in devices.known_on(self.space, tables):
             latency = devices.latency_model(name, self.space, tables_dir=tables)
-            told = latency.predict(self._table.choices, 0.9)
+            told = latency.predict(self.cells, 0.9)
             if np.array_equal(told.ms, told.high_ms):  # all were measured, none is fitted
                 self.models[name] = CostModel(self.space, latency=latency)
                 self._latencies[name] = told.ms
-        self.trained = [name for n, name in enumerate(self.models) if n % _KEPT_OUT]
+        kept_out = re.compile("|".join(_KEPT_OUT.values()))
+        self.trained = [name for name in self.models if not kept_out.fullmatch(name)]
         if not self.trained:
             raise errors.UsageError(f"{tables}: no device's latencies are known for all cells")
 
-    def reveal(self, choices: Choices) -> list[Record]:
-        """Records of cells; metrics are shares."""
-        found = self._accuracies[self._table.rows(choices)] / 100
-        return [
-            Record(self.space.architecture(row), VALID, "table", 0, float(metric), 0.0)
-            for row, metric in zip(choices, found, strict=True)
-        ]
+    def latencies(self, device: str) -> np.ndarray:
+        """Of all cells on a device, ms [cells]."""
+        return self._latencies[device]
 
     def limits(self, device: str, quantiles: np.ndarray) -> np.ndarray:
         """Budgets at these quantiles of a device's latencies, ms."""
         return np.quantile(self._latencies[device], quantiles)
 
+    def measured(self, device: str, tables: pathlib.Path, seed: int) -> CostModel:
+        """The cost model of a device of which ten random cells were measured, and no others."""
+        random = seeds.stream(seed, "measured", device)
+        rows = random.choice(len(self.cells), _MEASURED, replace=False)
+        known = {name: devices.latency_model(name, self.space, tables_dir=tables)
+                 for name in self.trained}  # fmt: skip
+        adapted = AdaptedLatency(
+            f"{device}, {_MEASURED} cells measured",
+            self.space,
+            known,
+            self.cells[rows],
+            self._latencies[device][rows],
+            devices.numbered(self.space, tables),
+        )
+        return CostModel(self.space, latency=adapted)
+
+
+class Revealer:
+    """Tells accuracies of cells, of so many different ones and no more."""
+
+    def __init__(self, tables: pathlib.Path, space: SearchSpace, most: int):
+        self._table = NasBench201(tables / TABLE, (VALID,))
+        self._space = space
+        self._most = most
+        self._told: set[tuple[int, ...]] = set()
+
+    def __call__(self, choices: Choices) -> list[Record]:
+        """Records of cells [cells, decisions]; metrics are shares.
+
+        Raises:
+          TfgenError: more cells would be known than may be; none of these is told.
+        """
+        told = self._told | set(map(tuple, choices.tolist()))
+        if len(told) > self._most:
+            raise errors.TfgenError(f"{len(told)} cells asked for, {self._most} may be revealed")
+        self._told = told
+        found = self._table.accuracies[VALID][self._table.rows(choices)] / 100
+        return [
+            Record(self._space.architecture(row), VALID, "table", 0, float(metric), 0.0)
+            for row, metric in zip(choices, found, strict=True)
+        ]
+
+
+class Judge:
+    """What answers are worth: the only one who reads all accuracies."""
+
+    def __init__(self, bench: Bench, tables: pathlib.Path):
+        self._bench = bench
+        self._table = NasBench201(tables / TABLE, (VALID,))
+        # In the order of the bench's cells [cells].
+        self._rows = {tuple(cell): row for row, cell in enumerate(bench.cells.tolist())}
+        self._accuracies = self._table.accuracies[VALID][self._table.rows(bench.cells)]
+
     def answer(
         self, seed: int, method: str, device: str, limit_ms: float, cell: Choices, within: float
     ) -> Answer:
         """The answer that a cell [1, decisions] is."""
-        ms, within_limit = self._latencies[device], self._latencies[device] <= limit_ms
-        (row,) = self._table.rows(cell)
-        best = int(np.argmax(np.where(within_limit, self._accuracies, -1.0)))
+        ms = self._bench.latencies(device)
+        best = int(np.argmax(np.where(ms <= limit_ms, self._accuracies, -1.0)))
+        (row,) = self._found(cell)
         accuracy = float(self._accuracies[row])
+        kept = ms[row] <= limit_ms
         return Answer(
             seed,
             method,
             device,
-            device in self.trained,
+            device in self._bench.trained,
             limit_ms,
             float(ms[row]),
             float(ms[best]),
             accuracy,
-            float(self._accuracies[best]) - accuracy,
+            float(self._accuracies[best]) - accuracy if kept else float("nan"),
             within,
         )
 
     def best_accuracy(self, device: str, limit_ms: float) -> float:
         """Of the best cell within a budget, per cent."""
-        return float(self._accuracies[self._latencies[device] <= limit_ms].max())
+        return float(self._accuracies[self._bench.latencies(device) <= limit_ms].max())
 
     def best_of(self, device: str, limit_ms: float, choices: Choices) -> Choices | None:
         """The best of some cells within a budget [1, decisions]; None where none is."""
-        rows = self._table.rows(choices)
-        rows = rows[self._latencies[device][rows] <= limit_ms]
+        rows = self._found(choices)
+        rows = rows[self._bench.latencies(device)[rows] <= limit_ms]
         if not len(rows):
             return None
-        return self._table.choices[[rows[np.argmax(self._accuracies[rows])]]]
+        return self._bench.cells[[rows[np.argmax(self._accuracies[rows])]]]
+
+    def _found(self, choices: Choices) -> np.ndarray:
+        """Rows of cells [cells]."""
+        return np.array([self._rows[tuple(cell)] for cell in choices.tolist()])
 
 
 class _Prediction(NamedTuple):
@@ -286,12 +365,13 @@ class Expected:
 
 
 def revealed_in_rounds(
-    bench: Bench, sizes: Sizes, seed: int, path: pathlib.Path, say: Say
+    bench: Bench, reveal: Revealer, sizes: Sizes, seed: int, path: pathlib.Path, say: Say
 ) -> list[Record]:
     """The cells that the method chooses to have revealed, round by round.
 
     Args:
-      bench: the table.
+      bench: the cells.
+      reveal: tells accuracies.
       sizes: how many, and how policies of rounds are trained.
       seed: of everything.
       path: JSON file that keeps what was chosen.
@@ -305,7 +385,7 @@ def revealed_in_rounds(
     a_round = -(-(sizes.revealed - sizes.first) // max(sizes.rounds, 1))
     while len(known) < sizes.revealed:
         own = seeds.derive(seed, "round", len(known))
-        records = bench.reveal(np.array(known))
+        records = reveal(np.array(known))
         generator = fitted(bench, records, sizes.round_config, own)
         gains = _gains(bench, generator, records, sizes, own)
         wanted = min(a_round, sizes.revealed - len(known))
@@ -315,7 +395,7 @@ def revealed_in_rounds(
         known += [list(cell) for cell in best]
         workdir.write_json(path, known)
         say(f"{len(known)} cells revealed")
-    return bench.reveal(np.array(known))
+    return reveal(np.array(known))
 
 
 def fitted(bench: Bench, records: Sequence[Record], config: NagConfig, seed: int) -> NagGenerator:
@@ -374,6 +454,7 @@ def nag_devices(
       UsageError: a table is missing.
     """
     bench = Bench(tables)
+    judge = Judge(bench, tables)
     answers: list[Answer] = []
     seconds: list[float] = []
     rankings: list[tuple[float, float]] = []
@@ -381,20 +462,22 @@ def nag_devices(
     for number in range(sizes.seeds):
         own, kept = place(bench, work, sizes, seed, number)
         since = time.perf_counter()
-        records = revealed_in_rounds(bench, sizes, own, kept / "revealed.json", say)
+        records = revealed(bench, tables, sizes, own, kept, say)
         fit = functools.partial(fitted, bench, records, sizes.config, own)
         generator = _kept_fit(bench, kept / "generator.npz", fit)
         say(f"seed {number}: ready in {duration(time.perf_counter() - since)}")
         evaluator = generator.evaluator
         rankings.append((evaluator.ranking_accuracy, evaluator.accuracy_ranking))
-        found, spent = _answers(bench, generator, records, sizes, own, number)
+        found, spent = _answers(bench, judge, generator, records, sizes, own, number)
         answers += found
+        answers += _measured_answers(bench, judge, tables, generator, records, sizes, own, number)
         seconds.append(spent)
         summaries = summarise(answers)
         reports.write_csv(folder / "nag_devices.csv", answers)
         reports.write_markdown(
             folder / "nag_devices.md",
-            f"{len(bench.models)} devices, {len(bench.trained)} of them for training; "
+            f"{len(bench.models)} devices, {len(bench.trained)} of them for training, kept out "
+            f"{', '.join(_KEPT_OUT)}; "
             f"{sizes.revealed} cells revealed, {sizes.first} of them at random; {number + 1} "
             f"seeds; {sizes.budgets} budgets a device.",
             f"An answer takes {1000 * np.mean(seconds):.0f} ms: {sizes.draws} draws, selection and "
@@ -426,8 +509,69 @@ def place(
     return own, work / f"seed_{number}-{digest([own, sizes.to_json(), bench.trained])}"
 
 
+def revealed(
+    bench: Bench, tables: pathlib.Path, sizes: Sizes, seed: int, kept: pathlib.Path, say: Say
+) -> list[Record]:
+    """The cells of a seed, from its folder where they were chosen before."""
+    reveal = Revealer(tables, bench.space, sizes.revealed)
+    return revealed_in_rounds(bench, reveal, sizes, seed, kept / "revealed.json", say)
+
+
+def _selected(
+    sizes: Sizes,
+    generator: NagGenerator,
+    records: Sequence[Record],
+    limit_ms: float,
+    seed: int,
+) -> Choices | None:
+    """The cell that is expected best within a budget [1, decisions]; None where none is found."""
+    model = generator.platform.cost_model
+    assert model.latency is not None
+    selector = Selector(count=1, draws=sizes.draws, refinements=sizes.refinements)
+    known = model.space.choices([record.architecture for record in records])
+    budget = Budget({LATENCY: limit_ms}, None, model.latency.device)
+    try:
+        (found,) = selector.select(
+            model.space,
+            generator,
+            Expected(generator, records, -CAUTION),
+            model,
+            budget,
+            "nag",
+            seed,
+            known,
+        )
+    except errors.InfeasibleBudgetError:
+        return None
+    return model.space.choices([found.architecture])
+
+
+def _measured_answers(
+    bench: Bench,
+    judge: Judge,
+    tables: pathlib.Path,
+    generator: NagGenerator,
+    records: Sequence[Record],
+    sizes: Sizes,
+    seed: int,
+    number: int,
+) -> list[Answer]:
+    """NAG's answers on devices that were kept out and of which ten cells were measured."""
+    answers = []
+    for device in bench.models:
+        if device in bench.trained:
+            continue
+        own = generator.on(bench.measured(device, tables, seed))
+        for limit in map(float, bench.limits(device, np.linspace(*QUANTILES, sizes.budgets))):
+            cell = _selected(sizes, own, records, limit, seed)
+            if cell is not None:
+                answers.append(judge.answer(number, MEASURED, device, limit, cell, np.nan))
+    return answers
+
+
 def _answers(
     bench: Bench,
+    judge: Judge,
     generator: NagGenerator,
     records: Sequence[Record],
     sizes: Sizes,
@@ -435,7 +579,6 @@ def _answers(
     number: int,
 ) -> tuple[list[Answer], float]:
     """Every method's answers on every device, and the seconds that one of NAG's takes."""
-    selector = Selector(count=1, draws=sizes.draws, refinements=5)
     known = bench.space.choices([record.architecture for record in records])
     random = bench.space.sample(_RANDOM, seeds.stream(seed, "random"))
     quantiles = np.linspace(*QUANTILES, sizes.budgets)
@@ -443,20 +586,21 @@ def _answers(
     spent = 0.0
     for device, model in bench.models.items():
         own = generator.on(model)
-        expected = Expected(own, records, -CAUTION)
         for limit in map(float, bench.limits(device, quantiles)):
-            budget = Budget({LATENCY: limit}, None, device)
             since = time.perf_counter()
-            (found,) = selector.select(bench.space, own, expected, model, budget, "nag", seed)
+            cell = _selected(sizes, own, records, limit, seed)
             spent += time.perf_counter() - since
-            (raw,) = own.propose([budget], RAW, seed)
+            (raw,) = own.propose([Budget({LATENCY: limit}, None, device)], RAW, seed)
             within = float((model.costs(raw.choices)[LATENCY] <= limit).mean())
-            cell = bench.space.choices([found.architecture])
-            answers.append(bench.answer(number, NAG, device, limit, cell, within))
-            for method, cells in ((REVEALED, known), (RANDOM, random)):
-                best = bench.best_of(device, limit, cells)
+            found = {
+                NAG: cell,
+                REVEALED: judge.best_of(device, limit, known),
+                RANDOM: judge.best_of(device, limit, random),
+            }
+            for method, best in found.items():
                 if best is not None:
-                    answers.append(bench.answer(number, method, device, limit, best, np.nan))
+                    share = within if method == NAG else np.nan
+                    answers.append(judge.answer(number, method, device, limit, best, share))
     return answers, spent / (len(bench.models) * sizes.budgets)
 
 
@@ -474,17 +618,20 @@ def summarise(answers: Sequence[Answer]) -> list[Summary]:
 def _summary(method: str, name: str, own: Sequence[Answer]) -> Summary:
     by_seed = _means(own, lambda a: a.seed)
     by_device = _means(own, lambda a: a.device)
+    rising = [a.latency_ms / a.limit_ms for a in own if a.best_ms >= _RISING * a.limit_ms]
     return Summary(
         method,
         name,
         len(own),
         sum(a.latency_ms > a.limit_ms for a in own),
-        float(np.mean([a.regret for a in own])),
+        float(np.nanmean([a.regret for a in own])),
         min(by_seed.values()),
         max(by_seed.values()),
         max(by_device.values()),
         float(np.mean([a.latency_ms / a.limit_ms for a in own])),
         float(np.mean([a.best_ms / a.limit_ms for a in own])),
+        len(rising) / len(own),
+        float(np.mean(rising)) if rising else float("nan"),
         float(np.mean([a.within for a in own])),
         float(np.min([a.within for a in own])),
     )
@@ -493,7 +640,7 @@ def _summary(method: str, name: str, own: Sequence[Answer]) -> Summary:
 def _means(answers: Sequence[Answer], key: Callable[[Answer], object]) -> Mapping[object, float]:
     """Mean regret by key."""
     return {
-        value: float(np.mean([a.regret for a in answers if key(a) == value]))
+        value: float(np.nanmean([a.regret for a in answers if key(a) == value]))
         for value in {key(answer) for answer in answers}
     }
 
@@ -598,19 +745,20 @@ def nag_variants(
       UsageError: a table is missing, or the device is not one of them.
     """
     bench = Bench(tables)
+    judge = Judge(bench, tables)
     if device not in bench.models:
         raise errors.UsageError(f"device {device!r} is none of {', '.join(bench.models)}")
     drawn: list[Drawn] = []
     summaries: list[VariantSummary] = []
     for number in range(sizes.seeds):
         own, kept = place(bench, work, sizes, seed, number)
-        records = revealed_in_rounds(bench, sizes, own, kept / "revealed.json", say)
+        records = revealed(bench, tables, sizes, own, kept, say)
         evidence = Evidence(bench.space, bench.models[device], records)
         for variant, config in variants.items():
             path = kept / f"policy-{digest([device, dataclasses.asdict(config)])}.npz"
             fit = functools.partial(Nag().fit, evidence, config, own)
             generator = _kept_fit(bench, path, fit).on(bench.models[device])
-            drawn += _drawn(bench, generator, records, sizes, device, variant, number, own)
+            drawn += _drawn(bench, judge, generator, records, sizes, device, variant, number, own)
             say(f"seed {number}: {variant}")
         summaries = _variant_summaries(drawn)
         reports.write_csv(folder / f"{name}.csv", drawn)
@@ -626,6 +774,7 @@ def nag_variants(
 
 def _drawn(
     bench: Bench,
+    judge: Judge,
     generator: NagGenerator,
     records: Sequence[Record],
     sizes: Sizes,
@@ -644,7 +793,7 @@ def _drawn(
         if (ms <= limit).any():
             cells = raw.choices[ms <= limit]
             best = cells[[int(np.argmax(expected.predict(cells, 0.5).metric))]]
-            answer = bench.answer(number, NAG, device, limit, best, np.nan)
+            answer = judge.answer(number, NAG, device, limit, best, np.nan)
             accuracy, regret = answer.accuracy, answer.regret
         within = float((ms <= limit).mean())
         found.append(Drawn(variant, number, limit, float(ms.mean()), within, accuracy, regret))

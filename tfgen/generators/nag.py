@@ -23,6 +23,7 @@ Where the paper is silent or we depart from it:
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -105,10 +106,12 @@ class NagConfig:
             raise ValueError(f"NAG compares two and more budgets, samples and records: {self}")
         if isinstance(self.costs, str) or not set(self.costs) <= set(COST_METRICS):
             raise ValueError(f"NAG's costs are of {', '.join(COST_METRICS)}, got {self.costs}")
+        if len(set(self.costs)) < len(self.costs):
+            raise ValueError(f"NAG's costs differ from each other, got {self.costs}")
         if self.reward not in REWARDS:
             raise ValueError(f"NAG's reward is one of {', '.join(REWARDS)}, got {self.reward!r}")
         rates = (self.learning_rate, self.evaluator_rate, self.start_entropy, self.end_entropy)
-        if min(rates) <= 0:
+        if not all(0 < rate < math.inf for rate in rates) or not 0 <= self.weight_decay < 1:
             raise ValueError(f"NAG needs positive rates and weights: {self}")
         if not (0 <= self.several_share <= 1 and 0 < self.held_out_share < 1):
             raise ValueError(f"shares lie in 0..1: {self}")
@@ -242,9 +245,10 @@ class NagGenerator(Drawing):
           UsageError: the policy is one of another single device.
         """
         targets, references = self.platform.targets, self._state.get(_REFERENCES)
-        device = None if cost_model.latency is None else cost_model.latency.device
+        device = "" if cost_model.latency is None else cost_model.latency.device
         if references is None and device != targets.device:
-            raise errors.UsageError(f"this generator was trained for one device, {targets.device}")
+            own = targets.device or "none"
+            raise errors.UsageError(f"this generator was trained for one device, {own}")
         platform = Platform.of(cost_model, targets.costs, targets.knots, references)
         changed = {_FEATURES: platform.features, **platform.targets.state()}
         return NagGenerator(self._space, {**self._state, **changed}, platform)

@@ -18,6 +18,9 @@ from tfgen.generators.targets import Targets
 from tfgen.space.search_space import Choices
 
 _SAMPLED = 4096  # networks, whose costs are those of random ones
+# Of these, how many lie beyond each end of a latency's range. The fastest network of a space may be
+# a thousand times as fast as a common one: most of ten embeddings would be of nearly nothing.
+_END = 0.02
 Floats = npt.NDArray[np.float64]
 
 
@@ -68,7 +71,7 @@ class Platform:
             )
         random = cost_model.space.sample(_SAMPLED, seeds.stream(0, "platform"))
         _, sampled = cost_model.bounds(random, CONFIDENCE, costs)
-        targets = Targets.of(cost_model, tuple(costs), costs, sampled, knots)
+        targets = Targets.of(cost_model, tuple(costs), costs, sampled, knots, _END)
         if not targets.limited:
             raise errors.UsageError(
                 f"{', '.join(costs)}: the same for all networks of {cost_model.space.name!r}"

@@ -19,7 +19,7 @@ from tfgen.cost.budget import Budget
 from tfgen.cost.cost_model import LATENCY, CostModel, Costs
 from tfgen.generators.base import Asked
 
-_END = 1e-3  # of sampled networks, how many are beyond each end of a latency's range
+END = 1e-3  # of sampled networks, how many are beyond each end of a latency's range
 _TIGHTER, _LOOSER = -0.1, 0.4  # logarithms of what targets allow a network that they are drawn by
 _RANGES, _DEVICE = "ranges", "device"  # in a generator's state
 Floats = npt.NDArray[np.float64]
@@ -54,6 +54,7 @@ class Targets:
         limited: Sequence[str],
         sampled: Costs,
         knots: int,
+        end: float = END,
     ) -> Targets:
         """The targets between the extremes of a space.
 
@@ -64,11 +65,12 @@ class Targets:
           limited: of these, which they may limit.
           sampled: costs of random networks, by metric [networks].
           knots: hats over a range.
+          end: share of the sampled networks beyond each end of a latency's range.
         """
         ranges = np.zeros((len(costs), 2))
         for metric in limited:
             if metric == LATENCY:
-                ends = np.quantile(sampled[metric], [_END, 1.0 - _END])
+                ends = np.quantile(sampled[metric], [end, 1.0 - end])
             else:
                 ends = np.array([cost_model.minimum(metric), cost_model.maximum(metric)])
             ranges[costs.index(metric)] = np.log(ends)
