@@ -50,7 +50,7 @@ from tools.reproduce_cells import TABLE, VALID
 from tools.reproduce_setting import different, digest
 
 NAG, REVEALED, RANDOM = "nag", "best revealed", "best of 1,000 random"
-MEASURED = "nag, ten cells measured"
+MEASURED, ALONE = "nag, ten cells measured", "nag, one for each device"
 # Families whose every device is for tests alone: a device whose sibling was trained for is not new.
 _KEPT_OUT = {
     "phones of one maker": r"pixel\w*",
@@ -58,6 +58,7 @@ _KEPT_OUT = {
     "one generation of graphics cards": r"(2080ti|titan_rtx)_\w+",
 }
 _MEASURED = 10  # cells of a new device
+_ENOUGH = 0.9  # of raw samples within a budget
 _RISING = 0.95  # of a budget: where the best cell uses as much, accuracy still rises with cost
 QUANTILES = (0.05, 0.95)  # of a device's latencies, between which budgets lie
 RAW = 1_000  # samples of the policy, of which the share within the budget is told
@@ -66,6 +67,7 @@ _OPTIMISM = 0.5  # deviations of the evaluator's members: for what is revealed n
 CAUTION = 2.0  # and for answers: the best of many expectations is an overrated one
 _ROUND_CONFIG = NagConfig(costs=(LATENCY,), steps=500, evaluator_steps=800, evaluator_records=48)
 _CONFIG = NagConfig(costs=(LATENCY,), steps=3_000, evaluator_steps=1_500, evaluator_records=48)
+_ALONE_CONFIG = dataclasses.replace(_CONFIG, steps=1_000)
 Say = Callable[[str], None]
 
 
@@ -82,8 +84,11 @@ class Sizes:
       budgets: of each device, for answers.
       round_config: how policies of rounds are trained.
       config: how the last one is.
-      draws: of the policy, for an answer.
-      refinements: steps in which neighbours of the best are tried.
+      alone_config: how a policy of one device is.
+      alone_seeds: seeds for which such a policy is fitted for each device.
+      draws: of the policy, for what a budget of a round would be answered.
+      answer_draws: of the policy, for an answer.
+      refinements: steps in which neighbours of an answer's best candidates are tried.
     """
 
     seeds: int = 3
@@ -94,8 +99,11 @@ class Sizes:
     budgets: int = 20
     round_config: NagConfig = _ROUND_CONFIG
     config: NagConfig = _CONFIG
+    alone_config: NagConfig = _ALONE_CONFIG
+    alone_seeds: int = 1
     draws: int = 512
-    refinements: int = 3
+    answer_draws: int = 128
+    refinements: int = 1
 
     def to_json(self) -> list[object]:
         """What decides what is revealed and fitted."""
@@ -110,7 +118,7 @@ class Answer:
 
     Attributes:
       seed: number of the seed.
-      method: NAG, MEASURED, REVEALED or RANDOM.
+      method: NAG, ALONE, MEASURED, REVEALED or RANDOM.
       device: by name.
       trained: whether the policy was trained for it.
       limit_ms: the budget.
@@ -152,6 +160,7 @@ class Summary:
       rising_used: mean share that answers use of these; NaN where there are none.
       within: mean share of raw samples within the budget.
       least_within: the least of a budget.
+      enough_within: share of the budgets with 90 % and more.
     """
 
     method: str
@@ -168,6 +177,7 @@ class Summary:
     rising_used: float
     within: float
     least_within: float
+    enough_within: float
 
 
 def _share(value: float) -> str:
@@ -191,6 +201,7 @@ SUMMARY = (
     Column("which is so, % of budgets", lambda s: percent(s.rising, 0)),
     Column("raw samples within, %", lambda s: _share(s.within)),
     Column("least", lambda s: _share(s.least_within)),
+    Column("90 % within, % of budgets", lambda s: _share(s.enough_within)),
 )
 
 
@@ -468,8 +479,14 @@ def nag_devices(
         say(f"seed {number}: ready in {duration(time.perf_counter() - since)}")
         evaluator = generator.evaluator
         rankings.append((evaluator.ranking_accuracy, evaluator.accuracy_ranking))
-        found, spent = _answers(bench, judge, generator, records, sizes, own, number)
-        answers += found
+        of = {device: generator.on(model) for device, model in bench.models.items()}
+        found, spent = _answers(bench, judge, NAG, of, records, sizes, own, number)
+        answers += [*found, *_looked_up(bench, judge, records, sizes, own, number)]
+        if number < sizes.alone_seeds:
+            alone = {
+                device: _alone(bench, device, records, sizes, own, kept) for device in bench.models
+            }
+            answers += _answers(bench, judge, ALONE, alone, records, sizes, own, number)[0]
         answers += _measured_answers(bench, judge, tables, generator, records, sizes, own, number)
         seconds.append(spent)
         summaries = summarise(answers)
@@ -480,8 +497,9 @@ def nag_devices(
             f"{', '.join(_KEPT_OUT)}; "
             f"{sizes.revealed} cells revealed, {sizes.first} of them at random; {number + 1} "
             f"seeds; {sizes.budgets} budgets a device.",
-            f"An answer takes {1000 * np.mean(seconds):.0f} ms: {sizes.draws} draws, selection and "
-            "refinement. Of pairs of held-out records the evaluator ranks "
+            f"An answer takes {1000 * np.mean(seconds):.0f} ms: {sizes.answer_draws} draws, "
+            f"selection and {sizes.refinements} step of refinement. Of pairs of held-out records "
+            "the evaluator ranks "
             + ", ".join(percent(budget) for budget, _ in rankings)
             + " % rightly for budgets, "
             + ", ".join(percent(none) for _, none in rankings)
@@ -527,7 +545,7 @@ def _selected(
     """The cell that is expected best within a budget [1, decisions]; None where none is found."""
     model = generator.platform.cost_model
     assert model.latency is not None
-    selector = Selector(count=1, draws=sizes.draws, refinements=sizes.refinements)
+    selector = Selector(count=1, draws=sizes.answer_draws, refinements=sizes.refinements)
     known = model.space.choices([record.architecture for record in records])
     budget = Budget({LATENCY: limit_ms}, None, model.latency.device)
     try:
@@ -569,39 +587,66 @@ def _measured_answers(
     return answers
 
 
+def _alone(
+    bench: Bench,
+    device: str,
+    records: Sequence[Record],
+    sizes: Sizes,
+    seed: int,
+    kept: pathlib.Path,
+) -> NagGenerator:
+    """A policy of one device, taught by the same cells as that of all."""
+    evidence = Evidence(bench.space, bench.models[device], records)
+    path = kept / f"alone-{digest([device, dataclasses.asdict(sizes.alone_config)])}.npz"
+    fit = functools.partial(Nag().fit, evidence, sizes.alone_config, seed)
+    return _kept_fit(bench, path, fit).on(bench.models[device])
+
+
 def _answers(
     bench: Bench,
     judge: Judge,
-    generator: NagGenerator,
+    method: str,
+    generators: Mapping[str, NagGenerator],
     records: Sequence[Record],
     sizes: Sizes,
     seed: int,
     number: int,
 ) -> tuple[list[Answer], float]:
-    """Every method's answers on every device, and the seconds that one of NAG's takes."""
-    known = bench.space.choices([record.architecture for record in records])
-    random = bench.space.sample(_RANDOM, seeds.stream(seed, "random"))
+    """The answers of policies, by device, and the seconds that one of them takes."""
     quantiles = np.linspace(*QUANTILES, sizes.budgets)
     answers: list[Answer] = []
     spent = 0.0
-    for device, model in bench.models.items():
-        own = generator.on(model)
+    for device, own in generators.items():
         for limit in map(float, bench.limits(device, quantiles)):
             since = time.perf_counter()
             cell = _selected(sizes, own, records, limit, seed)
             spent += time.perf_counter() - since
             (raw,) = own.propose([Budget({LATENCY: limit}, None, device)], RAW, seed)
-            within = float((model.costs(raw.choices)[LATENCY] <= limit).mean())
-            found = {
-                NAG: cell,
-                REVEALED: judge.best_of(device, limit, known),
-                RANDOM: judge.best_of(device, limit, random),
-            }
-            for method, best in found.items():
+            within = float((bench.models[device].costs(raw.choices)[LATENCY] <= limit).mean())
+            if cell is not None:
+                answers.append(judge.answer(number, method, device, limit, cell, within))
+    return answers, spent / (len(generators) * sizes.budgets)
+
+
+def _looked_up(
+    bench: Bench,
+    judge: Judge,
+    records: Sequence[Record],
+    sizes: Sizes,
+    seed: int,
+    number: int,
+) -> list[Answer]:
+    """The best of what was revealed, and of random cells."""
+    known = bench.space.choices([record.architecture for record in records])
+    random = bench.space.sample(_RANDOM, seeds.stream(seed, "random"))
+    answers = []
+    for device in bench.models:
+        for limit in map(float, bench.limits(device, np.linspace(*QUANTILES, sizes.budgets))):
+            for method, cells in ((REVEALED, known), (RANDOM, random)):
+                best = judge.best_of(device, limit, cells)
                 if best is not None:
-                    share = within if method == NAG else np.nan
-                    answers.append(judge.answer(number, method, device, limit, best, share))
-    return answers, spent / (len(bench.models) * sizes.budgets)
+                    answers.append(judge.answer(number, method, device, limit, best, np.nan))
+    return answers
 
 
 def summarise(answers: Sequence[Answer]) -> list[Summary]:
@@ -634,6 +679,7 @@ def _summary(method: str, name: str, own: Sequence[Answer]) -> Summary:
         float(np.mean(rising)) if rising else float("nan"),
         float(np.mean([a.within for a in own])),
         float(np.min([a.within for a in own])),
+        float(np.mean([np.nan if np.isnan(a.within) else a.within >= _ENOUGH for a in own])),
     )
 
 

@@ -289,7 +289,9 @@ class ReproductionTest(absltest.TestCase):
             budgets=3,
             round_config=config,
             config=config,
+            alone_config=config,
             draws=64,
+            answer_draws=64,
         )
         with (
             mock.patch.object(devices, "known_on", return_value=list(toys)),
@@ -301,10 +303,13 @@ class ReproductionTest(absltest.TestCase):
             out, work = folder / "out", folder / "work"
             found = reproduce_nag.nag_devices(folder, work, sizes, 1, out, lambda text: None)
             self.assertEqual([(s.method, s.answers) for s in found[:2]], [("nag", 6), ("nag", 3)])
-            measured = found[-1]
-            self.assertEqual((measured.method, measured.answers), (reproduce_nag.MEASURED, 3))
-            for summary in found[:-1]:
-                self.assertEqual(summary.over, 0)
+            (measured,) = (s for s in found if s.method == reproduce_nag.MEASURED)
+            self.assertEqual((measured.devices, measured.answers), ("kept out", 3))
+            alone = [s.answers for s in found if s.method == reproduce_nag.ALONE]
+            self.assertEqual(alone, [6, 3])
+            for summary in found:
+                if summary is not measured:
+                    self.assertEqual(summary.over, 0)
             # Nothing is answered that was revealed and is worse.
             self.assertLessEqual(found[0].regret, found[2].regret)
             # Half a point is a 1x1 convolution.

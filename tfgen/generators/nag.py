@@ -106,6 +106,7 @@ class NagConfig:
             raise ValueError(f"NAG compares two and more budgets, samples and records: {self}")
         if isinstance(self.costs, str) or not set(self.costs) <= set(COST_METRICS):
             raise ValueError(f"NAG's costs are of {', '.join(COST_METRICS)}, got {self.costs}")
+        object.__setattr__(self, "costs", tuple(self.costs))  # a manifest has a list
         if len(set(self.costs)) < len(self.costs):
             raise ValueError(f"NAG's costs differ from each other, got {self.costs}")
         if self.reward not in REWARDS:

@@ -19,7 +19,9 @@ Departures:
 
 from __future__ import annotations
 
+import functools
 import itertools
+import json
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -37,7 +39,7 @@ from tfgen.generators.nag_evaluator import (
 from tfgen.generators.platform import Floats, Platform, dominance, overshoot
 from tfgen.nets.keras_compat import keras, tf
 from tfgen.space.encoding import Encoding
-from tfgen.space.search_space import Choices
+from tfgen.space.search_space import Choices, SearchSpace
 
 _TESTED_BUDGETS = 50  # of each platform, for the ranking accuracy
 _CLIPPED_NORM = 1.0
@@ -68,7 +70,8 @@ def train(
         ExpectedAccuracies(evaluator, platform, choices, accuracies) for platform in platforms
     ]
     first = platforms[0]
-    policy = _Policy(encoding, first.inputs, config, seed)
+    policy = _policy(json.dumps(space.to_json(), sort_keys=True), first.inputs, config)
+    policy.start(_initial(encoding, first.inputs, config, seed))
     random = seeds.stream(seed, "nag", "policy")
     for step in range(config.steps):
         number = random.integers(len(platforms))
@@ -137,31 +140,8 @@ def fit_evaluator(
         network_features(encoding, platform, choices, own)
         for platform, own in zip(platforms, costs, strict=True)
     ]
-    initial = _initial_evaluator(features[0].shape[1], platforms[0].inputs, config, seed)
-    weights = {name: tf.Variable(value) for name, value in initial.items()}
-    variables = list(weights.values())
-    schedule = keras.optimizers.schedules.CosineDecay(config.evaluator_rate, config.evaluator_steps)
-    optimizer = keras.optimizers.Adam(schedule)
-    optimizer.build(variables)
-
-    @tf.function(jit_compile=True)
-    def step(networks, conditions, better):  # type: ignore[no-untyped-def]
-        """networks [records, ..], conditions [budgets, ..], better [budgets, records, records]."""
-        with tf.GradientTape() as tape:
-            found = rewards(tf, weights, networks[None], conditions)
-            difference = found[..., :, None] - found[..., None, :]
-            hinge = tf.nn.relu(1.0 - better * difference) * tf.abs(better)
-            # The last budget is none, by which the policy is taught: it has half of the weight.
-            share = tf.concat([tf.ones(better.shape[0] - 1), [config.step_budgets]], axis=0)
-            pairs = tf.reduce_sum(tf.abs(better), axis=(1, 2))
-            mean = tf.reduce_sum(hinge, axis=(2, 3)) / tf.maximum(pairs, 1.0)  # [members, budgets]
-            loss = tf.reduce_sum(mean * share) / (2.0 * config.step_budgets)
-        optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
-        decay = 1.0 - config.weight_decay * tf.cast(optimizer.learning_rate, tf.float32)
-        for name, variable in weights.items():
-            if not name.startswith("bias"):
-                variable.assign(variable * decay)
-
+    learner = _evaluator_learner(features[0].shape[1], platforms[0].inputs, config)
+    learner.start(_initial_evaluator(features[0].shape[1], platforms[0].inputs, config, seed))
     random = seeds.stream(seed, "nag", "evaluator")
     for _ in range(config.evaluator_steps):
         number = random.integers(len(platforms))
@@ -171,12 +151,12 @@ def fit_evaluator(
             [platform.draw(config.step_budgets, config.several_share, random), platform.unlimited]
         )
         better = _better(accuracies[rows], costs[number][rows], targets)
-        step(
+        learner.step(
             tf.constant(features[number][rows]),
             tf.constant(platform.conditions(targets), tf.float32),
             tf.constant(better, tf.float32),
         )
-    taught = {name: variable.numpy() for name, variable in weights.items()}
+    taught = learner.arrays()
     rankings = [
         _ranked(taught, platform, targets, read[held_out], accuracies[held_out], own[held_out])
         for platform, own, read in zip(platforms, costs, features, strict=True)
@@ -188,6 +168,68 @@ def fit_evaluator(
     return Evaluator(
         encoding, taught, float(np.mean(rankings[::2])), float(np.mean(rankings[1::2]))
     )
+
+
+class _Learner:
+    """Variables and their optimizer, which start anew for each fit of a compiled step."""
+
+    def __init__(
+        self,
+        initial: Mapping[str, np.ndarray],
+        schedule: keras.optimizers.schedules.LearningRateSchedule,
+    ):
+        self.weights = {name: tf.Variable(value) for name, value in initial.items()}
+        self.optimizer = keras.optimizers.Adam(schedule)
+        self.optimizer.build(list(self.weights.values()))
+
+    def start(self, initial: Mapping[str, np.ndarray]) -> None:
+        """Forgets all that was learned."""
+        for variable in self.optimizer.variables:
+            variable.assign(tf.zeros_like(variable))
+        for name, value in initial.items():
+            self.weights[name].assign(value)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The variables as they are."""
+        return {name: variable.numpy() for name, variable in self.weights.items()}
+
+
+class _EvaluatorLearner(_Learner):
+    """The evaluator's variables, and a step along the gradient of eq. 5."""
+
+    def __init__(self, features: int, inputs: int, config: NagConfig):
+        schedule = keras.optimizers.schedules.CosineDecay(
+            config.evaluator_rate, config.evaluator_steps
+        )
+        super().__init__(_initial_evaluator(features, inputs, config, 0), schedule)
+        weights, optimizer = self.weights, self.optimizer
+        variables = list(weights.values())
+
+        @tf.function(jit_compile=True)
+        def step(networks, conditions, better):  # type: ignore[no-untyped-def]
+            """networks [records, ..], conditions [budgets, ..], better [budgets, records, ..]."""
+            with tf.GradientTape() as tape:
+                found = rewards(tf, weights, networks[None], conditions)
+                difference = found[..., :, None] - found[..., None, :]
+                hinge = tf.nn.relu(1.0 - better * difference) * tf.abs(better)
+                # The last budget is none, by which the policy is taught: it has half of the weight.
+                share = tf.concat([tf.ones(better.shape[0] - 1), [config.step_budgets]], axis=0)
+                pairs = tf.reduce_sum(tf.abs(better), axis=(1, 2))
+                mean = tf.reduce_sum(hinge, axis=(2, 3)) / tf.maximum(pairs, 1.0)
+                loss = tf.reduce_sum(mean * share) / (2.0 * config.step_budgets)
+            optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+            decay = 1.0 - config.weight_decay * tf.cast(optimizer.learning_rate, tf.float32)
+            for name, variable in weights.items():
+                if not name.startswith("bias"):
+                    variable.assign(variable * decay)
+
+        self.step = step
+
+
+# Compiling takes as long as hundreds of steps, and repeated searches fit alike again and again.
+@functools.lru_cache(maxsize=2)
+def _evaluator_learner(features: int, inputs: int, config: NagConfig) -> _EvaluatorLearner:
+    return _EvaluatorLearner(features, inputs, config)
 
 
 def _ranked(
@@ -258,18 +300,15 @@ def advantages(reward: str, quality: Floats, over: Floats) -> Floats:
     return np.asarray(centred / (told.std(axis=-1, keepdims=True) + _LEAST_SHARE))
 
 
-class _Policy:
+class _Policy(_Learner):
     """The policy's variables, and the two things that training does with them."""
 
-    def __init__(self, encoding: Encoding, inputs: int, config: NagConfig, seed: int):
-        initial = _initial(encoding, inputs, config, seed)
-        self._variables = {name: tf.Variable(value) for name, value in initial.items()}
-        variables = list(self._variables.values())
+    def __init__(self, encoding: Encoding, inputs: int, config: NagConfig):
         schedule = keras.optimizers.schedules.CosineDecay(
             config.learning_rate, config.steps, alpha=0.05
         )
-        optimizer = keras.optimizers.Adam(schedule)
-        optimizer.build(variables)
+        super().__init__(_initial(encoding, inputs, config, 0), schedule)
+        optimizer, variables = self.optimizer, list(self.weights.values())
         xp = tf.experimental.numpy
 
         @tf.function(jit_compile=True)
@@ -279,13 +318,13 @@ class _Policy:
                 passed = cumulated < uniform[:, decision, None] * cumulated[:, -1:]
                 return tf.reduce_sum(tf.cast(passed, tf.int32), axis=1)
 
-            found = write(xp, encoding, self._variables, conditions, choose)
+            found = write(xp, encoding, self.weights, conditions, choose)
             return tf.stack([w.choice for w in found], axis=1)
 
         @tf.function(jit_compile=True)
         def follow(conditions, choices, gained, entropy_weight):  # type: ignore[no-untyped-def]
             with tf.GradientTape() as tape:
-                found = write(xp, encoding, self._variables, conditions, lambda d, _: choices[:, d])
+                found = write(xp, encoding, self.weights, conditions, lambda d, _: choices[:, d])
                 likelihood, entropy = 0.0, 0.0
                 for w in found:
                     own = tf.gather(w.shares, w.choice, batch_dims=1)
@@ -314,9 +353,11 @@ class _Policy:
             tf.constant(entropy_weight, tf.float32),
         )
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        """The variables as they are."""
-        return {name: variable.numpy() for name, variable in self._variables.items()}
+
+@functools.lru_cache(maxsize=2)
+def _policy(space: str, inputs: int, config: NagConfig) -> _Policy:
+    """Of a space as JSON: a text can be looked up."""
+    return _Policy(Encoding(SearchSpace.from_json(json.loads(space))), inputs, config)
 
 
 def _initial(
