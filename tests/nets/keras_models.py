@@ -112,7 +112,26 @@ def segmenting(keras: Any) -> Any:
     return keras.Model(inputs, k.Conv2D(10, 1, activation="softmax")(x))
 
 
-MODELS = {f.__name__: f for f in (residual, depthwise, dense, branches, plain, segmenting)}
+def everyday(keras: Any) -> Any:
+    """What people write: sums by +, names of their own, images moved, vectors normalised."""
+    k, three = keras.layers, keras.__version__.startswith("3")
+    pixels = keras.Input(SHAPE, name="pixels")
+    x = k.Conv2D(8, 3, padding="same", name="input")(k.RandomFlip("horizontal")(pixels))
+    short = k.Conv2D(8, 1, name="größe" if three else "size")(pixels)
+    x = k.ReLU()(x + short if three else k.Add()([x, short]))
+    gate = k.Dense(4, activation="relu")(k.GlobalAveragePooling2D()(x))
+    gate = k.Reshape((1, 1, 8))(k.Dense(8, activation="sigmoid")(gate))
+    x = k.Multiply()([x, gate])
+    joined = k.Concatenate()([k.Conv2D(4, 3, padding="same")(x), k.Conv2D(4, 1)(x)])
+    last = k.Conv2D(8, 5, padding="same", name="_last" if three else "last")
+    x = k.Concatenate()([joined, last(x)])
+    x = k.BatchNormalization()(k.GlobalAveragePooling2D()(x))
+    x = k.BatchNormalization()(k.Dense(12, activation="relu")(x))
+    return keras.Model(pixels, k.Dense(10)(k.Dropout(0.1)(x)))
+
+
+_ALL = (residual, everyday, depthwise, dense, branches, plain, segmenting)
+MODELS = {f.__name__: f for f in _ALL}
 
 
 def images() -> np.ndarray:

@@ -20,6 +20,7 @@ from tfgen import errors, seeds
 from tfgen.nets import keras_file, network, prototype_network, pruning
 from tfgen.nets.keras_compat import tf
 from tfgen.nets.keras_file import KerasGraph, Node
+from tfgen.nets.keras_kinds import INPUT_NODE as IN
 from tfgen.nets.supernet import Supernet
 from tfgen.space.lowering import lower
 from tfgen.space.prototype import Prototype
@@ -47,7 +48,7 @@ class ReadingTest(parameterized.TestCase):
 
     @parameterized.parameters(
         (version, name, suffix)
-        for name, suffixes in zip(keras_models.MODELS, ["keras h5", "h5 keras"] * 3, strict=False)
+        for name, suffixes in zip(keras_models.MODELS, ["keras h5", "h5 keras"] * 4, strict=False)
         for version, suffix in zip("23", suffixes.split(), strict=True)
     )
     def test_a_network_computes_what_the_model_does(self, version, name, suffix):
@@ -114,14 +115,23 @@ class ReadingTest(parameterized.TestCase):
             "def relu(x):\n  return x\n"
             "def foreign():\n"
             "  return keras.Sequential([keras.Input((4,)), Dense(3, name='mine')])\n"
+            "def unbuilt():\n"
+            "  return keras.Sequential([keras.layers.Dense(3)])\n"
+            "def plus_one():\n"
+            "  x = keras.Input((4,))\n"
+            "  return keras.Model(x, keras.layers.Dense(3)(x + 1.0))\n"
             "def odd():\n"
             "  one = keras.layers.Dense(3, activation=relu, name='odd')\n"
             "  return keras.Sequential([keras.Input((4,)), one])\n"
         )
         (node,) = keras_file.read(f"{file}:make").nodes
-        self.assertEqual((node.name, node.kind, node.inputs), ("only", "Dense", ("input",)))
+        self.assertEqual((node.name, node.kind, node.inputs), ("only", "Dense", (IN,)))
         with self.assertRaisesRegex(errors.CorruptFileError, r"fail\(\) failed: OSError: no such"):
             keras_file.read(f"{file}:fail")
+        with self.assertRaisesRegex(errors.CorruptFileError, "was never built"):
+            keras_file.read(f"{file}:unbuilt")
+        with self.assertRaisesRegex(errors.CorruptFileError, "'add.*' is called with a constant"):
+            keras_file.read(f"{file}:plus_one")
         # What others call as Keras calls its own computes something else.
         for function, message in (("foreign", "'mine': Dense of"), ("odd", "'odd': relu of")):
             with self.assertRaisesRegex(errors.CorruptFileError, f"{message} .* none of Keras's"):
@@ -182,7 +192,7 @@ class RefusalTest(parameterized.TestCase):
                 "module": "subprocess", "class_name": "Popen", "config": {}}}},
             "names Popen 'subprocess', which is never",
         ),
-        ({"class_name": "Dense", "module": "mine", "config": {}}, "Dense 'mine'"),
+        ({"class_name": "Dense", "module": "mine", "config": {}}, "Dense of mine"),
         (
             {"class_name": "Dense", "inbound_nodes": [[["_CONSTANT_VALUE", -1, "ls", {}]]]},
             "a layer with a constant",
@@ -278,7 +288,7 @@ def graph(*nodes: Node, shape: tuple[int, ...] = (8, 8, 4)) -> KerasGraph:
     return KerasGraph(shape, nodes, nodes[-1].name)
 
 
-def conv(name: str = "c", read: str = "input", channels: int = 4, **config: object) -> Node:
+def conv(name: str = "c", read: str = IN, channels: int = 4, **config: object) -> Node:
     kernel = int(config.get("kernel_size", 3))
     arrays = (np.ones((kernel, kernel, 4, channels)), np.zeros(channels))
     given = {"kernel_size": kernel, "strides": 1, "padding": "same", **config}
@@ -294,14 +304,14 @@ class FormTest(parameterized.TestCase):
         (lambda: conv(activation="tanh"), "activation 'tanh' is not read"),
         (lambda: conv(groups=2), "in 2 groups"),
         (lambda: dataclasses.replace(conv(), arrays=(np.ones(3, np.int8),)), "no floats"),
-        (lambda: Node("d", "Dense", {}, ("input",), (np.ones((3, 2)), np.ones(2))), "4 channels"),
-        (lambda: Node("d", "Dense", {}, ("input",), (np.ones((4, 2)),) * 4), "4 arrays"),
-        (lambda: Node("f", "Flatten", {"data_format": "channels_first"}, ("input",), ()), "first"),
-        (lambda: Node("r", "LSTM", {}, ("input",), ()), "such layers are not read"),
-        (lambda: Node("r", "ReLU", {"negative_slope": 0.1}, ("input",), ()), "a slope"),
-        (lambda: Node("r", "ReLU", {"max_value": 1.0}, ("input",), ()), "ends at 1.0"),
-        (lambda: Node("r", "Reshape", {"target_shape": [16, 16]}, ("input",), ()), "shape to"),
-        (lambda: Node("a", "Concatenate", {"axis": 1}, ("input", "input"), ()), "another axis"),
+        (lambda: Node("d", "Dense", {}, (IN,), (np.ones((3, 2)), np.ones(2))), "4 channels"),
+        (lambda: Node("d", "Dense", {}, (IN,), (np.ones((4, 2)),) * 4), "4 arrays"),
+        (lambda: Node("f", "Flatten", {"data_format": "channels_first"}, (IN,), ()), "first"),
+        (lambda: Node("r", "LSTM", {}, (IN,), ()), "such layers are not read"),
+        (lambda: Node("r", "ReLU", {"negative_slope": 0.1}, (IN,), ()), "a slope"),
+        (lambda: Node("r", "ReLU", {"max_value": 1.0}, (IN,), ()), "ends at 1.0"),
+        (lambda: Node("r", "Reshape", {"target_shape": [16, 16]}, (IN,), ()), "shape to"),
+        (lambda: Node("a", "Concatenate", {"axis": 1}, (IN, IN), ()), "another axis"),
     )  # fmt: skip
     def test_what_has_no_form_is_named(self, make, message):
         node = make()
@@ -328,7 +338,7 @@ class FormTest(parameterized.TestCase):
                 dataclasses.replace(nodes[1], inputs=("d",)), nodes[2])  # fmt: skip
         self.assertEqual(prototype_network.read(graph(*late), "m").layers, found.layers)
         vector = (
-            Node("g", "GlobalAveragePooling2D", {}, ("input",), ()),
+            Node("g", "GlobalAveragePooling2D", {}, (IN,), ()),
             Node("r", "ReLU", {}, ("g",), ()),
         )
         with self.assertRaisesRegex(
@@ -338,7 +348,7 @@ class FormTest(parameterized.TestCase):
 
     def test_zeros_where_a_file_has_them_too(self):
         # Of 8 pixels and stride 2 a 3x3 kernel sees none before and one behind.
-        pad = Node("p", "ZeroPadding2D", {"padding": [[0, 1], [0, 1]]}, ("input",), ())
+        pad = Node("p", "ZeroPadding2D", {"padding": [[0, 1], [0, 1]]}, (IN,), ())
         nodes = (pad, conv(read="p", strides=2, padding="valid"))
         (layer,) = prototype_network.read(graph(*nodes), "m").layers
         self.assertEqual((layer.op, layer.stride, layer.out_size), ("conv", 2, (4, 4)))
@@ -358,7 +368,7 @@ class FormTest(parameterized.TestCase):
     def test_a_single_channel_is_convolved(self):
         # A dense layer of one input has no file.
         node = Node(
-            "c", "Conv2D", {"kernel_size": 1, "strides": 1, "padding": "same"}, ("input",),
+            "c", "Conv2D", {"kernel_size": 1, "strides": 1, "padding": "same"}, (IN,),
             (np.ones((1, 1, 1, 4)), np.zeros(4)),
         )  # fmt: skip
         (layer,) = prototype_network.read(graph(node, shape=(8, 8, 1)), "m").layers

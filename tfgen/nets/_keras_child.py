@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from tfgen import child_process, workdir
-from tfgen.nets.keras_kinds import KINDS
+from tfgen.nets.keras_kinds import INPUT_NODE, KINDS, SKIPPED
 
 GRAPH, ARRAYS = "graph.json", "arrays.npz"
 # What a description may name beside the layers of KINDS: models, and plain parts of layers.
@@ -37,6 +37,8 @@ _PARTS_OF = re.compile(
     r"(tf_)?keras(\.src)?(\.(initializers|regularizers|constraints|dtype_policies|mixed_precision)"
     r"[a-z0-9_.]*)?"
 )
+# What `x + y` and `x * y` of Keras 3 are: operations that compute what the layers of that name do.
+_OPERATIONS_OF, _OPERATIONS = "keras.src.ops.numpy", ("Add", "Multiply")
 _RUN = ("function", "Lambda", "__lambda__")
 _UNREAD = ("compile_config", "build_config")  # Keras makes nothing of these: compile=False
 _CONSTANT = "_CONSTANT_VALUE"  # in place of a layer that a call reads
@@ -221,18 +223,26 @@ def _check(config: Any) -> None:
     layers = config.get("layers")
     for layer in layers if isinstance(layers, list) else ():
         kind = layer.get("class_name") if isinstance(layer, Mapping) else None
-        if kind not in KINDS and kind not in _MODELS:
+        if not (kind in KINDS or kind in _MODELS) or not _is_home(kind, layer.get("module")):
             own = layer.get("config") if kind else None
             name = own.get("name") if isinstance(own, Mapping) else layer
-            raise Refused(f"layer {name!r} ({kind}): such layers are not read")
+            of = f" of {layer['module']}" if kind in KINDS else ""
+            raise Refused(f"layer {name!r} ({kind}{of}): such layers are not read")
     kind, module = config.get("class_name"), config.get("module")
-    home = _LAYERS_OF if kind in KINDS or kind in _MODELS else _PARTS_OF
-    if kind in _RUN or not (module is None or home.fullmatch(str(module))):
+    if kind in _RUN or not _is_home(kind, module):
         named = config.get("config") if kind in _RUN else module
         raise Refused(f"it names {kind} {named!r}, which is never imported or run")
     for key, value in config.items():
         if key not in _UNREAD:
             _check(value)
+
+
+def _is_home(kind: Any, module: Any) -> bool:
+    """Whether a class may be named of that module; None where a description names none."""
+    if kind in _OPERATIONS and module == _OPERATIONS_OF:
+        return True
+    home = _LAYERS_OF if kind in KINDS or kind in _MODELS else _PARTS_OF
+    return module is None or home.fullmatch(str(module)) is not None
 
 
 def _keras(version: str) -> Any:
@@ -255,6 +265,8 @@ def _graph(model: Any) -> dict[str, Any]:
     kind = type(model).__name__
     if kind not in _NESTED or not hasattr(model, "layers"):
         raise Refused(f"it is a {kind}; functional and sequential models are read")
+    if not getattr(model, "inputs", None) or not getattr(model, "outputs", None):
+        raise Refused("it was never built: give it an Input, or call it once")
     shapes = [tuple(one.shape) for one in model.inputs]
     if len(shapes) != 1 or len(model.outputs) != 1:
         raise Refused(f"it has {len(shapes)} inputs and {len(model.outputs)} outputs, not one each")
@@ -262,7 +274,7 @@ def _graph(model: Any) -> dict[str, Any]:
         raise Refused(f"its input has no fixed size: {list(shapes[0])}")
     nodes: list[dict[str, Any]] = []
     arrays: dict[str, np.ndarray] = {}
-    output = _walk(model, "", ["input"], nodes, arrays)
+    output = _walk(model, "", [INPUT_NODE], nodes, arrays)
     return {
         "input_shape": list(shapes[0][1:]),
         "output": output,
@@ -281,15 +293,17 @@ def _walk(
     """Adds a model's layers; returns the name of its output."""
     made: dict[str, str] = {}
     links = dict(_links(model, inputs, made))
+    # Keras 3 knows operations that are no layers.
+    layers = {layer.name: layer for layer in getattr(model, "operations", model.layers)}
     for name in _ordered(links):
-        layer = model.get_layer(name)
+        layer = layers[name]
         read = [made[source] for source in links[name]]
         own = f"{prefix}{name}"
         if type(layer).__name__ in _NESTED and hasattr(layer, "layers"):
             made[name] = _walk(layer, f"{own}/", read, nodes, arrays)
             continue
         _check_own(layer, own)
-        weights = layer.get_weights()
+        weights = layer.get_weights() if hasattr(layer, "get_weights") else []
         for number, array in enumerate(weights):
             arrays[f"{len(nodes)}_{number}"] = np.asarray(array)
         nodes.append(
@@ -336,13 +350,20 @@ def _links(
         name, calls = layer["name"], layer["inbound_nodes"]
         if name in made:
             continue
-        if _arguments(calls):
-            raise Refused(f"layer {name!r} is called with {', '.join(_arguments(calls))}")
+        given = _arguments(calls)
+        if layer["class_name"] in SKIPPED:  # whatever they do in training, networks have none
+            given = [argument for argument in given if argument != "training"]
+        if given:
+            raise Refused(f"layer {name!r} is called with {', '.join(given)}")
         if len(calls) != 1:
             raise Refused(
                 f"layer {name!r} is called {len(calls)} times: shared layers are not read"
             )
-        yield name, _tensors(calls[0])
+        read = _tensors(calls[0])
+        operation = layer["class_name"] in _OPERATIONS and layer.get("module") == _OPERATIONS_OF
+        if operation and len(read) != 2:
+            raise Refused(f"layer {name!r} is called with a constant, which is not read")
+        yield name, read
 
 
 def _arguments(calls: Any) -> list[str]:

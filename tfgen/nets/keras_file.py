@@ -26,7 +26,7 @@ class Node:
       name: unique; a layer of a nested model has that one's name before it.
       kind: Keras's class.
       config: as Keras tells it, plain values.
-      inputs: names of the nodes that it reads, "input" for the model's input.
+      inputs: names of the nodes that it reads, INPUT_NODE for the model's input.
       arrays: its weights in Keras's order.
     """
 

@@ -1,11 +1,18 @@
 """Which classes of Keras's layers are read, by name: needs no Keras."""
 
+INPUT_NODE = ""  # what nodes of a graph read of the model's input: a name that no layer can have
 SKIPPED = (
     "ActivityRegularization",
     "AlphaDropout",
     "Dropout",
     "GaussianDropout",
     "GaussianNoise",
+    "RandomBrightness",
+    "RandomContrast",
+    "RandomFlip",
+    "RandomRotation",
+    "RandomTranslation",
+    "RandomZoom",
     "SpatialDropout2D",
 )
 KINDS = (

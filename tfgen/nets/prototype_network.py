@@ -22,7 +22,7 @@ import numpy as np
 from tfgen import errors
 from tfgen.nets import blocks
 from tfgen.nets.keras_file import KerasGraph, Node
-from tfgen.nets.keras_kinds import SKIPPED
+from tfgen.nets.keras_kinds import INPUT_NODE, SKIPPED
 from tfgen.nets.network import BETA, BIAS, GAMMA, KERNEL, MEAN, VARIANCE, Weights
 from tfgen.space.layers import INPUT, MOVING_OPS, LayerSpec, Size, check_network
 
@@ -76,6 +76,10 @@ def read(graph: KerasGraph, source: str) -> PrototypeNetwork:
     return PrototypeNetwork(layers, graph.input_shape, reader.weights, tuple(reader.remarks))
 
 
+_ABSORBING = ("BatchNormalization", "Dense", "Flatten", "Rescaling")  # of normalised vectors
+_OF_VECTORS = ("dense", "hard_swish", "mean", "sigmoid")
+
+
 class _NoForm(Exception):
     """Why a layer has no form."""
 
@@ -89,12 +93,15 @@ class _Tensor:
       channels: of it.
       size: of the image, () of a vector.
       padding: zeros around it that are still to be added: top, bottom, left, right.
+      affine: of a vector, what its channels are still to be multiplied by and what is added then,
+        each [channels]; the dense layer that reads it does both.
     """
 
     layer: str
     channels: int
     size: Size
     padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    affine: tuple[np.ndarray, np.ndarray] | None = dataclasses.field(default=None, compare=False)
 
 
 class _Reader:
@@ -107,7 +114,7 @@ class _Reader:
         self.weights: dict[str, dict[str, np.ndarray]] = {}
         self.remarks: list[str] = []
         self._layers: list[LayerSpec] = []
-        self._tensors = {"input": _Tensor(INPUT, channels, tuple(size))}
+        self._tensors = {INPUT_NODE: _Tensor(INPUT, channels, tuple(size))}
         self._output = graph.output
         # How many nodes read a node, and by layer how many read what it makes.
         self._readers = collections.Counter(name for node in graph.nodes for name in node.inputs)
@@ -131,29 +138,60 @@ class _Reader:
             raise _NoForm(f"it has {len(node.arrays)} arrays of weights")
         if any(any(tensor.padding) for tensor in inputs) and node.kind not in _PADDED:
             raise _NoForm("it reads an image with zeros around it")
+        if any(tensor.affine for tensor in inputs) and node.kind not in _ABSORBING:
+            raise _NoForm("it reads a normalised vector, as dense layers alone do")
         self._tensors[node.name] = _FORMS[node.kind](self, node, inputs)
 
     def finished(self, output: str) -> tuple[LayerSpec, ...]:
         """The layers, of which the last one makes the output; raises ValueError."""
         last = self._tensors[output]
-        if not self._layers or self._layers[-1].name != last.layer or any(last.padding):
+        if (
+            not self._layers
+            or self._layers[-1].name != last.layer
+            or any(last.padding)
+            or last.affine
+        ):
             raise ValueError(f"its output, of {output!r}, is not made by the last layer")
+        for name in [layer.name for layer in self._layers if layer.op == "concat"]:
+            self._join_nested(name)
         for layer in [layer for layer in self._layers if layer.op == "concat"]:
             self._own_ranges(layer)
         return tuple(self._layers)
+
+    def _join_nested(self, name: str) -> None:
+        """Makes concatenations that this one alone reads a part of it."""
+        concat = self._found(name)
+        assert concat is not None
+        inputs: list[str] = []
+        for read in concat.inputs:
+            made = self._found(read)
+            if made is not None and made.op == "concat" and self._times_read(read) == 1:
+                inputs += made.inputs
+                self._layers.remove(made)
+            else:
+                inputs.append(read)
+        if len(inputs) > len(concat.inputs):
+            self.replace(concat, inputs=tuple(inputs), in_channels=self._channels(inputs[0]))
+
+    def _times_read(self, name: str) -> int:
+        return sum(layer.inputs.count(name) for layer in self._layers)
+
+    def _channels(self, name: str) -> int:
+        """Of what a layer makes, or of the input."""
+        made = self._found(name)
+        return self._tensors[INPUT_NODE].channels if made is None else made.out_channels
 
     def _own_ranges(self, concat: LayerSpec) -> None:
         """Copies what a concatenation reads where that cannot take the range of the whole."""
         inputs = list(concat.inputs)
         for place, name in enumerate(inputs):
             made = self._found(name)
-            uses = sum(layer.inputs.count(name) for layer in self._layers)
-            if made is not None and made.op not in MOVING_OPS and uses == 1:
+            if made is not None and made.op not in MOVING_OPS and self._times_read(name) == 1:
                 continue
             size = concat.out_size
             if not size:
                 raise ValueError(f"layer {concat.name!r} joins vectors that others read too")
-            channels = self._tensors["input"].channels if made is None else made.out_channels
+            channels = self._channels(name)
             copy = LayerSpec(
                 name=self._name(f"{concat.name}_copy_{place}"),
                 op="depthwise",
@@ -266,6 +304,21 @@ class _Reader:
         """Whether nothing but the node reads x."""
         return self._makers.get(x.layer) == node.name or self._uses.get(x.layer, 0) == 1
 
+    def since_mean(self, node: Node, x: _Tensor) -> list[LayerSpec]:
+        """The mean of an image and the layers from it to x, of which each reads the one before.
+
+        None of them where another than the next layer, or at the end the node, reads one.
+        """
+        found: list[LayerSpec] = []
+        made = self.maker(x) if self.alone(node, x) else None
+        while made is not None and made.op in _OF_VECTORS and len(made.inputs) == 1:
+            found.append(made)
+            if made.op == "mean":
+                return found
+            (read,) = made.inputs
+            made = self._found(read) if self._uses.get(read, 0) == 1 else None
+        return []
+
     def maker(self, x: _Tensor) -> LayerSpec | None:
         """The layer that makes x; None for the input."""
         return self._found(x.layer)
@@ -277,7 +330,8 @@ class _Reader:
 
     def _name(self, name: str) -> str:
         """A name that no layer has, nor any of the Keras layers that a layer becomes."""
-        plain = free = re.sub(r"\W", "_", name)
+        plain = re.sub(r"\W", "_", name, flags=re.ASCII)  # TensorFlow's scopes have no others
+        plain = free = plain if plain[0].isalnum() else f"layer{plain}"
         suffixes = ("", blocks.NORM_SUFFIX, blocks.OUTPUT_SUFFIX)
         taken = {INPUT} | {layer.name + s for layer in self._layers for s in suffixes}
         number = len(self._layers)
@@ -360,7 +414,11 @@ def _dense(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tensor:
     kernel = node.arrays[0]
     if kernel.shape[:-1] != (inputs[0].channels,):
         raise _NoForm(f"its kernel is {kernel.shape}, its input has {inputs[0].channels} channels")
-    weights = {KERNEL: kernel, BIAS: _bias(node, kernel.shape[-1])}
+    bias = _bias(node, kernel.shape[-1])
+    if inputs[0].affine:
+        scale, offset = inputs[0].affine
+        bias, kernel = bias + offset @ kernel, scale[:, None] * kernel
+    weights = {KERNEL: kernel, BIAS: bias}
     y = reader.layer(node, "dense", inputs, weights=weights, channels=kernel.shape[-1])
     return reader.activated(node, y, _activation(node.config))
 
@@ -401,9 +459,14 @@ def _rescaling(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tenso
 def _scaled(
     reader: _Reader, node: Node, x: _Tensor, scale: np.ndarray, offset: np.ndarray
 ) -> _Tensor:
-    """x times a number and plus another, of each channel: a 1x1 depthwise layer."""
+    """x times a number and plus another, of each channel.
+
+    Of an image a 1x1 depthwise layer, of a vector a part of the dense layer that reads it.
+    """
     if not x.size:
-        raise _NoForm("of a vector that no dense layer makes, it is not read")
+        if x.affine:
+            scale, offset = scale * x.affine[0], scale * x.affine[1] + offset
+        return reader.same(node, dataclasses.replace(x, affine=(scale, offset)))
     return reader.layer(
         node, "depthwise", [x], weights={KERNEL: scale[None, None, :, None], BIAS: offset}
     )
@@ -474,11 +537,13 @@ def _reshape(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tensor:
     features = x.channels * int(np.prod(x.size or (1, 1)))
     if len(target) == 1 and target[0] in (-1, features):
         return _flatten(reader, node, inputs)
-    made = reader.maker(x)
-    vector = not x.size and target in ((1, 1, x.channels), (1, 1, -1))
-    if vector and made is not None and made.op == "mean" and reader.alone(node, x):
-        reader.replace(made, out_size=(1, 1))
-        return reader.same(node, dataclasses.replace(x, size=(1, 1)))
+    if not x.size and target in ((1, 1, x.channels), (1, 1, -1)):
+        chain = reader.since_mean(node, x)
+        for layer in chain:
+            read = layer.in_size if layer.op == "mean" else (1, 1)
+            reader.replace(layer, in_size=read, out_size=(1, 1))
+        if chain:
+            return reader.same(node, dataclasses.replace(x, size=(1, 1)))
     raise _NoForm(f"a change of shape to {target} is not read")
 
 
