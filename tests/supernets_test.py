@@ -11,6 +11,7 @@ from absl.testing import absltest
 from tfgen import bundle as bundles
 from tfgen import errors, pipeline, seeds, supernets, workdir
 from tfgen.cost.budget import Budget
+from tfgen.evidence import surrogate
 from tfgen.evidence.inherited import Inheritance
 from tfgen.evidence.record import RecordStore
 from tfgen.evidence.surrogate import SurrogateConfig
@@ -169,6 +170,11 @@ class PipelineTest(absltest.TestCase):
             )
             self.assertEqual((met.prior, met.metric), (0, "macs"))
             self.assertBetween(met.different, 1, 6)
+            config = dataclasses.replace(EXPERIMENT.methods["sgnas"], teacher="encoder")
+            first, _ = lab.generator(config, 1)
+            with mock.patch.object(surrogate, "fit", side_effect=AssertionError):
+                again, _ = lab.generator(config, 1)  # kept
+            self.assertEqual(str(first.state()), str(again.state()))
             rows = reproduce_supernet.bits(lab, 1, 3, folder, lambda text: None)
             self.assertEqual([row.bits for row in rows], [8, 4, 2])
             self.assertGreater(rows[0].file_kb, rows[2].file_kb)

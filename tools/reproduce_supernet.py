@@ -22,15 +22,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tfgen import errors, generators, seeds, supernets, workdir
+from tfgen import errors, generators, learning, seeds, supernets, workdir
 from tfgen.cost import counting
 from tfgen.cost.budget import Budget
 from tfgen.cost.cost_model import LATENCY, CostModel
+from tfgen.cost.metrics import PerformanceScale
 from tfgen.deployment import devices
+from tfgen.evidence import collect as collecting
+from tfgen.evidence import surrogate as surrogates
 from tfgen.evidence.record import Record, RecordStore
 from tfgen.experiment import Experiment
 from tfgen.generators.base import Evidence
-from tfgen.generators.sgnas import COSTS, Sgnas, SgnasConfig, SgnasGenerator
+from tfgen.generators.sgnas import COSTS, ENCODER, Sgnas, SgnasConfig, SgnasGenerator
 from tfgen.space import catalog, published
 from tfgen.space.architecture import Architecture
 from tfgen.space.lowering import lower, lower_batch
@@ -67,7 +70,7 @@ class Lab:
 
     def __init__(self, root: pathlib.Path, data_dir: str | None, experiment: Experiment):
         """Reads the supernet; raises UsageError where epochs are missing."""
-        work = workdir.WorkDir(root / CONFIG)
+        self._work = work = workdir.WorkDir(root / CONFIG)
         self.experiment = experiment
         self.space = catalog.get(experiment.space)
         self.costs = CostModel(self.space)
@@ -113,20 +116,23 @@ class Lab:
     def generator(
         self, config: SgnasConfig, seed: int, device: str | None = None
     ) -> tuple[SgnasGenerator, float]:
-        """A generator taught by the supernet, and the seconds that its training took.
+        """A generator taught as its config says, and the seconds that its training took.
 
         Args:
           config: how it is trained.
           seed: of its prior and everything else.
           device: that was profiled, where targets limit its latency.
         """
-        made_of = [dataclasses.asdict(config), seed, device, self.evaluate.recipe]
+        records = self._collected() if config.teacher == ENCODER else []
+        taught_by = [(*record.key, record.metric) for record in records]
+        made_of = [dataclasses.asdict(config), seed, device, self.evaluate.recipe, taught_by]
         folder = self.folder / f"sgnas-{digest(made_of)}"
         if not folder.is_dir():
             latency = None if device is None else devices.latency_model(device, self.space)
             evidence = Evidence(
                 self.space,
                 CostModel(self.space, latency=latency),
+                surrogate=self._encoder(records) if records else None,
                 supernet=self.supernet,
                 examples=supernets.searched(self.dataset),
             )
@@ -138,6 +144,34 @@ class Lab:
         state = workdir.read_arrays(folder / "generator.npz")
         seconds = workdir.read_json(folder / "fit.json")["seconds"]
         return Sgnas().restore(self.space, state), seconds
+
+    def _collected(self) -> list[Record]:
+        """The records of the config's plan, then those of networks that `train` proposed."""
+        plan = collecting.plan(self.space, self.experiment.records, self.experiment.seed)
+        wanted = dict.fromkeys(training.architecture for training in plan)
+        path = self._work.root / learning.PROPOSALS
+        for proposed in (workdir.read_json(path) if path.is_file() else {}).values():
+            networks = proposed["networks"] if isinstance(proposed, dict) else proposed
+            wanted |= dict.fromkeys(self.space.architecture(np.array(row)) for row in networks)
+        known = self.evaluate.known
+        found = [known[architecture] for architecture in wanted if architecture in known]
+        if len(found) < self.experiment.records:
+            raise errors.UsageError(
+                f"{self._work.records}: {len(found):,} records of the config's "
+                f"{self.experiment.records:,}, by which an encoder teaches; run collect first"
+            )
+        return found
+
+    def _encoder(self, records: Sequence[Record]) -> surrogates.Surrogate:
+        """The encoder that teaches, on the scale of the plan's records as `train` has it."""
+        planned = [record.metric for record in records[: self.experiment.records]]
+        return surrogates.fit(
+            self.space,
+            records,
+            PerformanceScale.of(planned),
+            self.experiment.surrogate,
+            self.experiment.seed,
+        )
 
     def _architectures(self, choices: Choices) -> list[Architecture]:
         return [self.space.architecture(row) for row in choices]

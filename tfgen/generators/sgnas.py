@@ -239,7 +239,7 @@ class SgnasGenerator(Drawing):
         return Draws(xp.concatenate([first[:, None], drawn], axis=1))
 
     def _kept(self, xp: Any, targets: Any, asked: Asked, costs: Count) -> Any:
-        """Answers to targets that are lowered until their costs keep the budgets.
+        """Answers to targets, of which each that is missed is lowered until it is kept.
 
         Args:
           xp: NumPy or `nets.tensors`.
@@ -252,24 +252,27 @@ class SgnasGenerator(Drawing):
         """
         answers = self.answers(targets, xp)
         for _ in range(_LOWERINGS):
-            over = self._over(xp, costs(answers), asked)
-            lowered = (over > 1.0)[:, None]
+            shares = self._shares(xp, costs(answers), asked)
+            lowered = xp.any(shares > 1.0, axis=-1)[:, None]
             if xp is np and not lowered.any():
                 break
-            lower = targets / xp.maximum(over, _LEAST_LOWERING)[:, None]
-            targets = xp.where(lowered, lower, targets)
+            lower = targets / xp.maximum(shares, _LEAST_LOWERING)
+            targets = xp.where(shares > 1.0, lower, targets)
             answers = xp.where(lowered, self.answers(targets, xp), answers)
         return answers
 
-    def _over(self, xp: Any, costs: Mapping[str, Any], asked: Asked) -> Any:
-        """The largest share of a limit that G reads; a latency is selection's to tell [budgets]."""
-        over = xp.zeros_like(asked.least)
-        for metric in self._targets.limited:
-            if metric in costs and metric != LATENCY:
+    def _shares(self, xp: Any, costs: Mapping[str, Any], asked: Asked) -> Any:
+        """Shares of the limits that G reads; a latency is selection's to tell [budgets, costs]."""
+        free = xp.zeros_like(asked.least)
+        shares = []
+        for metric in self._targets.costs:
+            share = free
+            if metric in self._targets.limited and metric in costs and metric != LATENCY:
                 limit = asked.limit(metric)
-                share = costs[metric] / xp.where(limit > 0, limit, xp.ones_like(limit))
-                over = xp.maximum(over, xp.where(limit > 0, share, xp.zeros_like(limit)))
-        return over
+                told = costs[metric] / xp.where(limit > 0, limit, xp.ones_like(limit))
+                share = xp.where(limit > 0, told, free)
+            shares.append(share)
+        return xp.stack(shares, axis=-1)
 
     def _drawn(
         self, xp: Any, targets: Any, limited: Any, swept: np.ndarray, count: int, key: seeds.Key
