@@ -147,12 +147,6 @@ class DistanceTest(parameterized.TestCase):
         # That the ten are the first ten has odds of 1 in C(40, 10), 8 in 10^8.
         self.assertGreater(max(best), 9)
 
-    def test_front(self):
-        storage = np.array([3.0, 1.0, 2.0, 2.0, 4.0])
-        performance = np.array([0.5, 0.2, 0.6, 0.4, 0.6])
-        # 1 -> 0.2; 2 -> 0.6 beats 0.4 at the same storage, 0.5 at 3; 4 only equals it.
-        self.assertEqual(reproduce_distance.front(storage, performance).tolist(), [1, 2])
-
     @parameterized.parameters((0.0, 0.05), (0.039, 0.05), (0.06, 0.07))
     def test_the_aim_is_the_bar_or_a_point_above_the_floor(self, floor, aim):
         self.assertAlmostEqual(row("Reg.C", floor=floor).aim(reproduce_setting.published("Reg.C")),

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from tfgen import errors, seeds
-from tfgen.cost import metrics
+from tfgen.cost import metrics, pareto
 from tfgen.experiment import Experiment
 from tfgen.space.search_space import Choices
 from tools import charts, reports
@@ -680,14 +680,6 @@ FRONT = (
 )
 
 
-def front(storage: np.ndarray, performance: np.ndarray) -> np.ndarray:
-    """Rows, from small to large, that no other row beats or equals in both."""
-    order = np.lexsort((-performance, storage))
-    best = np.maximum.accumulate(performance[order])
-    before = np.concatenate([[-np.inf], best[:-1]])
-    return np.asarray(order[performance[order] > before])
-
-
 def figure_4b(setting: Setting, seed: int, folder: pathlib.Path, say: Say = print) -> None:
     """Performance against storage while the condition sweeps 0..1; records in the background."""
     fit = setting.fit(setting.experiment, setting.experiment.seed)
@@ -721,7 +713,7 @@ def figure_4b(setting: Setting, seed: int, folder: pathlib.Path, say: Say = prin
         charts.Series("generated, trained", storage[trained].tolist(), real[trained].tolist()),
     ]
     for name, (x, y) in ends.items():
-        best = front(x, y)
+        best = pareto.front(x, y)
         series.append(charts.Series(name, x[best].tolist(), y[best].tolist(), "line"))
     chart = charts.Chart(
         f"{setting.label}: performance and storage as the condition sweeps 0..1",
@@ -732,7 +724,7 @@ def figure_4b(setting: Setting, seed: int, folder: pathlib.Path, say: Say = prin
     )
     charts.write(chart, folder, "nagan4b")
     told = [row for row in rows if row.trained is not None]
-    best = [told[row] for row in front(storage[trained], real[trained])]
+    best = [told[row] for row in pareto.front(storage[trained], real[trained])]
     text = reports.markdown(FRONT, best)
     reports.write_markdown(folder / "nagan4b.md", f"Front on {setting.label}. {_UNITS}", text)
     say(f"{len(rows):,} networks, {int(trained.sum())} of them trained")

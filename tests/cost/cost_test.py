@@ -9,7 +9,7 @@ from absl.testing import absltest, parameterized
 
 from tests.space import small
 from tfgen import errors, seeds
-from tfgen.cost import counting, metrics
+from tfgen.cost import counting, metrics, pareto
 from tfgen.cost.budget import Budget, Cost, Quantity, parse_all
 from tfgen.cost.cost_model import CostModel
 from tfgen.space import bits, catalog
@@ -217,6 +217,23 @@ class CheckTest(absltest.TestCase):
         printed = Budget.parse(str(caught.exception.nearest))
         self.assertEqual(printed.limits, {"energy_uj": 1.358e-06})  # 9 MACs of 0.1508001 pJ
         self.assertEmpty(CostModel(CALIFORNIA).check(printed))
+
+
+class ParetoTest(absltest.TestCase):
+    cost = np.array([3.0, 1.0, 2.0, 2.0, 4.0])
+    quality = np.array([0.5, 0.2, 0.6, 0.4, 0.6])
+
+    def test_front(self):
+        # 1 -> 0.2; 2 -> 0.6 beats 0.4 at the same cost, 0.5 at 3; 4 only equals it.
+        self.assertEqual(pareto.front(self.cost, self.quality).tolist(), [1, 2])
+
+    def test_hypervolume(self):
+        # 0.2 from 1 to 2, 0.6 from 2 to 5; above 0.1 it is 0.1 and 3 times 0.5.
+        for least, area in ((0.0, 2.0), (0.1, 1.6), (0.2, 1.2), (0.6, 0.0)):
+            found = pareto.hypervolume(self.cost, self.quality, 5.0, least)
+            self.assertAlmostEqual(found, area)
+        self.assertAlmostEqual(pareto.hypervolume(self.cost, self.quality, 2.0, 0.0), 0.2)
+        self.assertEqual(pareto.hypervolume(self.cost, self.quality, 1.0, 0.0), 0.0)
 
 
 class MetricsTest(absltest.TestCase):
