@@ -5,7 +5,8 @@
 
 As many trainings as quartic_mlp, of which 2,000 are at random and 6,000 answer budgets from small
 to large, in three rounds. Each round fits the encoder and the generator anew; its eight portions
-know the trainings of those before. It is what INAG's columns of table 3 are made with.
+know the trainings of those before. INAG's first seed of table 3 is
+made with it.
 """
 
 import ml_collections

@@ -434,7 +434,7 @@ def _no_conditions(pool: Pool, count: int) -> Floats | None:
 
 
 def _merge(old: Pool | None, new: Pool) -> Pool:
-    """Both pools with each network once, the draw nearest to its condition."""
+    """Both pools with each network once, not as drawn or as the draw nearest to its condition."""
     if old is None:
         both = new
     else:
@@ -452,8 +452,8 @@ def _merge(old: Pool | None, new: Pool) -> Pool:
         )
     if both.distance is None:
         nearest = np.arange(len(both))
-    else:
-        nearest = np.argsort(both.distance, kind="stable")
+    else:  # one that stands for no condition is refused by none
+        nearest = np.argsort(np.nan_to_num(both.distance, nan=-1.0), kind="stable")
     _, first = np.unique(both.choices[nearest], axis=0, return_index=True)
     return both.rows(nearest[first])
 

@@ -146,7 +146,7 @@ def main(argv: Sequence[str]) -> None:
     if (_TABLE.value is None) == (_FIGURE.value is None):
         raise errors.UsageError("give one of --table and --figure")
     wanted = _TABLE.value or _FIGURE.value
-    if wanted.startswith("sgnas"):  # depthwise layers
+    if wanted in ("sgnas1", "sgnas6a", "sgnas7", "bits", "tuned"):  # depthwise layers
         program.prefer_onednn()
     charts.check()
     root = workdir.user_path(_WORK_DIR.value)

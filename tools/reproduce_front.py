@@ -226,7 +226,7 @@ def _asked(
         refinements: int = 0,
     ) -> tuple[Front, np.ndarray]:
         # As many expectations as evolution has, but for what is refined.
-        selector = Selector(count=1, draws=_EXPECTATIONS, refinements=refinements)
+        selector = Selector(count=1, draws=_EXPECTATIONS, max_rounds=1, refinements=refinements)
         expected = Expected(generator, records, -reproduce_nag.CAUTION)
         found = None
         with contextlib.suppress(errors.InfeasibleBudgetError):
@@ -277,7 +277,9 @@ def _asked(
             yield answered(method, budget, alone, since, 0.0)
     for budget in budgets:
         since = time.perf_counter()
-        best = _evolved(bench, whole, records, device, budget, seed)
+        best = None
+        with contextlib.suppress(errors.InfeasibleBudgetError):
+            best = _evolved(bench, whole, records, device, budget, seed)
         seconds = time.perf_counter() - since
         # The evaluator is the policy's: a search of its own would train it first.
         yield row(EVOLUTION, budget, best, None, seconds, prepared), np.zeros(0)

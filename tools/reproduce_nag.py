@@ -149,7 +149,8 @@ class Summary:
       method: of Answer.
       devices: which.
       answers: how many.
-      over: answers above their budget.
+      unanswered: budgets for which nothing was found.
+      over: answers above their budget, of which no regret is told.
       regret: mean over answers within their budgets, points.
       low: least mean of a seed.
       high: largest mean of a seed.
@@ -166,6 +167,7 @@ class Summary:
     method: str
     devices: str
     answers: int
+    unanswered: int
     over: int
     regret: float
     low: float
@@ -192,6 +194,7 @@ SUMMARY = (
     Column("method", lambda s: s.method),
     Column("devices", lambda s: s.devices),
     Column("answers", lambda s: f"{s.answers:,}"),
+    Column("unanswered", lambda s: f"{s.unanswered}"),
     Column("over budget", lambda s: f"{s.over}"),
     *REGRETS,
     Column("worst device", lambda s: f"{s.worst:.3f}"),
@@ -650,17 +653,20 @@ def _looked_up(
 
 
 def summarise(answers: Sequence[Answer]) -> list[Summary]:
-    """A summary for each method, of devices for training and of those kept out."""
+    """A summary for each method, of devices for training and of those kept out of that for all."""
     summaries = []
     for method in dict.fromkeys(answer.method for answer in answers):
         for trained, name in ((True, "trained for"), (False, "kept out")):
             own = [a for a in answers if (a.method, a.trained) == (method, trained)]
             if own:
-                summaries.append(_summary(method, name, own))
+                asked = {(a.seed, a.device, a.limit_ms) for a in answers if a.trained == trained}
+                seen = {a.seed for a in own}
+                of_these = sum(seed in seen for seed, *_ in asked)
+                summaries.append(_summary(method, name, own, of_these - len(own)))
     return summaries
 
 
-def _summary(method: str, name: str, own: Sequence[Answer]) -> Summary:
+def _summary(method: str, name: str, own: Sequence[Answer], unanswered: int) -> Summary:
     by_seed = _means(own, lambda a: a.seed)
     by_device = _means(own, lambda a: a.device)
     rising = [a.latency_ms / a.limit_ms for a in own if a.best_ms >= _RISING * a.limit_ms]
@@ -668,11 +674,12 @@ def _summary(method: str, name: str, own: Sequence[Answer]) -> Summary:
         method,
         name,
         len(own),
+        unanswered,
         sum(a.latency_ms > a.limit_ms for a in own),
         float(np.nanmean([a.regret for a in own])),
-        min(by_seed.values()),
-        max(by_seed.values()),
-        max(by_device.values()),
+        float(np.nanmin(list(by_seed.values()))),
+        float(np.nanmax(list(by_seed.values()))),
+        float(np.nanmax(list(by_device.values()))),
         float(np.mean([a.latency_ms / a.limit_ms for a in own])),
         float(np.mean([a.best_ms / a.limit_ms for a in own])),
         len(rising) / len(own),

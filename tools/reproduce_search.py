@@ -360,11 +360,12 @@ def inag_answer(
     )
     before = [r for r, kept in zip(fit.records, _within(setting, fit.records, budget), strict=True)
               if kept]  # fmt: skip
-    trained: list[Record] = []
+    trained: list[Record] = []  # failures too: they are trainings
     seconds = 0.0
     for portion in range(_PORTIONS):
         start = time.perf_counter()
-        predictor = near(fit.surrogate.knowing(trained), setting.costs, budget)
+        learned = [record for record in trained if record.failure is None]
+        predictor = near(fit.surrogate.knowing(learned), setting.costs, budget)
         try:
             # The best of them is kept, so they are ranked by what is expected, not by a lower end.
             candidates = Selector(count=CANDIDATES // _PORTIONS, confidence=0.5).select(
@@ -379,11 +380,10 @@ def inag_answer(
         except errors.InfeasibleBudgetError:
             candidates = []
         seconds += time.perf_counter() - start
-        made = setting.train(
+        trained += setting.train(
             [candidate.architecture for candidate in candidates],
             seeds.derive(seed, "candidates", portion),
         )
-        trained += [record for record in made if record.failure is None]
     answer = dataclasses.replace(
         empty,
         trainings=len(fit.records) + len(trained),
@@ -435,7 +435,8 @@ def _scored(
     if not records:
         return answer
     kept = _within(setting, records, budget)
-    scores = np.where(kept, [record.metric for record in records], -np.inf)
+    ended = np.array([record.failure is None for record in records])
+    scores = np.where(kept & ended, [record.metric for record in records], -np.inf)
     row = int(np.argmax(scores))
     if not np.isfinite(scores[row]):
         return answer

@@ -286,8 +286,11 @@ class Setting:
         made_of = [experiment.to_json(), seed, self.processes, told_apart]
         name = digest(made_of)
         folder = self.folder / "fits" / name
-        if not folder.is_dir():
-            self._learn(experiment, records, seed, folder)
+        own = self.folder / "proposals" / name
+        own.mkdir(parents=True, exist_ok=True)
+        with workdir.owning(own):  # another program may be at the same fit
+            if not folder.is_dir():
+                self._learn(experiment, records, seed, folder, own / learning.PROPOSALS)
         told = workdir.read_json(folder / "fit.json")
         state = workdir.read_arrays(folder / "generator.npz")
         columns = workdir.read_arrays(folder / "records.npz")
@@ -316,9 +319,9 @@ class Setting:
         records: Sequence[Record],
         seed: int,
         folder: pathlib.Path,
+        proposals: pathlib.Path,
     ) -> None:
         only = {METHOD: experiment.methods[METHOD]}
-        (self.folder / "proposals").mkdir(parents=True, exist_ok=True)
         with self.store("rounds") as store:
             evaluate = Metered(Evaluator(store, self.workers), self.processes)
             learned = learning.learn(
@@ -328,7 +331,7 @@ class Setting:
                 evaluate,
                 seed,
                 lambda _: None,
-                self.folder / "proposals" / f"{folder.name}.json",
+                proposals,
             )
         collected = sum(record.seconds for record in records) / self.processes
         told = {"seconds": collected + learned.read_seconds + evaluate.total_seconds()}

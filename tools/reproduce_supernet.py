@@ -123,16 +123,17 @@ class Lab:
           seed: of its prior and everything else.
           device: that was profiled, where targets limit its latency.
         """
-        records = self._collected() if config.teacher == ENCODER else []
+        records, planned = self._collected() if config.teacher == ENCODER else ([], 0)
         taught_by = [(*record.key, record.metric) for record in records]
-        made_of = [dataclasses.asdict(config), seed, device, self.evaluate.recipe, taught_by]
+        encoder = [dataclasses.asdict(self.experiment.surrogate), self.experiment.seed, taught_by]
+        made_of = [dataclasses.asdict(config), seed, device, self.evaluate.recipe, encoder]
         folder = self.folder / f"sgnas-{digest(made_of)}"
         if not folder.is_dir():
             latency = None if device is None else devices.latency_model(device, self.space)
             evidence = Evidence(
                 self.space,
                 CostModel(self.space, latency=latency),
-                surrogate=self._encoder(records) if records else None,
+                surrogate=self._encoder(records, planned) if records else None,
                 supernet=self.supernet,
                 examples=supernets.searched(self.dataset),
             )
@@ -145,30 +146,34 @@ class Lab:
         seconds = workdir.read_json(folder / "fit.json")["seconds"]
         return Sgnas().restore(self.space, state), seconds
 
-    def _collected(self) -> list[Record]:
-        """The records of the config's plan, then those of networks that `train` proposed."""
+    def _collected(self) -> tuple[list[Record], int]:
+        """The records of the config's plan, then those of networks that `train` proposed.
+
+        And how many are of the plan.
+        """
         plan = collecting.plan(self.space, self.experiment.records, self.experiment.seed)
         wanted = dict.fromkeys(training.architecture for training in plan)
+        planned = len(wanted)
         path = self._work.root / learning.PROPOSALS
         for proposed in (workdir.read_json(path) if path.is_file() else {}).values():
             networks = proposed["networks"] if isinstance(proposed, dict) else proposed
             wanted |= dict.fromkeys(self.space.architecture(np.array(row)) for row in networks)
         known = self.evaluate.known
         found = [known[architecture] for architecture in wanted if architecture in known]
-        if len(found) < self.experiment.records:
+        missing = sum(architecture not in known for architecture in list(wanted)[:planned])
+        if missing:
             raise errors.UsageError(
-                f"{self._work.records}: {len(found):,} records of the config's "
-                f"{self.experiment.records:,}, by which an encoder teaches; run collect first"
+                f"{self._work.records}: {missing:,} of the config's {planned:,} records, by which "
+                "an encoder teaches, are missing; run collect first"
             )
-        return found
+        return found, planned
 
-    def _encoder(self, records: Sequence[Record]) -> surrogates.Surrogate:
+    def _encoder(self, records: Sequence[Record], planned: int) -> surrogates.Surrogate:
         """The encoder that teaches, on the scale of the plan's records as `train` has it."""
-        planned = [record.metric for record in records[: self.experiment.records]]
         return surrogates.fit(
             self.space,
             records,
-            PerformanceScale.of(planned),
+            PerformanceScale.of([record.metric for record in records[:planned]]),
             self.experiment.surrogate,
             self.experiment.seed,
         )

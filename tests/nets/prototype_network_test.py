@@ -120,6 +120,15 @@ class ReadingTest(parameterized.TestCase):
             "def plus_one():\n"
             "  x = keras.Input((4,))\n"
             "  return keras.Model(x, keras.layers.Dense(3)(x + 1.0))\n"
+            "def nameless():\n"
+            "  return keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name='')])\n"
+            "def reshaped():\n"
+            "  x = keras.Input((4,))\n"
+            "  return keras.Model(x, keras.ops.reshape(keras.layers.Dense(4)(x), (-1, 4)))\n"
+            "def other_axis():\n"
+            "  x = keras.Input((4, 4, 2))\n"
+            "  y = keras.layers.Conv2D(2, 3)(x)\n"
+            "  return keras.Model(x, keras.layers.Softmax(axis=1)(y))\n"
             "def odd():\n"
             "  one = keras.layers.Dense(3, activation=relu, name='odd')\n"
             "  return keras.Sequential([keras.Input((4,)), one])\n"
@@ -132,6 +141,13 @@ class ReadingTest(parameterized.TestCase):
             keras_file.read(f"{file}:unbuilt")
         with self.assertRaisesRegex(errors.CorruptFileError, "'add.*' is called with a constant"):
             keras_file.read(f"{file}:plus_one")
+        with self.assertRaisesRegex(errors.CorruptFileError, "a layer has no name"):
+            keras_file.read(f"{file}:nameless")
+        with self.assertRaisesRegex(errors.CorruptFileError, "'reshape.*' .Reshape of keras"):
+            keras_file.read(f"{file}:reshaped")
+        graph = keras_file.read(f"{file}:other_axis")
+        with self.assertRaisesRegex(errors.CorruptFileError, "softmax over another axis"):
+            prototype_network.read(graph, "other_axis")
         # What others call as Keras calls its own computes something else.
         for function, message in (("foreign", "'mine': Dense of"), ("odd", "'odd': relu of")):
             with self.assertRaisesRegex(errors.CorruptFileError, f"{message} .* none of Keras's"):
@@ -196,6 +212,12 @@ class RefusalTest(parameterized.TestCase):
         (
             {"class_name": "Dense", "inbound_nodes": [[["_CONSTANT_VALUE", -1, "ls", {}]]]},
             "a layer with a constant",
+        ),
+        # A part that Keras would compile: of the whole model it would not.
+        (
+            {"class_name": "Sequential", "config": {"layers": []}, "compile_config": {"loss": {
+                "module": "keras.layers", "class_name": "Lambda", "config": {}}}},
+            "a part of it, Sequential, is compiled",
         ),
     )  # fmt: skip
     def test_what_could_run_is_refused_before_keras_sees_it(self, layer, message):

@@ -226,7 +226,8 @@ class _EvaluatorLearner(_Learner):
         self.step = step
 
 
-# Compiling takes as long as hundreds of steps, and repeated searches fit alike again and again.
+# Compiling takes as long as hundreds of steps, and repeated searches fit alike again and again. One
+# fit at a time: these learners are the process's own.
 @functools.lru_cache(maxsize=2)
 def _evaluator_learner(features: int, inputs: int, config: NagConfig) -> _EvaluatorLearner:
     return _EvaluatorLearner(features, inputs, config)

@@ -239,7 +239,7 @@ class SgnasGenerator(Drawing):
         return Draws(xp.concatenate([first[:, None], drawn], axis=1))
 
     def _kept(self, xp: Any, targets: Any, asked: Asked, costs: Count) -> Any:
-        """Answers to targets, of which each that is missed is lowered until it is kept.
+        """Answers to targets, of which each that is missed is lowered, five times at most.
 
         Args:
           xp: NumPy or `nets.tensors`.

@@ -40,7 +40,9 @@ _PARTS_OF = re.compile(
 # What `x + y` and `x * y` of Keras 3 are: operations that compute what the layers of that name do.
 _OPERATIONS_OF, _OPERATIONS = "keras.src.ops.numpy", ("Add", "Multiply")
 _RUN = ("function", "Lambda", "__lambda__")
-_UNREAD = ("compile_config", "build_config")  # Keras makes nothing of these: compile=False
+# Of the whole model Keras makes nothing of these, compile=False; of nested ones it does.
+_UNREAD = ("compile_config", "build_config")
+_NONE = (None, {}, [])
 _CONSTANT = "_CONSTANT_VALUE"  # in place of a layer that a call reads
 _CONFIG_BYTES = 16 << 20  # of a model's description
 _QUOTED = 500  # characters of a refusal: names may have millions
@@ -211,11 +213,11 @@ def _check_weights(file: Any, file_bytes: int) -> None:
     workdir.check_unpacked(unpacked_bytes, file_bytes)
 
 
-def _check(config: Any) -> None:
+def _check(config: Any, nested: bool = False) -> None:
     """Refuses a description that names anything but layers that are read and their plain parts."""
     if isinstance(config, list):
         for value in config:
-            _check(value)
+            _check(value, nested=True)
     elif config == _CONSTANT:
         raise Refused("it calls a layer with a constant, which is not read")
     if not isinstance(config, Mapping):
@@ -232,9 +234,11 @@ def _check(config: Any) -> None:
     if kind in _RUN or not _is_home(kind, module):
         named = config.get("config") if kind in _RUN else module
         raise Refused(f"it names {kind} {named!r}, which is never imported or run")
+    if nested and config.get("compile_config") not in _NONE:
+        raise Refused(f"it names how a part of it, {kind}, is compiled, which is never run")
     for key, value in config.items():
-        if key not in _UNREAD:
-            _check(value)
+        if nested or key not in _UNREAD:
+            _check(value, nested=True)
 
 
 def _is_home(kind: Any, module: Any) -> bool:
@@ -298,6 +302,8 @@ def _walk(
     for name in _ordered(links):
         layer = layers[name]
         read = [made[source] for source in links[name]]
+        if not name:
+            raise Refused("a layer has no name")
         own = f"{prefix}{name}"
         if type(layer).__name__ in _NESTED and hasattr(layer, "layers"):
             made[name] = _walk(layer, f"{own}/", read, nodes, arrays)
@@ -323,7 +329,11 @@ def _walk(
 
 
 def _check_own(layer: Any, name: str) -> None:
-    """Refuses classes and activations of others, whatever they are called."""
+    """Refuses classes and activations of others, whatever they are called, and operations."""
+    called, home = type(layer).__name__, type(layer).__module__
+    operation = called in _OPERATIONS and home == _OPERATIONS_OF
+    if not hasattr(layer, "get_weights") and not operation:
+        raise Refused(f"layer {name!r} ({called} of {home}): such layers are not read")
     for what in (type(layer), getattr(layer, "activation", None)):
         module = getattr(what, "__module__", "") or type(what).__module__
         if what is not None and module.split(".")[0] not in _OWN:

@@ -1,7 +1,8 @@
 """A Keras model as LayerSpecs with weights: what it computes, in the ops that files are made of.
 
   * Batch normalisation after a convolution or dense layer that nothing else reads is that layer's
-    own; anywhere else, like a rescaling and an average over windows, it is a depthwise layer.
+    own. Elsewhere in images it is a depthwise layer, as are a rescaling and an average over
+    windows; of a vector it becomes a part of the dense layer that reads it.
   * Dropout and noise are left out, and so is a softmax at the end: outputs are logits.
   * A 1x1 convolution is a dense layer at each position.
 
@@ -600,6 +601,8 @@ def _relu(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tensor:
 
 
 def _softmax(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tensor:
+    if _axis(node.config.get("axis", -1)) not in (-1, len(inputs[0].size) + 1):
+        raise _NoForm("a softmax over another axis than the channels is not read")
     return reader.activated(node, inputs[0], "softmax")
 
 
