@@ -64,7 +64,8 @@ class MakingTest(absltest.TestCase):
         other = dataclasses.replace(self.order, seed=4)
         here, there = self.root / "here", self.root / "there"
         making.make(self.order, here, trained=here / making.TRAINED)
-        self.enter_context(mock.patch.dict(os.environ, RAY_worker_niceness="0"))
+        home = self.create_tempdir().full_path  # where Ray writes a token
+        self.enter_context(mock.patch.dict(os.environ, HOME=home, RAY_worker_niceness="0"))
         place = cluster.Place(cluster.LOCAL)
         limits = making.default_limits()
         with making.OnCluster(place, [other, self.order], limits) as maker:

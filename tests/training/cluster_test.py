@@ -56,9 +56,13 @@ class ClusterTest(absltest.TestCase):
         super().setUpClass()
         import ray
 
-        # Ray gives its workers a low priority, with which they hardly run on a busy machine.
+        # Ray gives its workers a low priority, with which they hardly run on a busy machine. It
+        # writes a token into HOME, which a sandbox keeps as it is.
+        home = cls.enterClassContext(tempfile.TemporaryDirectory())
         cls.enterClassContext(
-            mock.patch.dict(os.environ, RAY_worker_niceness="0", RAY_USAGE_STATS_ENABLED="0")
+            mock.patch.dict(
+                os.environ, HOME=home, RAY_worker_niceness="0", RAY_USAGE_STATS_ENABLED="0"
+            )
         )
         ray.init(
             address="local",
