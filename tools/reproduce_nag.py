@@ -492,7 +492,7 @@ def nag_devices(
             answers += _answers(bench, judge, ALONE, alone, records, sizes, own, number)[0]
         answers += _measured_answers(bench, judge, tables, generator, records, sizes, own, number)
         seconds.append(spent)
-        summaries = summarise(answers)
+        summaries = summarise(answers, sizes.budgets)
         reports.write_csv(folder / "nag_devices.csv", answers)
         reports.write_markdown(
             folder / "nag_devices.md",
@@ -652,16 +652,21 @@ def _looked_up(
     return answers
 
 
-def summarise(answers: Sequence[Answer]) -> list[Summary]:
-    """A summary for each method, of devices for training and of those kept out of that for all."""
+def summarise(answers: Sequence[Answer], budgets: int) -> list[Summary]:
+    """A summary for each method, of devices for training and of those kept out of that for all.
+
+    Args:
+      answers: to all budgets of a device.
+      budgets: of each device.
+    """
     summaries = []
     for method in dict.fromkeys(answer.method for answer in answers):
         for trained, name in ((True, "trained for"), (False, "kept out")):
             own = [a for a in answers if (a.method, a.trained) == (method, trained)]
             if own:
-                asked = {(a.seed, a.device, a.limit_ms) for a in answers if a.trained == trained}
                 seen = {a.seed for a in own}
-                of_these = sum(seed in seen for seed, *_ in asked)
+                asked = {(a.seed, a.device) for a in answers if a.trained == trained}
+                of_these = budgets * sum(seed in seen for seed, _ in asked)
                 summaries.append(_summary(method, name, own, of_these - len(own)))
     return summaries
 
