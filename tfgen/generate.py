@@ -69,6 +69,14 @@ _DISTILLATION = flags.DEFINE_float(
     "distillation", 0.0, "With --prototype: weight of its outputs beside the labels, where a "
     "network is trained to its end.", lower_bound=0.0, upper_bound=100.0,
 )  # fmt: skip
+_FLOAT_EPOCHS = flags.DEFINE_integer(
+    "float_epochs", 0, "With --prototype: of training one network in float, before --tuning_steps "
+    "with its rounding.", lower_bound=0
+)  # fmt: skip
+_BFLOAT16 = flags.DEFINE_bool(
+    "bfloat16", False, "With --float_epochs: computes these in numbers of 16 bits, which is faster "
+    "on processors that have them (avx512_bf16, amx_bf16) and slow on others."
+)  # fmt: skip
 _LOW_BITS = flags.DEFINE_bool(
     "low_bits", False, "With --prototype: offers convolutions of fewer than 8 bits, which are "
     "smaller and slower."
@@ -241,7 +249,7 @@ def _check_prototype_flags() -> None:
     if _PROTOTYPE.value is None:
         for flag in (
             _TASK, _REQUIRE, _ADAPTATION_EPOCHS, _CYCLES, _REACH, _TUNING_STEPS, _DISTILLATION,
-            _LOW_BITS,
+            _FLOAT_EPOCHS, _BFLOAT16, _LOW_BITS,
         ):  # fmt: skip
             if flag.present:
                 raise errors.UsageError(f"--{flag.name} goes with --prototype")
@@ -270,16 +278,19 @@ def _ranking(budget: Budget) -> Ranking:
 def _made(budgets: Sequence[Budget]) -> bundles.Bundle:
     """The bundle of a prototype, made where the output directory has none yet."""
     defaults = prototypes.PrototypeConfig()
+    fine_tuning = dataclasses.replace(
+        defaults.fine_tuning,
+        steps=_TUNING_STEPS.value,
+        warmup_steps=min(defaults.fine_tuning.warmup_steps, _TUNING_STEPS.value),
+        distillation=_DISTILLATION.value,
+        temperature=prototypes.TEMPERATURE if _DISTILLATION.value else 1.0,
+    )
+    if _FLOAT_EPOCHS.value:
+        fine_tuning = prototypes.after_float(fine_tuning, _FLOAT_EPOCHS.value, _BFLOAT16.value)
     config = dataclasses.replace(
         defaults,
         adaptation=dataclasses.replace(defaults.adaptation, epochs=_ADAPTATION_EPOCHS.value),
-        fine_tuning=dataclasses.replace(
-            defaults.fine_tuning,
-            steps=_TUNING_STEPS.value,
-            warmup_steps=min(defaults.fine_tuning.warmup_steps, _TUNING_STEPS.value),
-            distillation=_DISTILLATION.value,
-            temperature=prototypes.TEMPERATURE if _DISTILLATION.value else 1.0,
-        ),
+        fine_tuning=fine_tuning,
         synthesis=dataclasses.replace(defaults.synthesis, cycles=_CYCLES.value, reach=_REACH.value),
         compact=_LOW_BITS.value,
     )
@@ -409,7 +420,7 @@ def _deliver_attempts(
                 seed=_SEED.value,
                 threads=_THREADS.value,
                 start=start,
-                progress=_progress(_steps(bundle, start)),
+                progress=_progress(_steps(bundle, start, len(dataset.train))),
                 maker=maker,
             )
         except (errors.ExportMismatchError, errors.TrainingFailedError) as error:
@@ -427,11 +438,10 @@ def _deliver_attempts(
     return exit_code
 
 
-def _steps(bundle: bundles.Bundle, start: str) -> int:
-    """Of a delivery's training, at most."""
-    if start == pipeline.QAT:
-        return bundle.shared.fine_tuning.steps
-    return bundle.recipe.steps * bundle.recipe.starts
+def _steps(bundle: bundles.Bundle, start: str, examples: int) -> int:
+    """Of a delivery's training on so many examples, at most."""
+    recipe = bundle.shared.fine_tuning if start == pipeline.QAT else bundle.recipe
+    return recipe.all_steps(examples)
 
 
 def _candidates_table(bundle: bundles.Bundle, candidates: Sequence[Candidate]) -> str:

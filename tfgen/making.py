@@ -105,7 +105,8 @@ def make(
     Args:
       order: the network.
       folder: where the file goes.
-      trained: where the Keras model is kept; None keeps it nowhere.
+      trained: where the Keras model is kept, and beside it a float stage that is under way; None
+        keeps neither.
       progress: told the steps done and the loss.
 
     Returns:
@@ -121,17 +122,25 @@ def make(
 
     space, layers, dataset, seed = order.space, order.layers, order.dataset, order.seed
     export.check_bits(layers, space.bit_policy)  # a minute before export would
+    kept = None if trained is None else trained.with_name(f"{trained.name}-float")
     if order.shared is None:
-        result = trainer.train(layers, dataset, order.recipe, seed, progress=progress)
+        result = trainer.train(layers, dataset, order.recipe, seed, kept=kept, progress=progress)
         told = order.recipe.to_json()
     else:
         own = supernets.inherited(space, order.shared, layers)
         told = {"inherited": True}
         if order.tune:
             tuning = order.shared.fine_tuning
-            teacher = supernets.teacher(space, order.shared) if tuning.distillation else None
+            teacher = supernets.teacher(space, order.shared) if tuning.distils else None
             result = trainer.train(
-                layers, dataset, tuning, seed, weights=own, teacher=teacher, progress=progress
+                layers,
+                dataset,
+                tuning,
+                seed,
+                weights=own,
+                teacher=teacher,
+                kept=kept,
+                progress=progress,
             )
             told |= tuning.to_json()
         else:
@@ -413,15 +422,16 @@ def _make_there(
     """The task: what went wrong, or the files."""
     import ray
 
-    with workdir.scratch() as job, workdir.scratch() as made:
+    with workdir.scratch() as job, workdir.scratch() as made, workdir.scratch() as kept:
         for name, content in {**ray.get(shared[0]), **own}.items():
             (job / name).write_bytes(content)
         order = _load(job, workdir.read_json(job / _ORDER))
         try:
-            InChild(Limits(**json.loads(limits)))(order, made, trained=made / TRAINED)
+            InChild(Limits(**json.loads(limits)))(order, made, trained=kept / TRAINED)
         except errors.TfgenError as raised:
             return {"class": type(raised).__name__, "message": str(raised)}, {}
-        return None, dict(_contents(made))
+        trained = {f"{TRAINED}/{name}": file for name, file in _contents(kept / TRAINED)}
+        return None, dict(_contents(made)) | trained
 
 
 def _contents(folder: pathlib.Path) -> Iterator[tuple[str, bytes]]:

@@ -36,7 +36,7 @@ from tfgen.space.prototype import Prototype
 from tfgen.space.search_space import SearchSpace
 from tfgen.training import fitting
 from tfgen.training.datasets import Dataset, Split, at_once
-from tfgen.training.recipe import LARGEST_SHIFT, Recipe, SupernetRecipe
+from tfgen.training.recipe import LARGEST_SHIFT, FloatStage, Recipe, SupernetRecipe
 from tfgen.training.tasks import VOID
 
 if TYPE_CHECKING:  # TensorFlow is imported where it is needed
@@ -44,11 +44,13 @@ if TYPE_CHECKING:  # TensorFlow is imported where it is needed
     from tfgen.nets.supernet import Supernet
 
 GAINS = "gains.json"
+_GAIN_TRAININGS = "gains"
 METHODS = METHOD, _BASELINE = ("gensynth", "random")
 _KNOWN = 1.5  # times the share of the most frequent class, of a network that knows something
 _LITTLE = 0.05  # R2 or mAP of a network that knows hardly anything
 _STEPS_AN_EPOCH, _SMALLEST_BATCH = 50, 8
 _MOVED = 1 / 8  # of an image's shorter side: the 4 of 32 pixels of He et al. (2016, section 4.2)
+_ROUNDING_RATE = 3e-4  # of Adam, where weights were trained in float before
 TEMPERATURE = 4.0  # of distillation, as it was measured on CIFAR-10 and CamVid
 _STIMULI = 256  # examples by which networks are probed
 _GAIN_PLACES = (0.75, 0.35, 0.0)  # in the range of requirements, where gains are measured
@@ -112,19 +114,38 @@ class PrototypeConfig:
             rate = adaptation.learning_rate * most / adaptation.batch_size
             adaptation = dataclasses.replace(adaptation, batch_size=most, learning_rate=rate)
         fine_tuning = dataclasses.replace(fine_tuning, batch_size=min(fine_tuning.batch_size, most))
+        stage = scratch = fine_tuning.float_stage
+        if stage is not None:
+            size = min(stage.batch_size, most)
+            rate = stage.learning_rate * size / stage.batch_size
+            stage = dataclasses.replace(stage, batch_size=size, learning_rate=rate, **moved)
+            fine_tuning = dataclasses.replace(fine_tuning, float_stage=stage)
+            scratch = dataclasses.replace(stage, distillation=0.0)  # there is no teacher then
         return Experiment(
             space.name,
             space.name,
             dataset.name,
             self.synthesis.cycles * self.synthesis.networks,
             0,
-            dataclasses.replace(fine_tuning, distillation=0.0),  # from scratch there is no teacher
+            dataclasses.replace(fine_tuning, distillation=0.0, float_stage=scratch),
             SurrogateConfig(),  # none is fitted
             {METHOD: self.synthesis, _BASELINE: generators.get(_BASELINE).config()},
             self.seed,
             supernet=adaptation,
             fine_tuning=fine_tuning,
         )
+
+
+def after_float(fine_tuning: Recipe, epochs: int, bfloat16: bool) -> Recipe:
+    """The same steps after so many epochs in float, from which rounding has little to move."""
+    stage = FloatStage(
+        epochs,
+        flip=fine_tuning.flip,
+        distillation=fine_tuning.distillation,
+        temperature=fine_tuning.temperature,
+        bfloat16=bfloat16,
+    )
+    return dataclasses.replace(fine_tuning, learning_rate=_ROUNDING_RATE, float_stage=stage)
 
 
 def make(
@@ -161,7 +182,7 @@ def make(
     surrogate = generator.surrogate(scale).with_gain(gains)
     tuning = experiment.fine_tuning
     assert tuning is not None  # a prototype's has it
-    teacher = supernets.prototype_weights(work) if tuning.distillation else None
+    teacher = supernets.prototype_weights(work) if tuning.distils else None
     bundle = bundles.Bundle(
         space.name,
         space,
@@ -342,7 +363,7 @@ def _gains(
     (whole,) = score([space.point({})])
     prototype = workdir.read_manifest(work.prototype)["config"]
     gains = [[whole.metric, prototype["test"]]]
-    distils = experiment.fine_tuning.distillation > 0
+    distils = experiment.fine_tuning.distils
     teacher = supernets.taught_by(space, supernets.prototype_weights(work)) if distils else None
     for number, architecture in enumerate(map(space.architecture, rows), start=1):
         key = f"{architecture.fingerprint}-{score.recipe}-{experiment.fine_tuning.fingerprint}"
@@ -355,6 +376,7 @@ def _gains(
                 seeds.derive(experiment.seed, "gain", architecture.fingerprint),
                 weights=supernet.weights(layers),
                 teacher=teacher,
+                kept=work.root / _GAIN_TRAININGS / architecture.fingerprint,
             )
             outputs = trainer.predict(trained.model, dataset.test.x)
             (record,) = score([architecture])

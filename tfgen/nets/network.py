@@ -8,11 +8,13 @@ import numpy as np
 
 from tfgen import errors
 from tfgen.nets import blocks
-from tfgen.nets.keras_compat import keras
+from tfgen.nets.keras_compat import keras, tf
 from tfgen.space.layers import INPUT, LayerSpec, check_network, range_owners
 
 KERNEL, BIAS = "kernel", "bias"
-GAMMA, BETA, MEAN, VARIANCE = "gamma", "beta", "mean", "variance"  # of batch normalisation
+GAMMA, BETA, MEAN, VARIANCE = "gamma", "beta", "mean", "variance"
+# Parts of batch normalisation -> what Keras calls them.
+NORM_PARTS = {GAMMA: "gamma", BETA: "beta", MEAN: "moving_mean", VARIANCE: "moving_variance"}
 # By layer and part, as Keras has them: a kernel, and a bias or what batch normalisation has.
 Weights = Mapping[str, Mapping[str, np.ndarray]]
 
@@ -46,6 +48,26 @@ def build(
     return keras.Model(inputs, tensors[layers[-1].name], name="network")
 
 
+def weights_of(model: keras.Model, layers: Sequence[LayerSpec]) -> dict[str, dict[str, np.ndarray]]:
+    """What `with_weights` gave a float network, as it is now."""
+    return {
+        layer.name: {part: _variable(model, layer.name, part).numpy() for part in _parts(layer)}
+        for layer in layers
+        if layer.weighted
+    }
+
+
+def _parts(layer: LayerSpec) -> tuple[str, ...]:
+    return (KERNEL, *NORM_PARTS) if layer.batch_norm else (KERNEL, BIAS)
+
+
+def _variable(model: keras.Model, layer_name: str, part: str) -> tf.Variable:
+    """A part of a layer of a float network."""
+    if part in NORM_PARTS:
+        return getattr(model.get_layer(layer_name + blocks.NORM_SUFFIX), NORM_PARTS[part])
+    return model.get_layer(layer_name).weights[(KERNEL, BIAS).index(part)]
+
+
 def with_weights(
     layers: Sequence[LayerSpec], input_shape: Sequence[int], weights: Weights
 ) -> keras.Model:
@@ -56,12 +78,13 @@ def with_weights(
     """
     model = build(layers, input_shape)
     for layer in layers:
-        if not layer.weighted:
-            continue
-        own = weights[layer.name]
-        if layer.batch_norm:
-            norm = model.get_layer(layer.name + blocks.NORM_SUFFIX)
-            norm.set_weights([own[part] for part in (GAMMA, BETA, MEAN, VARIANCE)])
-        bias = [] if layer.batch_norm else [own[BIAS]]
-        model.get_layer(layer.name).set_weights([own[KERNEL], *bias])
+        if layer.weighted:
+            own = weights[layer.name]
+            assign(model, layer.name, {part: own[part] for part in _parts(layer)})
     return model
+
+
+def assign(model: keras.Model, layer_name: str, weights: Mapping[str, np.ndarray]) -> None:
+    """Gives a layer of a float network some of its parts; raises ValueError for another shape."""
+    for part, value in weights.items():
+        _variable(model, layer_name, part).assign(value)

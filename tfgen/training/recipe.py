@@ -30,12 +30,58 @@ _YOUNGER = {
         "weight_decay",
         "distillation",
         "temperature",
+        "float_stage",
     ),
     "SupernetRecipe": ("largest_share", "forced", "switchable", "phases", "distillation"),
 }
 LARGEST_SHIFT = 16  # pixels
 _LARGEST = 10**9  # a whole number of a recipe
 FIT_EXAMPLES = 4096  # of the training split, by which starts are compared
+
+
+@dataclasses.dataclass(frozen=True)
+class FloatStage:
+    """Gradient descent in float, along a half cosine with Nesterov's momentum.
+
+    Attributes:
+      epochs: over the training split.
+      batch_size: examples a step.
+      learning_rate: the peak.
+      weight_decay: of kernels, as part of the loss.
+      shift: pixels by which images are moved at most, in each direction.
+      flip: whether half of the images are mirrored.
+      distillation: weight of the distance from a teacher's outputs, beside the task's loss.
+      temperature: see `Recipe`.
+      bfloat16: whether layers compute in numbers of 16 bits, which is faster on processors that
+        have them and slow on others.
+    """
+
+    epochs: int
+    batch_size: int = 128
+    learning_rate: float = 0.1
+    weight_decay: float = 5e-4
+    shift: int = 0
+    flip: bool = False
+    distillation: float = 0.0
+    temperature: float = 1.0
+    bfloat16: bool = False
+
+    def __post_init__(self) -> None:
+        whole = (self.epochs, self.batch_size)
+        if not all(isinstance(n, int) and 1 <= n <= _LARGEST for n in whole):
+            raise ValueError(f"a float stage needs positive epochs and batches: {self}")
+        if not (isinstance(self.shift, int) and 0 <= self.shift <= LARGEST_SHIFT):
+            raise ValueError(f"a float stage needs a shift of 0..{LARGEST_SHIFT}: {self}")
+        _check_rates(self, "a float stage")
+
+    @property
+    def augments(self) -> bool:
+        """Whether images are moved or mirrored."""
+        return bool(self.shift or self.flip)
+
+    def epoch_steps(self, examples: int) -> int:
+        """Steps of an epoch over so many examples: whole batches."""
+        return max(1, examples // self.batch_size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +108,8 @@ class Recipe:
         trains from scratch has none.
       temperature: by which logits are divided before they are compared with a teacher's (Hinton,
         Vinyals and Dean 2015); the distance is multiplied by its square.
+      float_stage: what comes before, a training in float whose weights these steps round; None for
+        none. Rounding costs more than half of a step, and what a network learns takes many.
     """
 
     steps: int = 2000
@@ -76,6 +124,7 @@ class Recipe:
     weight_decay: float = 0.0
     distillation: float = 0.0
     temperature: float = 1.0
+    float_stage: FloatStage | None = None
 
     def __post_init__(self) -> None:
         whole = (self.steps, self.batch_size, self.warmup_steps, self.starts, self.patience)
@@ -92,15 +141,9 @@ class Recipe:
             raise ValueError(f"recipe needs positive steps, batch size and starts: {self}")
         if not 0 <= self.float_share < 1:
             raise ValueError(f"recipe needs a float share of at least 0 and below 1: {self}")
-        if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
-            raise ValueError(f"recipe needs a positive learning rate: {self}")
-        least = min(self.distillation, self.weight_decay)
-        most = max(self.distillation, self.weight_decay, self.temperature)
-        if not (least >= 0 and self.temperature > 0 and most < math.inf):
-            raise ValueError(
-                "recipe needs a weight decay and a distillation of at least 0, a temperature above "
-                f"0: {self}"
-            )
+        _check_rates(self, "recipe")
+        if self.float_stage is not None and self.starts > 1:
+            raise ValueError(f"a recipe with a float stage has one start: {self}")
 
     @property
     def fingerprint(self) -> str:
@@ -144,14 +187,31 @@ class Recipe:
     @property
     def plain(self) -> bool:
         """Whether it has nothing that the population trainer refuses."""
-        return not (self.augments or self.weight_decay or self.distillation)
+        return not (
+            self.augments or self.weight_decay or self.distillation or self.float_stage is not None
+        )
+
+    @property
+    def distils(self) -> bool:
+        """Whether any of its steps follows a teacher."""
+        stage = self.float_stage
+        return self.distillation > 0 or (stage is not None and stage.distillation > 0)
+
+    def all_steps(self, examples: int) -> int:
+        """Steps of all starts on so many examples, those in float too."""
+        stage = self.float_stage
+        floating = 0 if stage is None else stage.epochs * stage.epoch_steps(examples)
+        return floating + self.starts * self.steps
 
     def to_json(self) -> dict[str, Any]:
         return _without_younger(self)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Recipe:
-        return cls(**data)
+        values = dict(data)
+        if values.get("float_stage") is not None:
+            values["float_stage"] = FloatStage(**values["float_stage"])
+        return cls(**values)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -281,6 +341,19 @@ class SupernetRecipe:
 
     def to_json(self) -> dict[str, Any]:
         return _without_younger(self)
+
+
+def _check_rates(recipe: FloatStage | Recipe, what: str) -> None:
+    """Raises ValueError for a rate or a weight that is none."""
+    if not (recipe.learning_rate > 0 and math.isfinite(recipe.learning_rate)):
+        raise ValueError(f"{what} needs a positive learning rate: {recipe}")
+    least = min(recipe.distillation, recipe.weight_decay)
+    most = max(recipe.distillation, recipe.weight_decay, recipe.temperature)
+    if not (least >= 0 and recipe.temperature > 0 and most < math.inf):
+        raise ValueError(
+            f"{what} needs a weight decay and a distillation of at least 0, a temperature above 0: "
+            f"{recipe}"
+        )
 
 
 def _without_younger(recipe: Recipe | SupernetRecipe) -> dict[str, Any]:

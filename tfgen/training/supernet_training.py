@@ -28,7 +28,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 
@@ -40,7 +39,7 @@ from tfgen.nets.supernet import KERNEL, Supernet, Taken
 from tfgen.space.layers import LayerSpec
 from tfgen.space.lowering import lower
 from tfgen.space.search_space import Choices, Chosen, Decision, SearchSpace
-from tfgen.training import augmentation, fitting, losses
+from tfgen.training import augmentation, descent, fitting, losses
 from tfgen.training.datasets import Dataset, Split, at_once
 from tfgen.training.recipe import DIMENSIONS, SupernetRecipe
 from tfgen.training.tasks import Task
@@ -221,7 +220,6 @@ class SupernetTraining:
         quantized = done >= recipe.float_share * recipe.epochs * self.steps
         rate = tf.constant(learning_rate(recipe, done, self.steps))
         taught = (taught or self._teacher is not None) and recipe.distillation > 0
-        momentum = tf.constant(recipe.momentum)
         variables = self.supernet.variables
 
         def dealt() -> tf.Tensor:
@@ -246,14 +244,9 @@ class SupernetTraining:
                 both = (loss, gradients)
                 loss, gradients = context.all_reduce(tf.distribute.ReduceOp.MEAN, both)
             for name, own in gradients.items():
-                decayed = name.endswith(KERNEL)
-                tf.raw_ops.ResourceApplyKerasMomentum(
-                    var=variables[name].handle,
-                    accum=self._momenta[name].handle,
-                    lr=rate,
-                    grad=own + recipe.weight_decay * variables[name] if decayed else own,
-                    momentum=momentum,
-                    use_nesterov=True,
+                decay = recipe.weight_decay if name.endswith(KERNEL) else 0.0
+                descent.step(
+                    variables[name], self._momenta[name], own, rate, recipe.momentum, decay
                 )
             return loss
 
@@ -294,9 +287,8 @@ def learning_rate(recipe: SupernetRecipe, done: int, epoch_steps: int) -> float:
     """The rate of the step after `done`, where an epoch has so many."""
     first, phase = recipe.phase(done // epoch_steps)
     done, steps = done - first * epoch_steps, phase.epochs * epoch_steps
-    warmup = max(1, int(recipe.warmup_share * steps))
-    cosine = 0.5 * (1.0 + math.cos(math.pi * done / steps))
-    return phase.learning_rate * min(1.0, (done + 1) / warmup) * cosine
+    warmup = int(recipe.warmup_share * steps)
+    return descent.half_cosine(phase.learning_rate, done, steps, warmup)
 
 
 # --- networks -----------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import itertools
 import pathlib
 import time
@@ -12,11 +13,19 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from tfgen import errors, seeds, workdir
+from tfgen.nets import network
 from tfgen.nets.keras_compat import keras, tf
 from tfgen.space.layers import LayerSpec
-from tfgen.training import augmentation, fitting, losses, population, quantize_aware
+from tfgen.training import (
+    augmentation,
+    fitting,
+    float_training,
+    losses,
+    population,
+    quantize_aware,
+)
 from tfgen.training.datasets import Dataset, at_once
-from tfgen.training.recipe import FIT_EXAMPLES, Recipe, initial_weights
+from tfgen.training.recipe import FIT_EXAMPLES, FloatStage, Recipe, initial_weights
 
 MODEL = "model.keras"
 METRICS = "metrics.json"
@@ -25,9 +34,10 @@ _WATCHED_SHARE = 0.5  # of the steps, before activations are rounded
 _STATISTICS_BATCHES = 100
 _STEPS_PER_CHECK = 250
 _EVALUATED_AT_ONCE = 2048
+_ANY = 8  # bits, where these play no part
 
 Progress = Callable[[int, float], None]  # steps done, training loss of the last batch
-# By layer, `kernel` and `bias`, or `kernel`, `gamma` and `beta`.
+# By layer, `kernel` and `bias`, or `kernel`, `gamma` and `beta`, with or without statistics.
 Weights = Mapping[str, Mapping[str, np.ndarray]]
 
 
@@ -60,6 +70,7 @@ def train(
     *,
     weights: Weights | None = None,
     teacher: losses.Teacher | None = None,
+    kept: pathlib.Path | None = None,
     progress: Progress | None = None,
 ) -> Trained:
     """Trains the network of `layers` on the training split; equal arguments give equal weights.
@@ -71,6 +82,8 @@ def train(
       seed: of its weights and batches.
       weights: where it starts from, see `inherit`; None for weights at random.
       teacher: whose outputs it follows too, where the recipe distils.
+      kept: the folder where a float stage is kept after each epoch, and gone on from; None keeps
+        nothing.
       progress: told the steps done and the loss.
 
     Raises:
@@ -84,19 +97,25 @@ def train(
     if recipe.distillation and teacher is None:
         raise errors.UsageError("the recipe distils, and there is no teacher")
     start = time.monotonic()
-    kept: tuple[float, keras.Model, tuple[LayerSpec, ...], float] | None = None
+    before = 0  # steps in float
+    if recipe.float_stage is not None:
+        weights = _floated(
+            layers, dataset, recipe.float_stage, seed, weights, teacher, kept, progress
+        )
+        before = recipe.all_steps(len(dataset.train)) - recipe.steps
+    best: tuple[float, keras.Model, tuple[LayerSpec, ...], float] | None = None
     starts = [seed] if weights is not None else _start_seeds(layers, dataset, recipe, seed)
     for number, start_seed in enumerate(starts):
-        done = number * recipe.steps
+        done = before + number * recipe.steps
         model, folded, loss = _train_from(
             layers, dataset, recipe, start_seed, weights, teacher, done, progress
         )
         outputs = predict(model, dataset.train.x[:FIT_EXAMPLES])
         fit = dataset.task.score(dataset.train.y[:FIT_EXAMPLES], outputs)
-        if kept is None or fit > kept[0]:
-            kept = (fit, model, folded, loss)
-    assert kept is not None  # a recipe has a start
-    _, model, folded, loss = kept
+        if best is None or fit > best[0]:
+            best = (fit, model, folded, loss)
+    assert best is not None  # a recipe has a start
+    _, model, folded, loss = best
     outputs = predict(model, dataset.validation.x)
     # Where activations are rounded, outputs of weights that are no numbers may be some.
     if not all(np.isfinite(array).all() for array in (outputs, *model.get_weights())):
@@ -146,7 +165,44 @@ def _assign(model: keras.Model, weights: Weights) -> None:
     for name, arrays in weights.items():
         variables = quantize_aware.variables(model, name)
         for part, value in arrays.items():
-            variables[part].assign(value)
+            variables[network.NORM_PARTS.get(part, part)].assign(value)
+
+
+def _floated(
+    layers: Sequence[LayerSpec],
+    dataset: Dataset,
+    stage: FloatStage,
+    seed: int,
+    weights: Weights | None,
+    teacher: losses.Teacher | None,
+    kept: pathlib.Path | None,
+    progress: Progress | None,
+) -> Weights:
+    """What `train` goes on with: the weights after the float stage, statistics among them."""
+    start = _random_weights(layers, seed) if weights is None else weights
+    # Bits play no part in it: networks that differ in them alone have one training.
+    plain = [
+        dataclasses.replace(layer, weight_bits=_ANY * layer.weighted, activation_bits=_ANY)
+        for layer in layers
+    ]
+    model = network.build(layers, dataset.train.x.shape[1:])
+    for name, arrays in start.items():
+        network.assign(model, name, arrays)
+    digest = hashlib.sha256()
+    for name in sorted(start):
+        for part in sorted(start[name]):
+            digest.update(np.ascontiguousarray(start[name][part]).tobytes())
+    config = {
+        "stage": dataclasses.asdict(stage),
+        "layers": [layer.to_json() for layer in plain],
+        "start": digest.hexdigest(),
+    }
+    training = float_training.FloatTraining(model, dataset, stage, seed, teacher)
+    data = {dataset.name: dataset.fingerprint}
+    for loss in float_training.epochs(training, stage.epochs, kept, config, seed, data):
+        if progress is not None:
+            progress(training.epoch * training.steps, loss)
+    return network.weights_of(model, layers)
 
 
 def _random_weights(layers: Sequence[LayerSpec], seed: int) -> Weights:
