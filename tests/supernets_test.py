@@ -24,7 +24,7 @@ from tfgen.selection import Selector
 from tfgen.space import catalog, published
 from tfgen.space.lowering import lower
 from tfgen.training import datasets, supernet_training, tasks, trainer
-from tfgen.training.recipe import Recipe, SupernetRecipe
+from tfgen.training.recipe import FloatStage, Recipe, SupernetRecipe
 from tools import reproduce_supernet, reproduce_variants
 from tools.single_path import SinglePath
 
@@ -78,6 +78,42 @@ class PipelineTest(absltest.TestCase):
             pipeline.fit(EXPERIMENT, self.work, None, 1, print, "host")
         with self.assertRaisesRegex(errors.UsageError, "'pixel3' was not profiled"):
             pipeline.fit(targeted, self.work, None, 1, print, "pixel3")
+
+    def test_the_largest_network_may_be_trained_first(self):
+        recipe = dataclasses.replace(
+            EXPERIMENT.supernet,
+            largest_alone=FloatStage(epochs=3, batch_size=32, learning_rate=0.05),
+            distillation=1.0,
+            learning_rate=1e-6,
+            float_share=0.9,
+        )
+        experiment = dataclasses.replace(EXPERIMENT, supernet=recipe)
+        said = []
+        left = supernets.train(experiment, self.work, self.dataset, 2, said.append)
+        self.assertEqual(left, 3)  # one alone, two of all
+        self.assertFalse(self.work.supernet.exists())
+        self.assertEqual(supernets.train(experiment, self.work, self.dataset, 1, said.append), 1)
+        self.assertEqual(supernets.train(experiment, self.work, self.dataset, 1, said.append), 0)
+        told = [words for words in said if words.startswith("the largest alone")]
+        self.assertEqual(
+            [words.partition(":")[0] for words in told],
+            [f"the largest alone, epoch {n}/3" for n in (1, 2, 3)],
+        )
+        # What it learned in three epochs it lent: at this rate no other epoch teaches anything, and
+        # by chance a quarter is right.
+        supernet = supernets.load(experiment, self.work, self.dataset)
+        space = supernet.space
+        largest = lower(space, space.architecture(supernet_training.ends(space)[0]))
+        inherited = supernet_training.score(
+            supernet,
+            largest,
+            tasks.CLASSIFICATION,
+            supernets.searched(self.dataset),
+            supernets.calibration(self.dataset),
+            quantized=False,
+        )
+        self.assertGreater(inherited, 0.7)
+        self.assertEqual(Experiment.from_config(experiment.to_json()), experiment)
 
     def test_the_configs_first_method_answers(self):
         experiment = reproduce_supernet.experiment()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +27,9 @@ from tfgen.training.recipe import Recipe
 if TYPE_CHECKING:  # TensorFlow is imported where it is needed
     from tfgen.evidence.inherited import Inheritance
     from tfgen.nets.keras_compat import tf
+    from tfgen.nets.network import Weights
     from tfgen.nets.supernet import Supernet
+    from tfgen.training.float_training import FloatTraining, Kept
     from tfgen.training.losses import Teacher
     from tfgen.training.supernet_training import Progress, SupernetTraining
 
@@ -83,8 +87,14 @@ def _train(
     from tfgen.nets.keras_compat import tf
     from tfgen.training import distribution, supernet_training
 
+    missing = _train_largest(experiment, work, dataset, max_epochs, say, chosen)
+    if missing:
+        assert experiment.supernet is not None  # else nothing is missing
+        return missing + experiment.supernet.epochs
+    lent = _lent(experiment, work, dataset)
+    teacher = None if lent is None else _teaching(space_of(experiment, work), lent)
     with chosen.scope():
-        training = _begun(experiment, work, dataset)
+        training = _begun(experiment, work, dataset, lent, teacher)
     config = json.dumps([_config(experiment, work), dataset.fingerprint], sort_keys=True)
     distribution.check_equal(chosen, config, "config or data")
     distribution.check_equal(chosen, str(training.epoch), "epochs that are done")
@@ -140,6 +150,69 @@ def _train(
     return epochs - training.epoch
 
 
+def _train_largest(
+    experiment: Experiment,
+    work: workdir.WorkDir,
+    dataset: Dataset,
+    max_epochs: int | None,
+    say: Say,
+    chosen: tf.distribute.Strategy,
+) -> int:
+    """Trains the largest network by itself, where the recipe says so; how many epochs are missing.
+
+    Raises:
+      UsageError: epochs are missing, and several devices would train them.
+    """
+    from tfgen.training import float_training, trainer
+
+    stage = None if experiment.supernet is None else experiment.supernet.largest_alone
+    if stage is None or (work.supernet / workdir.MANIFEST).is_file():
+        return 0
+    training, kept = _largest_training(experiment, work, dataset)
+    missing = stage.epochs - training.epoch
+    if missing and chosen.num_replicas_in_sync > 1:
+        raise errors.UsageError(
+            f"{work.largest}: the largest network is trained by itself first, on one device: run "
+            f"with --strategy=one --max_epochs={missing}"
+        )
+    losses = float_training.epochs(training, stage.epochs, kept)
+    held = searched(dataset)
+    begin = time.monotonic()
+    for loss in itertools.islice(losses, max_epochs):
+        score = dataset.task.score(held.y, trainer.predict(training.model, held.x))
+        seconds = time.monotonic() - begin
+        left = seconds * (stage.epochs - training.epoch) / 60
+        say(
+            f"the largest alone, epoch {training.epoch}/{stage.epochs}: loss {loss:.4f}, "
+            f"{dataset.task.metric} {score:.4f}, {seconds:.0f} s, {left:.0f} min left"
+        )
+        begin = time.monotonic()
+    return stage.epochs - training.epoch
+
+
+def _largest_training(
+    experiment: Experiment, work: workdir.WorkDir, dataset: Dataset
+) -> tuple[FloatTraining, Kept]:
+    """That of the largest network by itself after its last whole epoch, and where it is kept."""
+    from tfgen.nets import network
+    from tfgen.nets.supernet import Supernet
+    from tfgen.training import float_training
+
+    recipe, space = experiment.supernet, space_of(experiment, work)
+    assert recipe is not None and recipe.largest_alone is not None  # callers look
+    largest = _largest(space)
+    model = network.build(largest, space.input_shape)
+    at_random = Supernet(space, seeds.derive(experiment.seed, "supernet"), recipe.switchable)
+    for name, arrays in at_random.weights(largest).items():
+        network.assign(model, name, arrays)
+    seed = seeds.derive(experiment.seed, "largest")
+    training = float_training.FloatTraining(model, dataset, recipe.largest_alone, seed)
+    told = {"space": space.name, "stage": dataclasses.asdict(recipe.largest_alone)}
+    kept = float_training.Kept(work.largest, told, seed, {dataset.name: dataset.fingerprint})
+    kept.restore(training)
+    return training, kept
+
+
 def _scalars() -> Any:
     """What makes TensorBoard draw a number; `tf.summary.scalar` needs the package to write it."""
     from tfgen.nets.keras_compat import tf
@@ -179,6 +252,20 @@ def _by_layer(arrays: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarra
     return weights
 
 
+def _lent(experiment: Experiment, work: workdir.WorkDir, dataset: Dataset) -> Weights | None:
+    """What the largest network had before the others were trained, statistics too; or None."""
+    from tfgen.nets import network
+
+    if work.prototype.is_dir():
+        return _by_layer(prototype_weights(work))
+    if experiment.supernet is None or experiment.supernet.largest_alone is None:
+        return None
+    training, _ = _largest_training(experiment, work, dataset)
+    if training.epoch < experiment.supernet.largest_alone.epochs:
+        raise errors.UsageError(f"{work.largest}: the largest network, which teaches, is missing")
+    return network.weights_of(training.model, _largest(space_of(experiment, work)))
+
+
 def load(experiment: Experiment, work: workdir.WorkDir, dataset: Dataset) -> Supernet:
     """The trained supernet; raises UsageError where epochs are missing."""
     training = _begun(experiment, work, dataset)
@@ -191,8 +278,14 @@ def load(experiment: Experiment, work: workdir.WorkDir, dataset: Dataset) -> Sup
     return training.supernet
 
 
-def _begun(experiment: Experiment, work: workdir.WorkDir, dataset: Dataset) -> SupernetTraining:
-    """The training after its last whole epoch."""
+def _begun(
+    experiment: Experiment,
+    work: workdir.WorkDir,
+    dataset: Dataset,
+    lent: Weights | None = None,
+    teacher: Teacher | None = None,
+) -> SupernetTraining:
+    """The training after its last whole epoch, or at its beginning with what was lent."""
     from tfgen.nets.supernet import Supernet
     from tfgen.training.supernet_training import SupernetTraining
 
@@ -201,11 +294,8 @@ def _begun(experiment: Experiment, work: workdir.WorkDir, dataset: Dataset) -> S
     space, seed = space_of(experiment, work), experiment.seed
     switchable = experiment.supernet.switchable
     supernet = Supernet(space, seeds.derive(seed, "supernet"), switchable)
-    teacher = None
-    if work.prototype.is_dir():
-        weights = prototype_weights(work)
-        supernet.take(_by_layer(weights))
-        teacher = taught_by(space, weights)
+    if lent is not None:
+        supernet.take(_largest(space), lent)
     training = SupernetTraining(supernet, dataset, experiment.supernet, seed, teacher)
     workdir.recover(work.supernet)
     if (work.supernet / workdir.MANIFEST).is_file():
@@ -310,15 +400,20 @@ def taught_by(space: SearchSpace, weights: Mapping[str, np.ndarray]) -> Teacher:
     Raises:
       CorruptFileError: they are of another network.
     """
-    from tfgen.nets import network
-    from tfgen.nets.keras_compat import tf
-
     try:
-        model = network.with_weights(_largest(space), space.input_shape, _by_layer(weights))
+        return _teaching(space, _by_layer(weights))
     except (KeyError, ValueError) as error:
         raise errors.CorruptFileError(
             f"the teacher is not the largest network of {space.name!r} ({error})"
         ) from error
+
+
+def _teaching(space: SearchSpace, weights: Weights) -> Teacher:
+    """The same by layer; raises KeyError or ValueError."""
+    from tfgen.nets import network
+    from tfgen.nets.keras_compat import tf
+
+    model = network.with_weights(_largest(space), space.input_shape, weights)
     return tf.function(lambda x: model(x, training=False))
 
 

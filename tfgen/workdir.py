@@ -54,6 +54,11 @@ class WorkDir:
         return self.root / "supernet"
 
     @property
+    def largest(self) -> pathlib.Path:
+        """The largest network of a supernet, where it is trained by itself before all others."""
+        return self.root / "largest"
+
+    @property
     def prototype(self) -> pathlib.Path:
         """A user's model as it was read: its space and its weights."""
         return self.root / "prototype"

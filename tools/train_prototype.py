@@ -83,14 +83,10 @@ def main(argv: Sequence[str]) -> int:
     training = float_training.FloatTraining(model, dataset, stage, _SEED.value)
     validation = dataset.validation
     begin = time.monotonic()
-    losses = float_training.epochs(
-        training,
-        _EPOCHS.value,
-        output / _CHECKPOINT,
-        told,
-        _SEED.value,
-        {dataset.name: dataset.fingerprint},
-    )
+    data = {dataset.name: dataset.fingerprint}
+    kept = float_training.Kept(output / _CHECKPOINT, told, _SEED.value, data)
+    kept.restore(training)
+    losses = float_training.epochs(training, _EPOCHS.value, kept)
     for loss in itertools.islice(losses, _MAX_EPOCHS.value):
         score = dataset.task.score(validation.y, trainer.predict(model, validation.x))
         seconds = time.monotonic() - begin

@@ -5,6 +5,7 @@ from absl.testing import absltest, parameterized
 
 from tests.nets.scattered import scattered
 from tfgen import errors, seeds
+from tfgen.nets import network as keras_network
 from tfgen.nets.keras_compat import tf
 from tfgen.nets.supernet import Supernet
 from tfgen.space import catalog, image_spaces
@@ -59,6 +60,33 @@ class SupernetTest(parameterized.TestCase):
             alone = net.stand_alone(layers, statistics)(x, training=False).numpy()
             largest = np.abs(alone).max()
             np.testing.assert_allclose(inside.numpy(), alone, atol=1e-5 * largest, rtol=0)
+
+    @parameterized.parameters("mnist_mobile", "cifar10_mobile_v3", INVERTED)
+    def test_it_takes_over_the_largest_network(self, space):
+        net = scattered(space)
+        layers, x = network(net), images(net)
+        statistics = net.statistics(layers, [x], quantized=False)
+        alone = net.stand_alone(layers, statistics)
+        weights = keras_network.weights_of(alone, layers)
+        fresh = Supernet(net.space, seed=99)
+        fresh.take(layers, weights)
+        found = fresh.outputs(layers, tf.constant(x), quantized=False, statistics=statistics)
+        expected = alone(x, training=False).numpy()
+        atol = 1e-5 * np.abs(expected).max()
+        np.testing.assert_allclose(found.numpy(), expected, atol=atol, rtol=0)
+
+    def test_smaller_kernels_begin_as_the_centre_of_the_largest(self):
+        net = scattered("mnist_mobile")
+        layers = network(net)
+        statistics = net.statistics(layers, [images(net)], quantized=False)
+        weights = keras_network.weights_of(net.stand_alone(layers, statistics), layers)
+        fresh = Supernet(net.space, seed=99)
+        fresh.take(layers, weights)
+        large, small = (fresh.variables[f"block_1_1_depthwise_{k}/kernel"].numpy() for k in (5, 3))
+        np.testing.assert_array_equal(small, large[1:4, 1:4])
+        gamma = weights["block_1_1_depthwise_5"]["gamma"]
+        scales = fresh.variables["block_1_1_depthwise_3/scale"].numpy()
+        np.testing.assert_array_equal(scales, np.tile(gamma, (4, 1)))  # of each expansion
 
     def test_statistics_of_a_batch_are_what_training_normalises_by(self):
         net = scattered("mnist_mobile")

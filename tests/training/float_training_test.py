@@ -55,7 +55,9 @@ class FloatTrainingTest(absltest.TestCase):
 
     def go_on(self, training, last, config=()):
         data = {self.data.name: self.data.fingerprint}
-        return list(float_training.epochs(training, last, self.folder, dict(config), 1, data))
+        kept = float_training.Kept(self.folder, dict(config), 1, data)
+        kept.restore(training)
+        return list(float_training.epochs(training, last, kept))
 
     def test_it_learns_and_equal_seeds_are_equal(self):
         first, second, third = (self.training(seed=seed) for seed in (1, 1, 2))

@@ -341,11 +341,12 @@ class FairnessTest(absltest.TestCase):
             np.bincount([len(value) for value in drawn]).tolist(), [0, 0, 60, 60, 60, 60, 60]
         )
         self.assertTrue(all(list(value) == sorted(value) for value in drawn))
-        # 1,200 digits from fair decks, some cut by the expansion: a third each, +- 5 deviations.
-        digits = "".join(drawn)
-        self.assertLen(digits, 1200)
-        for kernel in "357":
-            self.assertBetween(digits.count(kernel) / 1200, 1 / 3 - 0.07, 1 / 3 + 0.07)
+        # Whole decks of the combinations of each expansion, and a last one that may be cut.
+        for expansion, values in ((2, 6), (3, 10), (4, 15), (5, 21), (6, 28)):
+            times = [drawn.count(value) for value in menu if len(value) == expansion]
+            self.assertLen(times, values)
+            self.assertEqual(sum(times), 60)
+            self.assertLessEqual(max(times) - min(times), 1)
 
     def test_a_menu_that_lacks_combinations_is_drawn_by_its_values(self):
         space = image_spaces.mobile(

@@ -153,17 +153,57 @@ class Supernet:
                         value = value[..., order]
                     variable.assign(value)
 
-    def take(self, weights: network.Weights) -> None:
-        """Takes over what the largest network of a prototype's space has, as Keras has it.
+    def take(self, largest: Sequence[LayerSpec], weights: network.Weights) -> None:
+        """Takes over what the largest network has, as Keras has it.
+
+        A unified block's smaller kernels begin as the centres of the largest, and each expansion
+        rate with its scales and shifts.
 
         Args:
-          weights: of each layer; what normalisations estimate is not read.
+          largest: that network, lowered from this space.
+          weights: of each of its layers; what normalisations estimate is not read.
         """
-        parts = {KERNEL: network.KERNEL, BIAS: network.BIAS}
-        parts |= {SCALE: network.GAMMA, SHIFT: network.BETA}
-        for name, variable in self.variables.items():
-            layer, _, part = name.rpartition("/")
-            variable.assign(np.reshape(weights[layer][parts[part]], variable.shape))
+        channels = self._channels(largest)
+        for layer in largest:
+            if layer.weighted:
+                for name in [layer.name, *self._smaller(layer)]:
+                    read, written = channels[layer.inputs[0]], channels[layer.name]
+                    self._lend(name, layer, weights[layer.name], read, written)
+
+    def _smaller(self, layer: LayerSpec) -> list[str]:
+        """Layers of the same block whose kernels may begin as the centre of this one's."""
+        part = self._parts.get(layer.name)
+        if part is None or layer.op != "depthwise":
+            return []
+        names = [f"{part.stage}_depthwise_{kernel}" for kernel in KERNELS if kernel < layer.kernel]
+        return [name for name in names if name in self._parts]
+
+    def _lend(
+        self,
+        name: str,
+        layer: LayerSpec,
+        own: Mapping[str, np.ndarray],
+        read: np.ndarray,
+        written: np.ndarray,
+    ) -> None:
+        """Gives a layer of this name what a network's layer has for these channels."""
+        ends = {BIAS: network.BIAS, SCALE: network.GAMMA, SHIFT: network.BETA}
+        for part, theirs in ends.items():
+            variable = self.variables.get(f"{name}/{part}")
+            if variable is not None:
+                value = variable.numpy()
+                value[..., written] = own[theirs]  # of all expansion rates, where it has some
+                variable.assign(value)
+        variable = self.variables[f"{name}/{KERNEL}"]
+        value = variable.numpy()
+        kernel = own[network.KERNEL].reshape((layer.kernel, layer.kernel, len(read), -1))
+        cut = (layer.kernel - len(value)) // 2
+        kernel = kernel[cut : layer.kernel - cut, cut : layer.kernel - cut]
+        if layer.op == "depthwise":
+            value[:, :, read] = kernel
+        else:
+            value[:, :, read[:, None], written] = kernel
+        variable.assign(value)
 
     def assign(self, values: Mapping[str, np.ndarray]) -> None:
         """Takes over the variables of a supernet that was trained; others may be among them.

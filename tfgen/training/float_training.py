@@ -8,6 +8,7 @@ last whole epoch and ends where the undisturbed one would.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import pathlib
 from collections.abc import Iterator, Mapping
@@ -145,43 +146,62 @@ class FloatTraining:
         self.epoch = int(state["epoch"])
 
 
-def epochs(
-    training: FloatTraining,
-    last: int,
-    folder: pathlib.Path | None,
-    config: Mapping[str, Any],
-    seed: int,
-    data: Mapping[str, str],
-) -> Iterator[float]:
-    """Trains up to epoch `last`, and yields the mean loss of each epoch.
+@dataclasses.dataclass(frozen=True)
+class Kept:
+    """A folder that has a training after its last whole epoch.
 
-    Args:
-      training: at its beginning.
-      last: how many epochs are done at the end.
-      folder: where each whole epoch is kept, and what is there is gone on from; another training
-        that is there is replaced. None keeps nothing.
+    Attributes:
+      folder: which; what it holds of another training is replaced.
       config: what tells the training from others, as JSON can.
       seed: its seed.
       data: name of the data set -> its fingerprint.
+    """
+
+    folder: pathlib.Path
+    config: Mapping[str, Any]
+    seed: int
+    data: Mapping[str, str]
+
+    def restore(self, training: FloatTraining) -> None:
+        """Lets the training go on from what is there, if it is its own.
+
+        Raises:
+          CorruptFileError: it is damaged.
+        """
+        workdir.recover(self.folder)
+        if not (self.folder / workdir.MANIFEST).is_file():
+            return
+        known = workdir.read_manifest(self.folder)
+        config = json.loads(json.dumps(self.config))
+        if (known["config"], known["seed"], known["data"]) == (config, self.seed, self.data):
+            training.restore(workdir.read_arrays(self.folder / CHECKPOINT))
+
+    def save(self, training: FloatTraining) -> None:
+        """Writes the training as it is."""
+        with workdir.writing_folder(self.folder) as fresh:
+            workdir.write_arrays(fresh / CHECKPOINT, training.state())
+            workdir.write_manifest(
+                fresh, config=self.config, seed=self.seed, data=self.data, parents={}
+            )
+
+
+def epochs(training: FloatTraining, last: int, kept: Kept | None) -> Iterator[float]:
+    """Trains up to epoch `last`, and yields the mean loss of each epoch.
+
+    Args:
+      training: whatever was done of it before.
+      last: how many epochs are done at the end.
+      kept: where each whole epoch is kept; None keeps nothing.
 
     Raises:
       TrainingFailedError: it diverged.
     """
-    config = json.loads(json.dumps(config))
-    if folder is not None:
-        workdir.recover(folder)
-        if (folder / workdir.MANIFEST).is_file():
-            known = workdir.read_manifest(folder)
-            if (known["config"], known["seed"], known["data"]) == (config, seed, data):
-                training.restore(workdir.read_arrays(folder / CHECKPOINT))
     while training.epoch < last:
         loss = training.run_epoch()
         if not np.isfinite(loss):
             raise errors.TrainingFailedError(f"epoch {training.epoch} in float diverged")
-        if folder is not None:
-            with workdir.writing_folder(folder) as fresh:
-                workdir.write_arrays(fresh / CHECKPOINT, training.state())
-                workdir.write_manifest(fresh, config=config, seed=seed, data=data, parents={})
+        if kept is not None:
+            kept.save(training)
         yield loss
 
 

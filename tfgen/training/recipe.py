@@ -32,7 +32,14 @@ _YOUNGER = {
         "temperature",
         "float_stage",
     ),
-    "SupernetRecipe": ("largest_share", "forced", "switchable", "phases", "distillation"),
+    "SupernetRecipe": (
+        "largest_share",
+        "forced",
+        "switchable",
+        "phases",
+        "distillation",
+        "largest_alone",
+    ),
 }
 LARGEST_SHIFT = 16  # pixels
 _LARGEST = 10**9  # a whole number of a recipe
@@ -259,6 +266,8 @@ class SupernetRecipe:
         free from the start. `learning_rate` is then not read.
       distillation: weight of the cross-entropy with the teacher's shares, beside that with the
         labels: the largest network's, for all others, or a prototype's, for all.
+      largest_alone: how the largest network is trained by itself before `epochs`: it lends its
+        weights to all others, and teaches all as a prototype does. None where all begin at once.
     """
 
     epochs: int = 30
@@ -276,6 +285,7 @@ class SupernetRecipe:
     switchable: bool = True
     phases: tuple[Phase, ...] = ()
     distillation: float = 0.0
+    largest_alone: FloatStage | None = None
 
     def __post_init__(self) -> None:
         if min(self.epochs, self.batch_size) < 1 or self.weight_decay < 0:
@@ -295,6 +305,8 @@ class SupernetRecipe:
             raise ValueError(f"shares lie in 0..1, 1 excluded: {self}")
         if not (self.distillation >= 0 and math.isfinite(self.distillation)):
             raise ValueError(f"a weight of distillation is at least 0: {self}")
+        if self.largest_alone is not None and self.largest_alone.distillation:
+            raise ValueError(f"nobody teaches the largest network: {self}")
         if self.phases and sum(phase.epochs for phase in self.phases) != self.epochs:
             raise ValueError(f"phases take {self.epochs} epochs in all: {self}")
         if self.phases and self.switchable:
@@ -309,8 +321,11 @@ class SupernetRecipe:
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> SupernetRecipe:
         """Reads plain values, as `to_json` writes them."""
-        values = {key: value for key, value in config.items() if key != "phases"}
-        return cls(**values, phases=tuple(Phase(**phase) for phase in config.get("phases", ())))
+        values = dict(config)
+        values["phases"] = tuple(Phase(**phase) for phase in config.get("phases", ()))
+        if values.get("largest_alone") is not None:
+            values["largest_alone"] = FloatStage(**values["largest_alone"])
+        return cls(**values)
 
     @property
     def augments(self) -> bool:

@@ -3,11 +3,12 @@
 A step draws a network and trains the variables that it has a part in. Of these, weights that are
 not its own decay and follow their momentum; layers that it does not have stay as they are.
 Draws are strictly fair (appendix A.2): the values of a decision lie in shuffled decks, so that in
-an epoch each is drawn as often as every other, to within one. A unified block's expansions and the
-kernels of its sub-blocks each have a deck of their own; kernels are sorted, so that skips come last
-and no network is drawn under two names (forced sampling, section 3.3.2). Beyond the paper, a share
-of the steps may train the largest network, which lends its weights to all others (Yu et al. 2020,
-BigNAS, section 3.1); the decks are for the other steps.
+an epoch each is drawn as often as every other, to within one. A unified block's expansions have a
+deck, and each expansion one of its combinations of kernels, which are sorted, so that skips come
+last and no network is drawn under two names (forced sampling, section 3.3.2). Beyond the paper, a
+share of the steps may train the largest network, which lends its weights to all others (Yu et al.
+2020, BigNAS, section 3.1); the decks are for the other steps. It may be trained by itself before
+(`SupernetRecipe.largest_alone`), as Once-for-All's is: a fixed network is one graph.
 
 Progressive shrinking (Once-for-All, section 3.3) trains the largest network first, then lets
 kernels, depths and widths shrink in turn. Where widths begin to, channels are put in the order of
@@ -27,7 +28,6 @@ killed goes on from its last epoch and ends where the whole one would. Made with
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 
@@ -311,22 +311,21 @@ def fair_draws(space: SearchSpace, count: int, random: np.random.Generator) -> C
 
 
 def _kernels(decision: Decision, count: int, random: np.random.Generator) -> np.ndarray:
-    """Of a block's sub-blocks, drawn by their number and each by itself; see `lowering`."""
-    menu = [str(value) for value in decision.values]
-    expansions, kernels = sorted({len(v) for v in menu}), sorted(set("".join(menu)))
-    whole = {
-        "".join(chosen)
-        for expansion in expansions
-        for chosen in itertools.combinations_with_replacement(kernels, expansion)
-    }
-    if set(menu) != whole:  # some combinations are not offered
-        return _deck(len(menu), count, random)
-    lengths = np.array(expansions)[_deck(len(expansions), count, random)]
-    digits = np.array(kernels)[
-        np.stack([_deck(len(kernels), count, random) for _ in range(max(expansions))], axis=1)
-    ]
-    drawn = ["".join(sorted(row[:length])) for row, length in zip(digits, lengths, strict=True)]
-    return np.array([menu.index(value) for value in drawn])
+    """Of a block's sub-blocks: a deck of expansions, and of each a deck of its own values.
+
+    Drawn each by itself and sorted, the kernels of the last sub-blocks would be the largest nearly
+    always: six of 3x3 once in 729 networks, here once in 28.
+    """
+    expansions: dict[int, list[int]] = {}
+    for number, value in enumerate(decision.values):
+        expansions.setdefault(len(str(value)), []).append(number)
+    own = [np.array(numbers) for numbers in expansions.values()]
+    drawn = np.empty(count, np.int64)
+    turns = _deck(len(own), count, random)
+    for expansion, numbers in enumerate(own):
+        mine = turns == expansion
+        drawn[mine] = numbers[_deck(len(numbers), int(mine.sum()), random)]
+    return drawn
 
 
 def any_sub_blocks(supernet: Supernet, random: np.random.Generator) -> Taken:

@@ -198,8 +198,12 @@ def _floated(
         "start": digest.hexdigest(),
     }
     training = float_training.FloatTraining(model, dataset, stage, seed, teacher)
-    data = {dataset.name: dataset.fingerprint}
-    for loss in float_training.epochs(training, stage.epochs, kept, config, seed, data):
+    place = None
+    if kept is not None:
+        data = {dataset.name: dataset.fingerprint}
+        place = float_training.Kept(kept, config, seed, data)
+        place.restore(training)
+    for loss in float_training.epochs(training, stage.epochs, place):
         if progress is not None:
             progress(training.epoch * training.steps, loss)
     return network.weights_of(model, layers)
