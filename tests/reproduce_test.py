@@ -1,6 +1,7 @@
 """The reproduction's pure parts: arithmetic, tables and pictures, with numbers made by hand."""
 
 import dataclasses
+import functools
 import gzip
 import itertools
 import os
@@ -10,18 +11,21 @@ import subprocess
 import sys
 import tempfile
 import types
+from unittest import mock
 
 import numpy as np
 from absl.testing import absltest, parameterized
 
 from tests.space.small import small_space
-from tfgen import errors, generators
+from tfgen import bundle as bundles
+from tfgen import errors, generators, pipeline
 from tfgen.cost.cost_model import CostModel
 from tfgen.cost.metrics import PerformanceScale
 from tfgen.evidence import surrogate
 from tfgen.evidence.collect import Evaluator
 from tfgen.evidence.record import Record, RecordStore
 from tfgen.experiment import Experiment
+from tfgen.generators import nag
 from tfgen.seeds import stream
 from tfgen.space import catalog, published, tabulated
 from tfgen.space.lowering import lower
@@ -32,6 +36,7 @@ from tools import (
     reports,
     reproduce_cells,
     reproduce_distance,
+    reproduce_host,
     reproduce_search,
     reproduce_setting,
     reproduce_supernet,
@@ -393,6 +398,70 @@ class AnswersTest(absltest.TestCase):
         )
         found = reproduce_search.search_answer(self.setting, "random_search", limits, 0, seed=3)
         self.assertEqual((found.trainings, found.test, found.holds), (0, None, False))
+
+
+class HostTest(absltest.TestCase):
+    def row(self, method, limit_ms, latency_ms, accuracy):
+        return reproduce_host.Delivered(
+            method, limit_ms, latency_ms, latency_ms, accuracy, accuracy, 0.0, 0.1
+        )
+
+    def test_the_area_of_a_front_by_hand(self):
+        rows = [
+            self.row(reproduce_host.NAG, 1.0, 0.8, 0.6),
+            self.row(reproduce_host.NAG, 2.0, 1.6, 0.8),
+            self.row(reproduce_host.INDEPENDENT, 1.0, 1.1, 0.7),  # over its budget
+            self.row(reproduce_host.INDEPENDENT, 2.0, 1.6, 0.7),
+        ]
+        # From 0.8 ms 0.5 above a guess, from 1.6 ms 0.7, up to 2 ms: (0.4 + 0.28) / 2.
+        areas = reproduce_host.covered(rows)
+        self.assertAlmostEqual(areas[reproduce_host.NAG], 0.34)
+        self.assertAlmostEqual(areas[reproduce_host.INDEPENDENT], 0.12)
+
+    def test_five_budgets_are_answered_twice(self):
+        """What takes hours is left out: policies, timing and files."""
+        folder = pathlib.Path(self.enter_context(tempfile.TemporaryDirectory()))
+        space = small_space()
+        costs = types.SimpleNamespace(
+            costs=lambda choices: {"latency_ms": 1.0 + np.arange(len(choices)) / len(choices)}
+        )
+        bundle = bundles.Bundle(
+            "small",
+            space,
+            tasks.CLASSIFICATION,
+            "data",
+            "print",
+            Recipe(),
+            None,
+            {"nag": "one for all"},
+        )
+        asked = []
+
+        def answer(answering, budget, costs, method, selector, seed, say):
+            asked.append((answering.generators[method], budget.limits["latency_ms"]))
+            if len(asked) == 10:
+                raise errors.InfeasibleBudgetError("nothing fits")
+            return [types.SimpleNamespace(cost=budget.limits, metric=0.7)]
+
+        lab = mock.create_autospec(reproduce_host.Lab, instance=True)
+        lab.bundle, lab.config = bundle, nag.NagConfig(steps=1_000)
+        lab.costs.return_value = costs
+        lab.independent.side_effect = lambda costs, budget, config, seed: (config.steps, 2.0)
+        lab.deliver.side_effect = lambda candidate, seed: (candidate.cost["latency_ms"] / 2, 0.6)
+        patch = functools.partial(mock.patch.object, pipeline)
+        with (
+            patch("answer", answer),
+            patch("keeping_latency", lambda bundle, found, threads: (found, 1, 1.0)),
+        ):
+            rows = reproduce_host.host(lab, 5, 1, folder, lambda text: None)
+        # A tenth to nine tenths of 4,000 latencies between 1 and 2 ms.
+        np.testing.assert_allclose(
+            [limit for _, limit in asked[::2]], [1.1, 1.3, 1.5, 1.7, 1.9], atol=1e-3
+        )
+        # An independent policy has a fifth of the steps.
+        self.assertEqual([who for who, _ in asked], ["one for all", 200] * 5)
+        self.assertEqual([row.holds for row in rows], [True] * 9 + [False])
+        self.assertIn("| no |", (folder / "nag_host.md").read_text())
 
 
 class CellsTest(absltest.TestCase):

@@ -358,15 +358,10 @@ def _deliver_on(
         )
     budget = candidates[0].budget
     if budget.device is not None:
-        times_ms = pipeline.timed_here(bundle, candidates, budget.device)
-        limit_ms = budget.limits[LATENCY]
-        # Room for what two timings of one file differ by, where a candidate leaves it.
-        room_ms = limit_ms / (1 + devices.table(budget.device, _THREADS.value).repeatability)
-        timed = [c for c, ms in zip(candidates, times_ms, strict=True) if ms <= limit_ms]
-        roomy = [c for c, ms in zip(candidates, times_ms, strict=True) if ms <= room_ms]
-        print(f"\n{len(timed)} of {len(candidates)} candidates keep {budget} untrained")
-        if not timed:
-            nearest = {**budget.limits, LATENCY: rounded_up(min(times_ms))}
+        kept, timely, fastest_ms = pipeline.keeping_latency(bundle, candidates, _THREADS.value)
+        print(f"\n{timely} of {len(candidates)} candidates keep {budget} untrained")
+        if not kept:
+            nearest = {**budget.limits, LATENCY: rounded_up(fastest_ms)}
             program.complain(
                 errors.InfeasibleBudgetError(
                     f"budget {budget}: every candidate took longer than was predicted",
@@ -374,7 +369,7 @@ def _deliver_on(
                 )
             )
             return errors.InfeasibleBudgetError.exit_code
-        candidates = roomy or timed
+        candidates = kept
     wanted = _wanted() if _PROTOTYPE.value else 1
     attempts = list(candidates[: wanted * _MAX_TRAININGS.value])
     with _maker(bundle, attempts, dataset, start) as maker:

@@ -12,7 +12,7 @@ import functools
 import pathlib
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -158,6 +158,23 @@ def planned_records(
     return stored
 
 
+def inherited_records(
+    experiment: Experiment, work: workdir.WorkDir, known: Mapping[Architecture, Record]
+) -> list[Record]:
+    """Those of the experiment's plan, where networks inherit; raises UsageError if any is missing.
+
+    Args:
+      experiment: whose plan.
+      work: where records lie.
+      known: by network, what was scored.
+    """
+    plan = collecting.plan(catalog.get(experiment.space), experiment.records, experiment.seed)
+    wanted = {training.architecture for training in plan}
+    records = [record for architecture, record in known.items() if architecture in wanted]
+    _check_complete(work, len(records), len(wanted))
+    return records
+
+
 def _check_complete(work: workdir.WorkDir, records: int, planned: int) -> None:
     if records < planned:
         raise errors.UsageError(
@@ -215,10 +232,7 @@ def fit(
         shared = supernets.shared(supernet, dataset, experiment.fine_tuning)
         with RecordStore(work.records, space) as store:
             score = supernets.evaluator(supernet, dataset, store)
-            plan = collecting.plan(space, experiment.records, seed)
-            wanted = {training.architecture for training in plan}
-            records = [r for architecture, r in score.known.items() if architecture in wanted]
-            _check_complete(work, len(records), len(wanted))
+            records = inherited_records(experiment, work, score.known)
             examples = supernets.searched(dataset)
             with store.owned():
                 learned = learning.learn(
@@ -508,6 +522,31 @@ def timed_here(bundle: bundles.Bundle, candidates: Sequence[Candidate], device: 
     )
     devices.add_networks(device, timings)
     return [timing.latency_ms for timing in timings]
+
+
+def keeping_latency(
+    bundle: bundles.Bundle, candidates: Sequence[Candidate], threads: int
+) -> tuple[list[Candidate], int, float]:
+    """Those whose untrained files keep their budget's latency on this machine.
+
+    Where some leave room for what two timings of one file differ by, those alone.
+
+    Args:
+      bundle: whose candidates they are.
+      candidates: for one budget, which limits latency.
+      threads: of the runtime.
+
+    Returns:
+      The candidates, how many keep the limit without room, and what the fastest took, ms.
+    """
+    budget = candidates[0].budget
+    assert budget.device is not None  # it limits latency
+    times_ms = timed_here(bundle, candidates, budget.device)
+    limit_ms = budget.limits[LATENCY]
+    room_ms = limit_ms / (1 + devices.table(budget.device, threads).repeatability)
+    timed = [c for c, ms in zip(candidates, times_ms, strict=True) if ms <= limit_ms]
+    roomy = [c for c, ms in zip(candidates, times_ms, strict=True) if ms <= room_ms]
+    return roomy or timed, len(timed), min(times_ms)
 
 
 # --- deliveries ---------------------------------------------------------------------------------

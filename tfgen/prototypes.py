@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -100,7 +101,8 @@ class PrototypeConfig:
 
         Images are moved by an eighth of their shorter side, 16 pixels at most; others are not. Few
         examples are shown a few at a time, so that an epoch has its steps; the rate of gradient
-        descent falls with the batch (Goyal et al. 2017).
+        descent falls with the batch (Goyal et al. 2017), that of a float stage, which ends at 0
+        wherever it began, with its root (Krizhevsky 2014).
         """
         adaptation, fine_tuning = self.adaptation, self.fine_tuning
         if len(space.input_shape) == 3:
@@ -117,7 +119,7 @@ class PrototypeConfig:
         stage = scratch = fine_tuning.float_stage
         if stage is not None:
             size = min(stage.batch_size, most)
-            rate = stage.learning_rate * size / stage.batch_size
+            rate = stage.learning_rate * math.sqrt(size / stage.batch_size)
             stage = dataclasses.replace(stage, batch_size=size, learning_rate=rate, **moved)
             fine_tuning = dataclasses.replace(fine_tuning, float_stage=stage)
             scratch = dataclasses.replace(stage, distillation=0.0)  # there is no teacher then

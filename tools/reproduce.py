@@ -17,6 +17,7 @@
 
     reproduce --table=nag_devices --work_dir=ROOT --output_dir=DIR --tables_dir=TABLES
     reproduce --table=nag2|nag5 --work_dir=ROOT --output_dir=DIR --tables_dir=TABLES
+    reproduce --table=nag_host --work_dir=ROOT --output_dir=DIR --data_dir=TFDS   measured here
     reproduce --table=nag1|nag3|nag4 --work_dir=ROOT --output_dir=DIR --tables_dir=TABLES
 
     reproduce --figure=gensynth1 --work_dir=ROOT --output_dir=DIR --data_dir=TFDS
@@ -48,6 +49,7 @@ from tools import (
     reproduce_cells,
     reproduce_distance,
     reproduce_front,
+    reproduce_host,
     reproduce_nag,
     reproduce_search,
     reproduce_supernet,
@@ -60,7 +62,7 @@ _TABLE = flags.DEFINE_enum(
     "table", None, [
         "nagan3", "nagan4", "ablation",
         "sgnas1", "sgnas3", "sgnas5", "bits", "tuned",
-        "nag_devices", "nag1", "nag2", "nag3", "nag4", "nag5",
+        "nag_devices", "nag_host", "nag1", "nag2", "nag3", "nag4", "nag5",
     ],
     "Which table.",
 )  # fmt: skip
@@ -122,7 +124,7 @@ _CANDIDATES = flags.DEFINE_integer(
     "candidates", 30, "Networks of the generator that are scored for a limit in sgnas1.",
     lower_bound=1,
 )  # fmt: skip
-_BUDGETS = flags.DEFINE_integer("budgets", 5, "Limits in sgnas1.", lower_bound=1)
+_BUDGETS = flags.DEFINE_integer("budgets", 5, "Limits in sgnas1 and nag_host.", lower_bound=1)
 _PRIORS = flags.DEFINE_integer("priors", 4, "Generators in sgnas7.", lower_bound=1)
 _DEVICE = flags.DEFINE_string(
     "device",
@@ -146,7 +148,7 @@ def main(argv: Sequence[str]) -> None:
     if (_TABLE.value is None) == (_FIGURE.value is None):
         raise errors.UsageError("give one of --table and --figure")
     wanted = _TABLE.value or _FIGURE.value
-    if wanted in ("sgnas1", "sgnas6a", "sgnas7", "bits", "tuned"):  # depthwise layers
+    if wanted in ("sgnas1", "sgnas6a", "sgnas7", "bits", "tuned", "nag_host"):  # depthwise layers
         program.prefer_onednn()
     charts.check()
     root = workdir.user_path(_WORK_DIR.value)
@@ -156,6 +158,10 @@ def main(argv: Sequence[str]) -> None:
         names = [_DEVICE.value] if _DEVICE.value else reproduce_front.DEVICES
         work = root / "nasbench201_nag"
         reproduce_front.front(_tables(), work, sizes, names, _SEED.value, folder, _say)
+        return
+    if wanted == "nag_host":
+        host_lab = reproduce_host.lab(root, _DATA_DIR.value)
+        reproduce_host.host(host_lab, _BUDGETS.value, _SEED.value, folder, _say)
         return
     if _TABLE.value in ("nag_devices", "nag2", "nag5"):
         _nag(wanted, root, folder)
