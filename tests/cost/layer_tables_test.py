@@ -1,5 +1,6 @@
 """Costs off tables are those of the walk, of every space; what a served graph needs of them."""
 
+import functools
 from unittest import mock
 
 import numpy as np
@@ -8,15 +9,39 @@ from absl.testing import absltest, parameterized
 from tests.space.small import small_space
 from tfgen import errors, seeds
 from tfgen.cost import counting, layer_tables
-from tfgen.cost.cost_model import CostModel
+from tfgen.cost.cost_model import COUNTED, CostModel
 from tfgen.cost.expected_cost import ExpectedCost
 from tfgen.cost.layer_tables import LayerTables
 from tfgen.cost.tabulated_cost import TabulatedCost
 from tfgen.space import catalog
+from tfgen.space.layers import INPUT, LayerSpec
+from tfgen.space.prototype import Prototype
+from tfgen.space.search_space import SearchSpace
 
 
 def macs(slots) -> np.ndarray:
     return counting.macs(slots).astype(np.float64)[:, None]
+
+
+def side_by_side(branches: int) -> SearchSpace:
+    """Networks with some channels of so many convolutions, which one more reads at once."""
+    conv = functools.partial(LayerSpec, op="conv", in_size=(4, 4), out_size=(4, 4), weight_bits=8)
+    names = [f"branch_{number}" for number in range(branches)]
+    layers = [
+        *(conv(name=n, inputs=(INPUT,), in_channels=3, out_channels=16, kernel=3) for n in names),
+        LayerSpec(
+            name="joined",
+            op="concat",
+            inputs=tuple(names),
+            in_channels=16,
+            out_channels=16 * branches,
+            in_size=(4, 4),
+            out_size=(4, 4),
+        ),
+        conv(name="mix", inputs=("joined",), in_channels=16 * branches, out_channels=16),
+        conv(name="output", inputs=("mix",), in_channels=16, out_channels=2),
+    ]
+    return Prototype(layers, (4, 4, 3)).space("side_by_side")
 
 
 class LayerTablesTest(absltest.TestCase):
@@ -50,6 +75,18 @@ class LayerTablesTest(absltest.TestCase):
         costs = CostModel(space).counted(space.canonical(np.stack(rows, axis=1)), ["macs"])["macs"]
         mean = ExpectedCost(space, "macs")(np, shares)[0]
         self.assertAlmostEqual(mean, costs.mean(), delta=5 * costs.std() / np.sqrt(20_000))
+
+    def test_a_layer_that_reads_many_tensors_has_a_table_for_each(self):
+        # Four convolutions of 4, 8, 12 or 16 channels side by side, and the layer's own width.
+        space = side_by_side(4)
+        for metric in ("macs", "params", "storage_kb", "energy_uj"):
+            whole = LayerTables(space, 8, lambda s, m=metric: COUNTED[m](s)[:, None])
+            with mock.patch.object(layer_tables, "_WIDE", 200):
+                apart = LayerTables(space, 8, lambda s, m=metric: COUNTED[m](s)[:, None])
+            self.assertGreaterEqual(max(table.values.size for table in whole.tables), 4**5)
+            self.assertLessEqual(max(table.values.size for table in apart.tables), 200)
+            choices = space.sample(200, seeds.stream(7, metric))
+            np.testing.assert_allclose(apart(np, choices), whole(np, choices), rtol=1e-9)
 
     def test_a_layer_that_depends_on_too_much_is_named(self):
         with (

@@ -4,12 +4,14 @@ Some costs are sums over layers, and a layer's part depends on a few decisions: 
 width before it. A table for each such set of decisions holds the part of every combination. Where a
 layer depends on more than a table can hold, as the last one of an MLP of several depths does, each
 choice of a decision that switches others on has tables of its own: at one depth that layer depends
-on one width.
+on one width. A layer that reads many tensors side by side, as those of densely connected networks
+do, has a table for each of them.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -27,8 +29,11 @@ Count = Callable[[Sequence[LayerSlots]], Floats]  # layers -> [architectures, co
 _PROBED = 64  # networks of which every decision is changed, to see what a layer depends on
 _CHECKED = 256
 _SPLIT = 4_096  # entries, above which a table is split where that is possible
+_WIDE = 65_536  # entries, above which a layer's inputs are looked at one by one
 _LARGEST = 2_000_000
 _AT_ONCE = 20_000
+_PAIRED = 16  # networks in which a pair of decisions is changed
+_ROUNDING = 1e-9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,6 +124,10 @@ class LayerTables:
             if size > _SPLIT and switches:
                 split.setdefault(switches[0], set()).add(name)
                 continue
+            apart = self._apart(name, decisions, when) if size > _WIDE else None
+            if apart is not None:
+                found[name] = apart
+                continue
             if size > _LARGEST:
                 named = ", ".join(self.space.decisions[d].name for d in decisions)
                 raise errors.UsageError(
@@ -132,6 +141,70 @@ class LayerTables:
             for name in sorted(own):
                 found[name] = _merged(decision, [part.get(name, []) for part in parts])
         return found
+
+    def _apart(
+        self, name: str, decisions: tuple[int, ...], when: Mapping[int, int]
+    ) -> list[LayerTable] | None:
+        """Tables of a layer that reads many tensors side by side; None where they are too wide.
+
+        What one of these tensors adds does not depend on the others' widths. So a layer's part is
+        that of a base, where all of them are at their first values, and for each the difference
+        that its own value makes.
+        """
+        joined = self._joined(name, decisions, when)
+        alone: list[int] = []  # positions, no two of which are joined
+        for p in map(int, np.argsort(joined.sum(axis=1), kind="stable")):
+            if not joined[p, alone].any():
+                alone.append(p)
+        rest = [p for p in range(len(decisions)) if p not in alone]
+        sets = [rest, *(sorted([p, *(q for q in rest if joined[p, q])]) for p in alone)]
+        values_of = [len(self.space.decisions[d].values) for d in decisions]
+        if max(math.prod(values_of[p] for p in own) for own in sets) > _WIDE:
+            return None
+        tables = []
+        ends: list[int | None] = [None, *alone]
+        for position, own in zip(ends, sets, strict=True):
+            numbers = tuple(decisions[p] for p in own)
+            values = self._table(name, numbers, when)
+            if position is not None:
+                values = values - values.take([0], axis=own.index(position))
+            tables.append(LayerTable((), numbers, values))
+        return tables
+
+    def _joined(
+        self, name: str, decisions: tuple[int, ...], when: Mapping[int, int]
+    ) -> npt.NDArray[np.bool_]:
+        """Which pairs of decisions change what a layer adds by more than the sum of both."""
+        random = seeds.stream(0, "expected cost", "pairs", name)
+        pairs = list(itertools.combinations(range(len(decisions)), 2))
+        joined = np.zeros((len(decisions), len(decisions)), np.bool_)
+        each = max(1, _AT_ONCE // (4 * _PAIRED))
+        for begin in range(0, len(pairs), each):
+            some = pairs[begin : begin + each]
+            base = _raw(self.space, len(some) * _PAIRED, random)
+            base[:, list(when)] = list(when.values())
+            other = _raw(self.space, len(base), random)
+            first, second = (
+                np.repeat([decisions[pair[end]] for pair in some], _PAIRED) for end in (0, 1)
+            )
+            rows = np.arange(len(base))
+            left, right = base.copy(), base.copy()
+            left[rows, first] = other[rows, first]
+            right[rows, second] = other[rows, second]
+            both = left.copy()
+            both[rows, second] = other[rows, second]
+            told = self._layer(name, np.concatenate([both, left, right, base]))
+            told = told.reshape(4, len(some), _PAIRED, -1)
+            more = np.abs(told[0] - told[1] - told[2] + told[3]).max(axis=(1, 2))
+            for (p, q), by in zip(some, more, strict=True):
+                joined[p, q] = joined[q, p] = by > _ROUNDING * np.abs(told).max()
+        return joined
+
+    def _layer(self, name: str, choices: Choices) -> Floats:
+        """What one layer adds to each network [architectures, columns]."""
+        slots = lower_batch(self.space, self.space.canonical(choices), self._bits)
+        own = [slot for slot in slots if slot.name == name]
+        return self._count(own) if own else np.zeros((len(choices), 1))
 
     def _layers(self, choices: Choices) -> dict[str, Floats]:
         """What each layer adds to each network, by layer [architectures, columns]."""
@@ -168,8 +241,7 @@ class LayerTables:
             choices = np.zeros((len(part), len(self.space.decisions)), np.int64)
             choices[:, list(when)] = list(when.values())
             choices[:, numbers] = part
-            layer = self._layers(choices).get(name)
-            counted.append(np.zeros((len(part), 1)) if layer is None else layer)
+            counted.append(self._layer(name, choices))
         columns = max(part.shape[1] for part in counted)
         whole = np.concatenate([np.broadcast_to(p, (len(p), columns)) for p in counted])
         return whole.reshape(*sizes, columns)
