@@ -21,6 +21,7 @@ from tfgen.space import catalog
 from tfgen.space.layers import LayerSpec
 from tfgen.space.lowering import lower
 from tfgen.space.search_space import SearchSpace
+from tfgen.training import kept as keeping
 from tfgen.training.datasets import Dataset, Split, at_once
 from tfgen.training.recipe import Recipe
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:  # TensorFlow is imported where it is needed
     from tfgen.nets.keras_compat import tf
     from tfgen.nets.network import Weights
     from tfgen.nets.supernet import Supernet
-    from tfgen.training.float_training import FloatTraining, Kept
+    from tfgen.training.float_training import FloatTraining
     from tfgen.training.losses import Teacher
     from tfgen.training.supernet_training import Progress, SupernetTraining
 
@@ -163,7 +164,7 @@ def _train_largest(
     Raises:
       UsageError: epochs are missing, and several devices would train them.
     """
-    from tfgen.training import float_training, trainer
+    from tfgen.training import trainer
 
     stage = None if experiment.supernet is None else experiment.supernet.largest_alone
     if stage is None or (work.supernet / workdir.MANIFEST).is_file():
@@ -175,7 +176,7 @@ def _train_largest(
             f"{work.largest}: the largest network is trained by itself first, on one device: run "
             f"with --strategy=one --max_epochs={missing}"
         )
-    losses = float_training.epochs(training, stage.epochs, kept)
+    losses = keeping.epochs(training, stage.epochs, kept)
     held = searched(dataset)
     begin = time.monotonic()
     for loss in itertools.islice(losses, max_epochs):
@@ -192,7 +193,7 @@ def _train_largest(
 
 def _largest_training(
     experiment: Experiment, work: workdir.WorkDir, dataset: Dataset
-) -> tuple[FloatTraining, Kept]:
+) -> tuple[FloatTraining, keeping.Kept]:
     """That of the largest network by itself after its last whole epoch, and where it is kept."""
     from tfgen.nets import network
     from tfgen.nets.supernet import Supernet
@@ -208,7 +209,7 @@ def _largest_training(
     seed = seeds.derive(experiment.seed, "largest")
     training = float_training.FloatTraining(model, dataset, recipe.largest_alone, seed)
     told = {"space": space.name, "stage": dataclasses.asdict(recipe.largest_alone)}
-    kept = float_training.Kept(work.largest, told, seed, {dataset.name: dataset.fingerprint})
+    kept = keeping.Kept(work.largest, told, seed, {dataset.name: dataset.fingerprint})
     kept.restore(training)
     return training, kept
 

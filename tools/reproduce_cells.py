@@ -187,7 +187,7 @@ def _searched(
     from scipy import stats
 
     from tfgen.nets.cell_supernet import CellSupernet
-    from tfgen.training import cell_training
+    from tfgen.training import cell_training, kept
 
     seed = seeds.derive(base, "nasbench201", number)
     space = catalog.get("nasbench201")
@@ -195,20 +195,14 @@ def _searched(
     made_of = [seed, sizes.recipe.to_json(), sizes.channels, sizes.cells, sizes.images]
     own = work / f"seed_{number}-{digest([*made_of, dataset.fingerprint])}"
     clock = _Clock(own / "seconds.json")
-    if (own / "supernet.npz").is_file():
-        for name, value in workdir.read_arrays(own / "supernet.npz").items():
-            supernet.variables[name].assign(value)
-    else:
-        with clock.of("supernet"):
-            cell_training.train(
-                supernet,
-                dataset,
-                sizes.recipe,
-                seed,
-                lambda epoch, loss: say(f"seed {number}, epoch {epoch + 1}: loss {loss:.3f}"),
-            )
-        arrays = {name: variable.numpy() for name, variable in supernet.variables.items()}
-        workdir.write_arrays(own / "supernet.npz", arrays)
+    training = cell_training.CellTraining(supernet, dataset, sizes.recipe, seed)
+    data = {dataset.name: dataset.fingerprint}
+    place = kept.Kept(own / "supernet", sizes.recipe.to_json(), seed, data)
+    place.restore(training)
+    since = time.perf_counter()
+    for loss in kept.epochs(training, sizes.recipe.epochs, place):
+        say(f"seed {number}, epoch {training.epoch}: loss {loss:.3f}")
+        since = clock.add("supernet", since)
     validation = dataset.validation
     examples = datasets.Split(validation.x[: sizes.images], validation.y[: sizes.images])
     scores = KeptScores(own / "scores.json", cell_training.scorer(supernet, examples))
@@ -236,14 +230,14 @@ def _searched(
         with clock.of(f"answer to {target:g}"):
             (proposed,) = generator.propose([Budget({"macs": target})], _DRAWN, seed)
             drawn = different(proposed.choices)
-            kept = drawn[costs.costs(drawn)["macs"] <= target][: sizes.candidates]
-            if not len(kept):
+            fitting = drawn[costs.costs(drawn)["macs"] <= target][: sizes.candidates]
+            if not len(fitting):
                 raise errors.TfgenError(f"the generator drew no cell of at most {target:g} MACs")
-            found = scores(kept)
+            found = scores(fitting)
         first = truth.table.rows(proposed.choices[:1])
         answers.append(truth.answer(number, ARG_MAX, target, first))
         best = int(np.argmax(found))
-        rows = truth.table.rows(kept[best : best + 1])
+        rows = truth.table.rows(fitting[best : best + 1])
         answers.append(truth.answer(number, SGNAS, target, rows, found[best]))
     return tau, clock.seconds, answers
 
@@ -258,6 +252,13 @@ class _Clock:
     def __init__(self, path: pathlib.Path):
         self._path = path
         self.seconds: dict[str, float] = workdir.read_json(path) if path.is_file() else {}
+
+    def add(self, part: str, since: float) -> float:
+        """Adds the seconds since then to a part that goes on; returns now."""
+        now = time.perf_counter()
+        self.seconds[part] = self.seconds.get(part, 0.0) + now - since
+        workdir.write_json(self._path, self.seconds)
+        return now
 
     @contextlib.contextmanager
     def of(self, part: str) -> Iterator[None]:

@@ -55,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
         raise errors.UsageError("give --model, --dataset and --output_dir")
     output = workdir.user_path(_OUTPUT_DIR.value)
     from tfgen.nets.keras_compat import keras  # not for --help
-    from tfgen.training import datasets, float_training, trainer
+    from tfgen.training import datasets, float_training, kept, trainer
     from tfgen.training.recipe import FloatStage
 
     dataset = datasets.load(_DATASET.value, _DATA_DIR.value)
@@ -84,9 +84,9 @@ def main(argv: Sequence[str]) -> int:
     validation = dataset.validation
     begin = time.monotonic()
     data = {dataset.name: dataset.fingerprint}
-    kept = float_training.Kept(output / _CHECKPOINT, told, _SEED.value, data)
-    kept.restore(training)
-    losses = float_training.epochs(training, _EPOCHS.value, kept)
+    place = kept.Kept(output / _CHECKPOINT, told, _SEED.value, data)
+    place.restore(training)
+    losses = kept.epochs(training, _EPOCHS.value, place)
     for loss in itertools.islice(losses, _MAX_EPOCHS.value):
         score = dataset.task.score(validation.y, trainer.predict(model, validation.x))
         seconds = time.monotonic() - begin

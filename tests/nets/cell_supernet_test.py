@@ -81,8 +81,17 @@ class CellSupernetTest(absltest.TestCase):
         data = datasets.Dataset("quarters", tasks.CLASSIFICATION, *splits, {})
         net = CellSupernet(SPACE, 1, channels=4, classes=4)
         recipe = SupernetRecipe(epochs=6, batch_size=32, learning_rate=0.1, shift=0, flip=False)
-        losses = []
-        cell_training.train(net, data, recipe, 5, lambda _, loss: losses.append(loss))
+        training = cell_training.CellTraining(net, data, recipe, 5)
+        losses = [training.run_epoch() for _ in range(4)]
+        state = training.state()
+        losses += [training.run_epoch() for _ in range(2)]
+        # Killed after four epochs, it goes on and ends where the undisturbed one does.
+        again = CellSupernet(SPACE, 2, channels=4, classes=4)
+        resumed = cell_training.CellTraining(again, data, recipe, 5)
+        resumed.restore(state)
+        self.assertEqual([resumed.run_epoch() for _ in range(2)], losses[4:])
+        with self.assertRaisesRegex(errors.CorruptFileError, "not of this supernet"):
+            resumed.restore({"epoch": np.array(1)})
         self.assertLen(losses, 6)
         self.assertLess(losses[-1], 0.7 * losses[0])
         score = cell_training.scorer(net, data.test)

@@ -12,7 +12,7 @@ from tests.space.small import mlp
 from tfgen import errors
 from tfgen.nets import network
 from tfgen.nets.keras_compat import keras, tf
-from tfgen.training import datasets, descent, float_training, trainer
+from tfgen.training import datasets, descent, float_training, kept, trainer
 from tfgen.training.recipe import FloatStage, Recipe
 
 STAGE = FloatStage(epochs=3, batch_size=64, learning_rate=0.05)
@@ -55,9 +55,9 @@ class FloatTrainingTest(absltest.TestCase):
 
     def go_on(self, training, last, config=()):
         data = {self.data.name: self.data.fingerprint}
-        kept = float_training.Kept(self.folder, dict(config), 1, data)
-        kept.restore(training)
-        return list(float_training.epochs(training, last, kept))
+        place = kept.Kept(self.folder, dict(config), 1, data)
+        place.restore(training)
+        return list(kept.epochs(training, last, place))
 
     def test_it_learns_and_equal_seeds_are_equal(self):
         first, second, third = (self.training(seed=seed) for seed in (1, 1, 2))
@@ -103,7 +103,7 @@ class FloatTrainingTest(absltest.TestCase):
         self.assertGreater(taught.run_epoch(), 0.0)
 
     def test_it_says_that_it_diverged(self):
-        with self.assertRaisesRegex(errors.TrainingFailedError, "in float diverged"):
+        with self.assertRaisesRegex(errors.TrainingFailedError, "epoch 1 diverged"):
             self.go_on(self.training(dataclasses.replace(STAGE, learning_rate=1e30)), 3)
         self.assertFalse(self.folder.exists())
 
@@ -141,7 +141,7 @@ class FloatTrainingTest(absltest.TestCase):
         self.assertEqual(told, [15, 30, 45, 47, 49])
         self.assertEqual(self.recipe().all_steps(1_000), 49)
         training = self.training()
-        training.restore(dict(np.load(self.folder / float_training.CHECKPOINT, allow_pickle=False)))
+        training.restore(dict(np.load(self.folder / kept.CHECKPOINT, allow_pickle=False)))
         outputs = trainer.predict(training.model, self.data.validation.x)
         floating = self.data.task.score(self.data.validation.y, outputs)
         self.assertAlmostEqual(trained.metric, floating, delta=0.02)

@@ -7,83 +7,113 @@ graph for all cells, so the weights of ops that it does not draw follow their mo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
-from tfgen import seeds
+from tfgen import errors, seeds
 from tfgen.nets.cell_supernet import CellSupernet
 from tfgen.nets.keras_compat import tf
-from tfgen.training import augmentation
+from tfgen.training import augmentation, descent
 from tfgen.training.datasets import Dataset, Split
 from tfgen.training.recipe import SupernetRecipe
 from tfgen.training.supernet_training import fair_networks, learning_rate
 
 _EVALUATED_AT_ONCE = 500
+_VELOCITY_SUFFIX = "/velocity"
 
 
-def train(
-    supernet: CellSupernet,
-    dataset: Dataset,
-    recipe: SupernetRecipe,
-    seed: int,
-    report: Callable[[int, float], None],
-) -> None:
-    """Trains all epochs.
+class CellTraining:
+    """A training of one supernet that can be stopped after any epoch.
 
-    Args:
+    Attributes:
       supernet: whose weights are trained.
-      dataset: images and classes.
-      recipe: how; nothing is rounded or smoothed, and no share of the steps is another kind.
-      seed: of order, shifts and cells.
-      report: told each epoch's number and mean loss.
+      epoch: how many are done.
     """
-    variables = list(supernet.variables.values())
-    kernels = [v for name, v in supernet.variables.items() if name.endswith("kernel")]
-    momenta = [tf.Variable(tf.zeros_like(v)) for v in variables]
 
-    @tf.function
-    def step(x, y, choices, rate):  # type: ignore[no-untyped-def]
-        with tf.GradientTape() as tape:
-            logits = supernet.outputs(x, choices)
-            loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits))
-            decay = tf.add_n([tf.nn.l2_loss(kernel) for kernel in kernels])
-            total = loss + recipe.weight_decay * decay
-        for variable, momentum, gradient in zip(
-            variables, momenta, tape.gradient(total, variables), strict=True
-        ):
-            tf.raw_ops.ResourceApplyKerasMomentum(
-                var=variable.handle,
-                accum=momentum.handle,
-                lr=rate,
-                grad=gradient,
-                momentum=recipe.momentum,
-                use_nesterov=True,
-            )
-        return loss
+    def __init__(self, supernet: CellSupernet, dataset: Dataset, recipe: SupernetRecipe, seed: int):
+        """Begins at epoch 0.
 
-    images = dataset.train
-    steps = max(1, len(images) // recipe.batch_size)
-    for epoch in range(recipe.epochs):
-        random = seeds.stream(seed, "cell supernet", "epoch", epoch)
+        Args:
+          supernet: whose weights are trained.
+          dataset: images and classes.
+          recipe: how; nothing is rounded or smoothed, and no share of the steps is another kind.
+          seed: of order, shifts and cells.
+        """
+        self.supernet = supernet
+        self.epoch = 0
+        self._images = dataset.train
+        self._recipe = recipe
+        self._seed = seed
+        self._velocities = {
+            name: tf.Variable(tf.zeros_like(v)) for name, v in supernet.variables.items()
+        }
+        self._step = self._graph()
+
+    def run_epoch(self) -> float:
+        """Trains for one epoch; returns its mean loss."""
+        recipe, images = self._recipe, self._images
+        steps = max(1, len(images) // recipe.batch_size)
+        random = seeds.stream(self._seed, "cell supernet", "epoch", self.epoch)
         order = random.permutation(len(images))
-        cells = fair_networks(supernet.space, steps, random)
+        cells = fair_networks(self.supernet.space, steps, random)
         losses = []
         for number in range(steps):
             rows = order[number * recipe.batch_size : (number + 1) * recipe.batch_size]
             x, y = augmentation.examples(
                 images.x[rows], images.y[rows], recipe.shift, recipe.flip, random
             )
-            rate = learning_rate(recipe, epoch * steps + number, steps)
+            rate = learning_rate(recipe, self.epoch * steps + number, steps)
             losses.append(
-                step(
+                self._step(
                     tf.constant(x),
                     tf.constant(y, tf.int32),
                     tf.constant(cells[number], tf.int32),
                     tf.constant(rate, tf.float32),
                 )
             )
-        report(epoch, float(np.mean(losses)))
+        self.epoch += 1
+        return float(np.mean(losses))
+
+    def _graph(self) -> Callable[..., Any]:
+        """A function that trains one cell on one batch and returns the loss."""
+        variables, recipe = self.supernet.variables, self._recipe
+
+        @tf.function
+        def step(x, y, choices, rate):  # type: ignore[no-untyped-def]
+            with tf.GradientTape() as tape:
+                logits = self.supernet.outputs(x, choices)
+                loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits))
+            gradients = tape.gradient(loss, variables, unconnected_gradients="zero")
+            for name, gradient in gradients.items():
+                decay = recipe.weight_decay if name.endswith("kernel") else 0.0
+                whole = tf.convert_to_tensor(gradient)
+                velocity = self._velocities[name]
+                descent.step(variables[name], velocity, whole, rate, recipe.momentum, decay)
+            return loss
+
+        return step
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Everything that `restore` needs, as plain arrays."""
+        arrays = {name: variable.numpy() for name, variable in self.supernet.variables.items()}
+        arrays |= {name + _VELOCITY_SUFFIX: v.numpy() for name, v in self._velocities.items()}
+        return {**arrays, "epoch": np.array(self.epoch)}
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Goes on where `state` was taken.
+
+        Raises:
+          CorruptFileError: the state is of another supernet.
+        """
+        shapes = {name: value.shape for name, value in state.items()}
+        if shapes != {name: value.shape for name, value in self.state().items()}:
+            raise errors.CorruptFileError("the checkpoint is not of this supernet of cells")
+        for name, variable in self.supernet.variables.items():
+            variable.assign(state[name])
+            self._velocities[name].assign(state[name + _VELOCITY_SUFFIX])
+        self.epoch = int(state["epoch"])
 
 
 def scorer(supernet: CellSupernet, examples: Split) -> Callable[[np.ndarray], float]:

@@ -8,21 +8,17 @@ last whole epoch and ends where the undisturbed one would.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import json
-import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from tfgen import errors, seeds, workdir
+from tfgen import errors, seeds
 from tfgen.nets.keras_compat import keras, tf
 from tfgen.training import augmentation, descent, losses
 from tfgen.training.datasets import Dataset
 from tfgen.training.recipe import FloatStage
 
-CHECKPOINT = "checkpoint.npz"
 _MOMENTUM = 0.9
 _WARMUP_SHARE = 0.05  # of the steps
 # Grappler casts what profits from it, and leaves variables and sums in 32 bits.
@@ -144,65 +140,6 @@ class FloatTraining:
         for i, velocity in enumerate(self._velocities):
             velocity.assign(state[f"velocity/{i}"])
         self.epoch = int(state["epoch"])
-
-
-@dataclasses.dataclass(frozen=True)
-class Kept:
-    """A folder that has a training after its last whole epoch.
-
-    Attributes:
-      folder: which; what it holds of another training is replaced.
-      config: what tells the training from others, as JSON can.
-      seed: its seed.
-      data: name of the data set -> its fingerprint.
-    """
-
-    folder: pathlib.Path
-    config: Mapping[str, Any]
-    seed: int
-    data: Mapping[str, str]
-
-    def restore(self, training: FloatTraining) -> None:
-        """Lets the training go on from what is there, if it is its own.
-
-        Raises:
-          CorruptFileError: it is damaged.
-        """
-        workdir.recover(self.folder)
-        if not (self.folder / workdir.MANIFEST).is_file():
-            return
-        known = workdir.read_manifest(self.folder)
-        config = json.loads(json.dumps(self.config))
-        if (known["config"], known["seed"], known["data"]) == (config, self.seed, self.data):
-            training.restore(workdir.read_arrays(self.folder / CHECKPOINT))
-
-    def save(self, training: FloatTraining) -> None:
-        """Writes the training as it is."""
-        with workdir.writing_folder(self.folder) as fresh:
-            workdir.write_arrays(fresh / CHECKPOINT, training.state())
-            workdir.write_manifest(
-                fresh, config=self.config, seed=self.seed, data=self.data, parents={}
-            )
-
-
-def epochs(training: FloatTraining, last: int, kept: Kept | None) -> Iterator[float]:
-    """Trains up to epoch `last`, and yields the mean loss of each epoch.
-
-    Args:
-      training: whatever was done of it before.
-      last: how many epochs are done at the end.
-      kept: where each whole epoch is kept; None keeps nothing.
-
-    Raises:
-      TrainingFailedError: it diverged.
-    """
-    while training.epoch < last:
-        loss = training.run_epoch()
-        if not np.isfinite(loss):
-            raise errors.TrainingFailedError(f"epoch {training.epoch} in float diverged")
-        if kept is not None:
-            kept.save(training)
-        yield loss
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ from tfgen.training import (
     population,
     quantize_aware,
 )
+from tfgen.training import kept as keeping
 from tfgen.training.datasets import Dataset, at_once
 from tfgen.training.recipe import FIT_EXAMPLES, FloatStage, Recipe, initial_weights
 
@@ -201,9 +202,9 @@ def _floated(
     place = None
     if kept is not None:
         data = {dataset.name: dataset.fingerprint}
-        place = float_training.Kept(kept, config, seed, data)
+        place = keeping.Kept(kept, config, seed, data)
         place.restore(training)
-    for loss in float_training.epochs(training, stage.epochs, place):
+    for loss in keeping.epochs(training, stage.epochs, place):
         if progress is not None:
             progress(training.epoch * training.steps, loss)
     return network.weights_of(model, layers)
