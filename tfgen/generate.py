@@ -73,6 +73,10 @@ _FLOAT_EPOCHS = flags.DEFINE_integer(
     "float_epochs", 0, "With --prototype: of training one network in float, before --tuning_steps "
     "with its rounding.", lower_bound=0
 )  # fmt: skip
+_LIGHT = flags.DEFINE_float(
+    "light", 0.0, "With --prototype: by how much images are brighter or darker at most, where a "
+    "network is trained to its end: a share.", lower_bound=0.0, upper_bound=0.9,
+)  # fmt: skip
 _BFLOAT16 = flags.DEFINE_bool(
     "bfloat16", False, "With --float_epochs: computes these in numbers of 16 bits, which is faster "
     "on processors that have them (avx512_bf16, amx_bf16) and slow on others."
@@ -249,7 +253,7 @@ def _check_prototype_flags() -> None:
     if _PROTOTYPE.value is None:
         for flag in (
             _TASK, _REQUIRE, _ADAPTATION_EPOCHS, _CYCLES, _REACH, _TUNING_STEPS, _DISTILLATION,
-            _FLOAT_EPOCHS, _BFLOAT16, _LOW_BITS,
+            _FLOAT_EPOCHS, _LIGHT, _BFLOAT16, _LOW_BITS,
         ):  # fmt: skip
             if flag.present:
                 raise errors.UsageError(f"--{flag.name} goes with --prototype")
@@ -284,6 +288,7 @@ def _made(budgets: Sequence[Budget]) -> bundles.Bundle:
         warmup_steps=min(defaults.fine_tuning.warmup_steps, _TUNING_STEPS.value),
         distillation=_DISTILLATION.value,
         temperature=prototypes.TEMPERATURE if _DISTILLATION.value else 1.0,
+        light=_LIGHT.value,
     )
     if _FLOAT_EPOCHS.value:
         fine_tuning = prototypes.after_float(fine_tuning, _FLOAT_EPOCHS.value, _BFLOAT16.value)

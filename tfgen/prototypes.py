@@ -143,6 +143,7 @@ def after_float(fine_tuning: Recipe, epochs: int, bfloat16: bool) -> Recipe:
     stage = FloatStage(
         epochs,
         flip=fine_tuning.flip,
+        light=fine_tuning.light,
         distillation=fine_tuning.distillation,
         temperature=fine_tuning.temperature,
         bfloat16=bfloat16,

@@ -37,6 +37,10 @@ _WEIGHT_DECAY = flags.DEFINE_float(
     "weight_decay", 5e-4, "Of kernels, as part of the loss.", lower_bound=0.0
 )
 _SHIFT = flags.DEFINE_integer("shift", 4, "Pixels by which images are moved.", lower_bound=0)
+_LIGHT = flags.DEFINE_float(
+    "light", 0.0, "By how much images are brighter or darker at most: a share.",
+    lower_bound=0.0, upper_bound=0.9,
+)  # fmt: skip
 _BFLOAT16 = flags.DEFINE_bool(
     "bfloat16", False, "Computes in numbers of 16 bits: faster on processors that have them, slow "
     "on others."
@@ -45,7 +49,7 @@ _SEED = flags.DEFINE_integer("seed", 2020, "Of weights and batches.", lower_boun
 
 MODEL, METRICS = "model.keras", "metrics.json"
 _CONFIG, _CHECKPOINT = "config.json", "checkpoint"
-_DECIDING = (_EPOCHS, _BATCH_SIZE, _LEARNING_RATE, _WEIGHT_DECAY, _SHIFT, _BFLOAT16, _SEED)
+_DECIDING = (_EPOCHS, _BATCH_SIZE, _LEARNING_RATE, _WEIGHT_DECAY, _SHIFT, _LIGHT, _BFLOAT16, _SEED)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -78,6 +82,7 @@ def main(argv: Sequence[str]) -> int:
         _WEIGHT_DECAY.value,
         _SHIFT.value,
         flip=True,
+        light=_LIGHT.value,
         bfloat16=_BFLOAT16.value,
     )
     training = float_training.FloatTraining(model, dataset, stage, _SEED.value)

@@ -31,6 +31,20 @@ class MovesTest(absltest.TestCase):
         self.assertBetween((seen[:, 0, 0, 0] == 3).sum(), 420, 580)
         np.testing.assert_array_equal(np.sort(seen, axis=2), x)
 
+    def test_light_scales_an_image_and_each_of_its_colours(self):
+        # By up to 0.3, and each channel by up to 0.1 more: between 0.7 * 0.9 and 1.3 * 1.1.
+        factors = augmentation.draw_light(0.3, (5, 400), 3, seeds.stream(1, "light"))
+        self.assertEqual((factors.shape, factors.dtype), ((5, 400, 3), np.float32))
+        self.assertBetween(factors.min(), 0.63, 0.66)
+        self.assertBetween(factors.max(), 1.40, 1.43)
+        colours = factors / factors.mean(axis=-1, keepdims=True)
+        self.assertBetween(colours.max(), 1.05, 1.2)
+        x = np.full((1, 2, 2, 3), 0.5, np.float32)
+        own = np.array([[0.5, 1.0, 3.0]], np.float32)
+        for xp, given in ((np, x), (tf, tf.constant(x))):
+            seen = np.asarray(augmentation.lit(xp, given, own, (0.0, 1.0)))
+            np.testing.assert_array_equal(seen[0, 1, 1], [0.25, 0.5, 1.0])  # too bright is white
+
     def test_classes_of_pixels_go_with_them(self):
         # Down by one, right by one and mirrored; outside of the image there are none.
         y = np.arange(9).reshape(1, 3, 3)

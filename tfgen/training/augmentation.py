@@ -1,4 +1,4 @@
-"""Training images moved by some pixels and mirrored, each at random.
+"""Training images moved by some pixels, mirrored and lit otherwise, each at random.
 
 What is drawn are plain numbers, by NumPy, for a batch or for all batches of a training; an image is
 moved by two look-ups, of rows and of columns, in NumPy or in a graph.
@@ -46,6 +46,34 @@ def draw(shift: int, flip: bool, shape: tuple[int, ...], random: np.random.Gener
     if flip:
         mirrored = random.random(shape) < 0.5
     return Moves(down, right, mirrored)
+
+
+def draw_light(
+    light: float, shape: tuple[int, ...], channels: int, random: np.random.Generator
+) -> np.ndarray:
+    """Draws by how much images are lit: a factor for each channel, float32 [*shape, channels].
+
+    An image's light and the colour of it: all channels are scaled by up to `light`, and each by up
+    to a third of that more.
+
+    Args:
+      light: see `Recipe`.
+      shape: of images.
+      channels: of an image.
+      random: that draws.
+    """
+    whole = 1.0 + light * random.uniform(-1.0, 1.0, (*shape, 1))
+    own = 1.0 + light / 3.0 * random.uniform(-1.0, 1.0, (*shape, channels))
+    return (whole * own).astype(np.float32)
+
+
+def lit(xp: Any, x: Any, factors: Any, ends: tuple[float, float]) -> Any:
+    """Images [batch, height, width, channels] times factors [batch, channels], within `ends`.
+
+    Numbers are of light: 0 is black. What is too bright is white, as in a photograph.
+    """
+    scaled = x * factors[:, None, None]
+    return xp.minimum(xp.maximum(scaled, ends[0]), ends[1])
 
 
 def examples(

@@ -62,6 +62,7 @@ class FloatTraining:
         self._dataset = dataset
         self._stage = stage
         self._seed = seed
+        self._ends = (float(dataset.train.x.min()), float(dataset.train.x.max()))
         self._teacher = teacher if stage.distillation else None
         self._weights = model.trainable_variables
         self._velocities = [tf.Variable(tf.zeros_like(weight)) for weight in self._weights]
@@ -84,6 +85,9 @@ class FloatTraining:
                 x, y = train.x[rows], train.y[rows]
                 if stage.augments:
                     x, y = augmentation.examples(x, y, stage.shift, stage.flip, random)
+                if stage.light:
+                    factors = augmentation.draw_light(stage.light, (len(x),), x.shape[-1], random)
+                    x = augmentation.lit(np, x, factors, self._ends)
                 done = self.epoch * steps + number
                 rate = descent.half_cosine(
                     stage.learning_rate, done, total, int(_WARMUP_SHARE * total)

@@ -31,6 +31,7 @@ _YOUNGER = {
         "distillation",
         "temperature",
         "float_stage",
+        "light",
     ),
     "SupernetRecipe": (
         "largest_share",
@@ -57,6 +58,7 @@ class FloatStage:
       weight_decay: of kernels, as part of the loss.
       shift: pixels by which images are moved at most, in each direction.
       flip: whether half of the images are mirrored.
+      light: see `Recipe`.
       distillation: weight of the distance from a teacher's outputs, beside the task's loss.
       temperature: see `Recipe`.
       bfloat16: whether layers compute in numbers of 16 bits, which is faster on processors that
@@ -69,6 +71,7 @@ class FloatStage:
     weight_decay: float = 5e-4
     shift: int = 0
     flip: bool = False
+    light: float = 0.0
     distillation: float = 0.0
     temperature: float = 1.0
     bfloat16: bool = False
@@ -83,8 +86,8 @@ class FloatStage:
 
     @property
     def augments(self) -> bool:
-        """Whether images are moved or mirrored."""
-        return bool(self.shift or self.flip)
+        """Whether it has images moved, mirrored or lit."""
+        return bool(self.shift or self.flip or self.light)
 
     def epoch_steps(self, examples: int) -> int:
         """Steps of an epoch over so many examples: whole batches."""
@@ -117,6 +120,7 @@ class Recipe:
         Vinyals and Dean 2015); the distance is multiplied by its square.
       float_stage: what comes before, a training in float whose weights these steps round; None for
         none. Rounding costs more than half of a step, and what a network learns takes many.
+      light: by how much images are brighter or darker, and their colours other, at most: a share.
     """
 
     steps: int = 2000
@@ -132,6 +136,7 @@ class Recipe:
     distillation: float = 0.0
     temperature: float = 1.0
     float_stage: FloatStage | None = None
+    light: float = 0.0
 
     def __post_init__(self) -> None:
         whole = (self.steps, self.batch_size, self.warmup_steps, self.starts, self.patience)
@@ -188,8 +193,8 @@ class Recipe:
 
     @property
     def augments(self) -> bool:
-        """Whether images are moved or mirrored."""
-        return bool(self.shift or self.flip)
+        """Whether it has images moved, mirrored or lit."""
+        return bool(self.shift or self.flip or self.light)
 
     @property
     def plain(self) -> bool:
@@ -362,6 +367,8 @@ def _check_rates(recipe: FloatStage | Recipe, what: str) -> None:
     """Raises ValueError for a rate or a weight that is none."""
     if not (recipe.learning_rate > 0 and math.isfinite(recipe.learning_rate)):
         raise ValueError(f"{what} needs a positive learning rate: {recipe}")
+    if not 0 <= recipe.light < 1:
+        raise ValueError(f"{what} needs a light of at least 0 and below 1: {recipe}")
     least = min(recipe.distillation, recipe.weight_decay)
     most = max(recipe.distillation, recipe.weight_decay, recipe.temperature)
     if not (least >= 0 and recipe.temperature > 0 and most < math.inf):

@@ -346,6 +346,12 @@ def _steps(
     )
     down, right = tf.constant(moves.down), tf.constant(moves.right)  # each [steps, batch]
     mirrored = tf.constant(moves.mirrored)
+    factors = None
+    if recipe.light:
+        channels, random = dataset.train.x.shape[-1], seeds.stream(seed, "light")
+        shape = tuple(batches.shape)
+        factors = tf.constant(augmentation.draw_light(recipe.light, shape, channels, random))
+    ends = (float(dataset.train.x.min()), float(dataset.train.x.max()))
 
     def seen(x: tf.Tensor, y: tf.Tensor, step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The images and the targets of a step's batch."""
@@ -355,7 +361,10 @@ def _steps(
         own = augmentation.Moves(
             tf.cast(down[step], tf.int32), tf.cast(right[step], tf.int32), mirrored[step]
         )
-        return augmentation.examples_in_graph(tf, batch, targets, own, recipe.shift)
+        batch, targets = augmentation.examples_in_graph(tf, batch, targets, own, recipe.shift)
+        if factors is not None:
+            batch = augmentation.lit(tf, batch, factors[step], ends)
+        return batch, targets
 
     rates = tf.constant(recipe.learning_rates())  # [steps]
     weights = model.trainable_variables
