@@ -2,8 +2,9 @@
 
 Figure 1 compares delivered networks with the prototype and with other Keras models that were
 trained on the same data. Beside it is a comparison at equal evaluations: of the networks that the
-cycles scored, of as many random points of the space and of uniform multipliers of its widths, which
-has the best NetScore and keeps a requirement?
+cycles scored and that the generator, when it has learned, answers to each requirement; of as many
+random points of the space; and of uniform multipliers of its widths: which has the best NetScore
+and keeps a requirement?
 """
 
 from __future__ import annotations
@@ -16,13 +17,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tfgen import errors, seeds, supernets, workdir
-from tfgen.cost.budget import QUALITY_METRICS
+from tfgen import bundle as bundles
+from tfgen import errors, prototypes, seeds, supernets, workdir
+from tfgen.cost.budget import QUALITY_METRICS, Budget
 from tfgen.cost.cost_model import CostModel, count
 from tfgen.cost.netscore import information_density, netscore
 from tfgen.evidence.record import RecordStore
 from tfgen.experiment import Experiment
+from tfgen.generators.gensynth import GensynthGenerator
 from tfgen.learning import Say
+from tfgen.selection import NETSCORE, Ranking, Selector
 from tfgen.space.layers import LayerSlots, slots_of
 from tfgen.space.lowering import lower
 from tfgen.space.search_space import Choices, Chosen, SearchSpace
@@ -36,6 +40,7 @@ if TYPE_CHECKING:
 CYCLES, RANDOM, UNIFORM = "generative synthesis", "random points", "uniform multiplier"
 _STEPS = 32  # of a uniform multiplier
 _REQUIREMENTS = 5
+_ANSWERS = 10  # of the learned generator, to each requirement
 _NEAR, _FAR = 0.02, 0.2  # below the largest network's score, where requirements begin and end
 _METRICS = "metrics.json"
 _MODEL = "model.keras"
@@ -185,17 +190,25 @@ def searched(work: workdir.WorkDir, data_dir: str | None, seed: int, say: Say) -
         known = supernets.evaluator(supernet, dataset, store).known
     metrics = np.array([record.metric for record in known.values()])
     pools = {CYCLES: (space.choices(list(known)), metrics)}
+    whole = known[space.point({})].metric
+    requirements = [float(r) for r in np.linspace(whole - _NEAR, whole - _FAR, _REQUIREMENTS)]
+    bundle = bundles.load(work.bundle)
+    answers = np.concatenate([_answers(bundle, required, seed) for required in requirements])
+    new = [architecture for architecture in map(space.architecture, answers)
+           if architecture not in known]  # fmt: skip
     with RecordStore(work.root / "reproduce" / "records.db", space) as store:
         score = supernets.evaluator(supernet, dataset, store)
+        if new:
+            scored = _scored(space, score, space.choices(new), say)
+            pools[CYCLES] = tuple(map(np.concatenate, zip(pools[CYCLES], scored, strict=True)))
         evaluations = len(pools[CYCLES][1])
         drawn = space.sample(evaluations, seeds.stream(seed, "random points"))
         pools[RANDOM] = _scored(space, score, drawn, say)
         pools[UNIFORM] = _scored(space, score, _uniform(space), say)
-    whole = known[space.point({})].metric
     rows = []
-    for required in np.linspace(whole - _NEAR, whole - _FAR, _REQUIREMENTS):
+    for required in requirements:
         for method, (choices, scores) in pools.items():
-            row = Searched(float(required), method, len(scores), math.nan, math.nan, math.nan)
+            row = Searched(required, method, len(scores), math.nan, math.nan, math.nan)
             kept = np.flatnonzero(scores >= required)
             if not len(kept):
                 rows.append(row)
@@ -214,8 +227,29 @@ def searched(work: workdir.WorkDir, data_dir: str | None, seed: int, say: Say) -
                     row, metric=float(scores[best]), tested=tested, netscore=float(reached)
                 )
             )
-        say(f"required {percent(float(required))} %: compared")
+        say(f"required {percent(required)} %: compared")
     return rows
+
+
+def _answers(bundle: bundles.Bundle, required: float, seed: int) -> Choices:
+    """What the generator answers to a requirement on inherited weights [networks, decisions]."""
+    generator = bundle.generator(prototypes.METHOD)
+    assert isinstance(generator, GensynthGenerator)  # a prototype's bundle
+    costs = CostModel(bundle.space)
+    selector = Selector(count=_ANSWERS, confidence=0.5, ranking=Ranking(NETSCORE))
+    try:
+        found = selector.select(
+            bundle.space,
+            generator,
+            generator.surrogate(bundle.surrogate.scale),  # of inherited weights: without gains
+            costs,
+            Budget({}, (bundle.task.metric, required)),
+            prototypes.METHOD,
+            seed,
+        )
+    except errors.InfeasibleBudgetError:
+        return bundle.space.sample(0, seeds.stream(seed, "none"))
+    return bundle.space.choices([candidate.architecture for candidate in found])
 
 
 def _scored(
