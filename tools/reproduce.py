@@ -157,14 +157,16 @@ def main(argv: Sequence[str]) -> None:
         sizes = reproduce_nag.Sizes(budgets=5)
         names = [_DEVICE.value] if _DEVICE.value else reproduce_front.DEVICES
         work = root / "nasbench201_nag"
-        reproduce_front.front(_tables(), work, sizes, names, _SEED.value, folder, _say)
+        with workdir.owning(work):
+            reproduce_front.front(_tables(), work, sizes, names, _SEED.value, folder, _say)
         return
     if wanted == "nag_host":
         host_lab = reproduce_host.lab(root, _DATA_DIR.value)
         reproduce_host.host(host_lab, _BUDGETS.value, _SEED.value, folder, _say)
         return
     if _TABLE.value in ("nag_devices", "nag2", "nag5"):
-        _nag(wanted, root, folder)
+        with workdir.owning(root / "nasbench201_nag"):
+            _nag(wanted, root, folder)
         return
     if _TABLE.value == "sgnas3" or _FIGURE.value == "sgnas5":
         reproduce_cells.table_3(

@@ -26,7 +26,7 @@ import functools
 import pathlib
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -242,6 +242,12 @@ class Bench:
         """Budgets at these quantiles of a device's latencies, ms."""
         return np.quantile(self._latencies[device], quantiles)
 
+    def asked(self, names: Iterable[str], budgets: int) -> Iterator[tuple[str, float]]:
+        """Devices and limits, ms: so many budgets of each, evenly between QUANTILES."""
+        for name in names:
+            for limit in self.limits(name, np.linspace(*QUANTILES, budgets)):
+                yield name, float(limit)
+
     def measured(self, device: str, tables: pathlib.Path, seed: int) -> CostModel:
         """The cost model of a device of which ten random cells were measured, and no others."""
         random = seeds.stream(seed, "measured", device)
@@ -290,10 +296,10 @@ class Judge:
 
     def __init__(self, bench: Bench, tables: pathlib.Path):
         self._bench = bench
-        self._table = NasBench201(tables / TABLE, (VALID,))
+        table = NasBench201(tables / TABLE, (VALID,))
         # In the order of the bench's cells [cells].
         self._rows = {tuple(cell): row for row, cell in enumerate(bench.cells.tolist())}
-        self._accuracies = self._table.accuracies[VALID][self._table.rows(bench.cells)]
+        self._accuracies = table.accuracies[VALID][table.rows(bench.cells)]
 
     def answer(
         self, seed: int, method: str, device: str, limit_ms: float, cell: Choices, within: float
@@ -578,15 +584,13 @@ def _measured_answers(
     number: int,
 ) -> list[Answer]:
     """NAG's answers on devices that were kept out and of which ten cells were measured."""
+    kept_out = [device for device in bench.models if device not in bench.trained]
+    own = {device: generator.on(bench.measured(device, tables, seed)) for device in kept_out}
     answers = []
-    for device in bench.models:
-        if device in bench.trained:
-            continue
-        own = generator.on(bench.measured(device, tables, seed))
-        for limit in map(float, bench.limits(device, np.linspace(*QUANTILES, sizes.budgets))):
-            cell = _selected(sizes, own, records, limit, seed)
-            if cell is not None:
-                answers.append(judge.answer(number, MEASURED, device, limit, cell, np.nan))
+    for device, limit in bench.asked(kept_out, sizes.budgets):
+        cell = _selected(sizes, own[device], records, limit, seed)
+        if cell is not None:
+            answers.append(judge.answer(number, MEASURED, device, limit, cell, np.nan))
     return answers
 
 
@@ -616,18 +620,17 @@ def _answers(
     number: int,
 ) -> tuple[list[Answer], float]:
     """The answers of policies, by device, and the seconds that one of them takes."""
-    quantiles = np.linspace(*QUANTILES, sizes.budgets)
     answers: list[Answer] = []
     spent = 0.0
-    for device, own in generators.items():
-        for limit in map(float, bench.limits(device, quantiles)):
-            since = time.perf_counter()
-            cell = _selected(sizes, own, records, limit, seed)
-            spent += time.perf_counter() - since
-            (raw,) = own.propose([Budget({LATENCY: limit}, None, device)], RAW, seed)
-            within = float((bench.models[device].costs(raw.choices)[LATENCY] <= limit).mean())
-            if cell is not None:
-                answers.append(judge.answer(number, method, device, limit, cell, within))
+    for device, limit in bench.asked(generators, sizes.budgets):
+        own = generators[device]
+        since = time.perf_counter()
+        cell = _selected(sizes, own, records, limit, seed)
+        spent += time.perf_counter() - since
+        (raw,) = own.propose([Budget({LATENCY: limit}, None, device)], RAW, seed)
+        within = float((bench.models[device].costs(raw.choices)[LATENCY] <= limit).mean())
+        if cell is not None:
+            answers.append(judge.answer(number, method, device, limit, cell, within))
     return answers, spent / (len(generators) * sizes.budgets)
 
 
@@ -643,12 +646,11 @@ def _looked_up(
     known = bench.space.choices([record.architecture for record in records])
     random = bench.space.sample(_RANDOM, seeds.stream(seed, "random"))
     answers = []
-    for device in bench.models:
-        for limit in map(float, bench.limits(device, np.linspace(*QUANTILES, sizes.budgets))):
-            for method, cells in ((REVEALED, known), (RANDOM, random)):
-                best = judge.best_of(device, limit, cells)
-                if best is not None:
-                    answers.append(judge.answer(number, method, device, limit, best, np.nan))
+    for device, limit in bench.asked(bench.models, sizes.budgets):
+        for method, cells in ((REVEALED, known), (RANDOM, random)):
+            best = judge.best_of(device, limit, cells)
+            if best is not None:
+                answers.append(judge.answer(number, method, device, limit, best, np.nan))
     return answers
 
 
