@@ -13,7 +13,8 @@ import numpy as np
 from absl.testing import absltest
 
 from tfgen import bundle as bundles
-from tfgen import prototypes, workdir
+from tfgen import errors, prototypes, workdir
+from tfgen.experiment import Experiment
 from tfgen.nets.keras_compat import keras
 from tfgen.training import datasets
 from tools import reproduce_synthesis
@@ -138,6 +139,31 @@ class PrototypesTest(absltest.TestCase):
         with self.assertRaisesRegex(ValueError, "has no teacher"):
             dataclasses.replace(experiment, recipe=experiment.fine_tuning)
 
+    def test_a_float_stage_follows_the_size_of_images_and_data(self):
+        # 366 images: batches of 8, a fiftieth of them, and 0.1 * sqrt(8 / 128).
+        data = datasets.california_housing()
+        few = datasets.Split(data.train.x[:366], data.train.y[:366])
+        space = mock.Mock(input_shape=(32, 32, 3))
+        space.name = "s"
+        defaults = prototypes.PrototypeConfig().fine_tuning
+        lit = dataclasses.replace(defaults, light=0.2, distillation=1.0)
+        config = prototypes.PrototypeConfig(fine_tuning=prototypes.after_float(lit, 30, True))
+        experiment = config.experiment(space, dataclasses.replace(data, train=few))
+        stage = experiment.fine_tuning.float_stage
+        self.assertEqual((stage.epochs, stage.batch_size, stage.bfloat16), (30, 8, True))
+        self.assertEqual((stage.shift, stage.flip, stage.light), (4, True, 0.2))
+        self.assertAlmostEqual(stage.learning_rate, 0.025)
+        self.assertEqual(experiment.fine_tuning.learning_rate, 3e-4)
+        self.assertFalse(experiment.recipe.distils)
+        self.assertEqual(Experiment.from_config(experiment.to_json()), experiment)
+        with self.assertRaisesRegex(errors.UsageError, "config: .*positive epochs"):
+            told = experiment.to_json()
+            told["fine_tuning"]["float_stage"]["epochs"] = -3
+            Experiment.from_config(told)
+        space.input_shape = (8,)
+        with self.assertRaisesRegex(errors.UsageError, "no images to light"):
+            config.experiment(space, data)
+
     def test_a_model_that_knows_nothing_of_the_data_is_refused(self):
         untrained = self.root / "untrained.keras"
         keras.Sequential([keras.Input((8,)), keras.layers.Dense(16), keras.layers.Dense(1)]).save(
@@ -154,6 +180,8 @@ class PrototypesTest(absltest.TestCase):
         for arguments, message in (
             ([model, "--require=r2=0.5"], "--prototype needs --task"),
             ([model, "--require=r2=0.5", "--task=mars"], "unknown data set 'mars'"),
+            ([model, "--require=r2=0.5", "--bfloat16", *QUICK], "--bfloat16 goes with --float_ep"),
+            (["--budget=macs=9", "--light=0.2"], "--light goes with --prototype"),
             ([model, "--require=accuracy=0.5", *QUICK], "judged by r2, not by accuracy"),
             (["--require=r2=0.5"], "--require goes with --prototype"),
             (["--budget=macs=9", "--cycles=3"], "--cycles goes with --prototype"),

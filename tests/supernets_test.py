@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import shutil
 import tempfile
 from unittest import mock
 
@@ -92,8 +93,12 @@ class PipelineTest(absltest.TestCase):
         left = supernets.train(experiment, self.work, self.dataset, 2, said.append)
         self.assertEqual(left, 3)  # one alone, two of all
         self.assertFalse(self.work.supernet.exists())
+        self.assertEqual(supernets.train(experiment, self.work, self.dataset, 1, said.append), 2)
+        self.assertFalse(self.work.supernet.exists())
         self.assertEqual(supernets.train(experiment, self.work, self.dataset, 1, said.append), 1)
-        self.assertEqual(supernets.train(experiment, self.work, self.dataset, 1, said.append), 0)
+        self.assertEqual(supernets.train(experiment, self.work, self.dataset, 5, said.append), 0)
+        shutil.rmtree(self.work.largest)  # nothing is left to teach
+        self.assertEqual(supernets.train(experiment, self.work, self.dataset, 5, said.append), 0)
         told = [words for words in said if words.startswith("the largest alone")]
         self.assertEqual(
             [words.partition(":")[0] for words in told],

@@ -57,7 +57,7 @@ class Experiment:
     def __post_init__(self) -> None:
         if not 0 <= self.answer_share <= 1:
             raise ValueError(f"answer_share must lie in 0..1: {self}")
-        if self.recipe.distillation:
+        if self.recipe.distils:
             raise ValueError(f"a training from scratch has no teacher: {self.recipe}")
         if (self.supernet is None) != (self.fine_tuning is None):
             raise ValueError("a supernet needs fine_tuning, which nothing else has")
@@ -81,7 +81,7 @@ class Experiment:
                 config["dataset"],
                 config["records"],
                 config["gap_networks"],
-                Recipe(**config["recipe"]),
+                Recipe.from_json(config["recipe"]),
                 SurrogateConfig(**config["surrogate"]),
                 methods,
                 config["seed"],
@@ -90,7 +90,7 @@ class Experiment:
                 config.get("round_portions", 1),
                 config.get("answer_share", 0.5),
                 None if supernet is None else SupernetRecipe.from_config(supernet),
-                None if tuning is None else Recipe(**tuning),
+                None if tuning is None else Recipe.from_json(tuning),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise errors.UsageError(f"config: {error}") from error

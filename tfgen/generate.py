@@ -77,6 +77,10 @@ _LIGHT = flags.DEFINE_float(
     "light", 0.0, "With --prototype: by how much images are brighter or darker at most, where a "
     "network is trained to its end: a share.", lower_bound=0.0, upper_bound=0.9,
 )  # fmt: skip
+_ZOOM = flags.DEFINE_float(
+    "zoom", 0.0, "As --light: by how much things look larger or smaller.",
+    lower_bound=0.0, upper_bound=1.0,
+)  # fmt: skip
 _BFLOAT16 = flags.DEFINE_bool(
     "bfloat16", False, "With --float_epochs: computes these in numbers of 16 bits, which is faster "
     "on processors that have them (avx512_bf16, amx_bf16) and slow on others."
@@ -253,11 +257,13 @@ def _check_prototype_flags() -> None:
     if _PROTOTYPE.value is None:
         for flag in (
             _TASK, _REQUIRE, _ADAPTATION_EPOCHS, _CYCLES, _REACH, _TUNING_STEPS, _DISTILLATION,
-            _FLOAT_EPOCHS, _LIGHT, _BFLOAT16, _LOW_BITS,
+            _FLOAT_EPOCHS, _LIGHT, _ZOOM, _BFLOAT16, _LOW_BITS,
         ):  # fmt: skip
             if flag.present:
                 raise errors.UsageError(f"--{flag.name} goes with --prototype")
         return
+    if _BFLOAT16.value and not _FLOAT_EPOCHS.value:
+        raise errors.UsageError("--bfloat16 goes with --float_epochs")
     if _TASK.value is None or _BUNDLE.value is not None:
         raise errors.UsageError("--prototype needs --task, and no --bundle")
     if _BUDGET.value or not _REQUIRE.value:
@@ -289,6 +295,7 @@ def _made(budgets: Sequence[Budget]) -> bundles.Bundle:
         distillation=_DISTILLATION.value,
         temperature=prototypes.TEMPERATURE if _DISTILLATION.value else 1.0,
         light=_LIGHT.value,
+        zoom=_ZOOM.value,
     )
     if _FLOAT_EPOCHS.value:
         fine_tuning = prototypes.after_float(fine_tuning, _FLOAT_EPOCHS.value, _BFLOAT16.value)

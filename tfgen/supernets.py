@@ -88,13 +88,17 @@ def _train(
     from tfgen.nets.keras_compat import tf
     from tfgen.training import distribution, supernet_training
 
-    missing = _train_largest(experiment, work, dataset, max_epochs, say, chosen)
-    if missing:
-        assert experiment.supernet is not None  # else nothing is missing
-        return missing + experiment.supernet.epochs
-    lent = _lent(experiment, work, dataset)
-    teacher = None if lent is None else _teaching(space_of(experiment, work), lent)
+    done = _epochs_done(experiment, work, dataset)
+    recipe = experiment.supernet
+    assert recipe is not None  # `_epochs_done` said so
+    lent = None
+    if done < recipe.epochs:
+        lent, trained, missing = _lent(experiment, work, dataset, max_epochs, say, chosen)
+        if missing or trained == max_epochs:
+            return missing + recipe.epochs - done
+        max_epochs = None if max_epochs is None else max_epochs - trained
     with chosen.scope():
+        teacher = None if lent is None else _teaching(space_of(experiment, work), lent)
         training = _begun(experiment, work, dataset, lent, teacher)
     config = json.dumps([_config(experiment, work), dataset.fingerprint], sort_keys=True)
     distribution.check_equal(chosen, config, "config or data")
@@ -151,30 +155,38 @@ def _train(
     return epochs - training.epoch
 
 
-def _train_largest(
+def _lent(
     experiment: Experiment,
     work: workdir.WorkDir,
     dataset: Dataset,
     max_epochs: int | None,
     say: Say,
     chosen: tf.distribute.Strategy,
-) -> int:
-    """Trains the largest network by itself, where the recipe says so; how many epochs are missing.
+) -> tuple[Weights | None, int, int]:
+    """What the largest network has before the others are trained, statistics too; None for none.
+
+    A prototype has it; else the largest network is trained by itself, where the recipe says so.
+
+    Returns:
+      The weights, how many epochs were trained for them now, and how many are missing.
 
     Raises:
       UsageError: epochs are missing, and several devices would train them.
     """
+    from tfgen.nets import network
     from tfgen.training import trainer
 
     stage = None if experiment.supernet is None else experiment.supernet.largest_alone
-    if stage is None or (work.supernet / workdir.MANIFEST).is_file():
-        return 0
+    if work.prototype.is_dir():
+        return _by_layer(prototype_weights(work)), 0, 0
+    if stage is None:
+        return None, 0, 0
     training, kept = _largest_training(experiment, work, dataset)
-    missing = stage.epochs - training.epoch
-    if missing and chosen.num_replicas_in_sync > 1:
+    before = training.epoch
+    if before < stage.epochs and chosen.num_replicas_in_sync > 1:
         raise errors.UsageError(
             f"{work.largest}: the largest network is trained by itself first, on one device: run "
-            f"with --strategy=one --max_epochs={missing}"
+            f"with --strategy=one --max_epochs={stage.epochs - before}"
         )
     losses = keeping.epochs(training, stage.epochs, kept)
     held = searched(dataset)
@@ -188,7 +200,8 @@ def _train_largest(
             f"{dataset.task.metric} {score:.4f}, {seconds:.0f} s, {left:.0f} min left"
         )
         begin = time.monotonic()
-    return stage.epochs - training.epoch
+    weights = network.weights_of(training.model, _largest(space_of(experiment, work)))
+    return weights, training.epoch - before, stage.epochs - training.epoch
 
 
 def _largest_training(
@@ -253,20 +266,6 @@ def _by_layer(arrays: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarra
     return weights
 
 
-def _lent(experiment: Experiment, work: workdir.WorkDir, dataset: Dataset) -> Weights | None:
-    """What the largest network had before the others were trained, statistics too; or None."""
-    from tfgen.nets import network
-
-    if work.prototype.is_dir():
-        return _by_layer(prototype_weights(work))
-    if experiment.supernet is None or experiment.supernet.largest_alone is None:
-        return None
-    training, _ = _largest_training(experiment, work, dataset)
-    if training.epoch < experiment.supernet.largest_alone.epochs:
-        raise errors.UsageError(f"{work.largest}: the largest network, which teaches, is missing")
-    return network.weights_of(training.model, _largest(space_of(experiment, work)))
-
-
 def load(experiment: Experiment, work: workdir.WorkDir, dataset: Dataset) -> Supernet:
     """The trained supernet; raises UsageError where epochs are missing."""
     training = _begun(experiment, work, dataset)
@@ -290,24 +289,43 @@ def _begun(
     from tfgen.nets.supernet import Supernet
     from tfgen.training.supernet_training import SupernetTraining
 
-    config = json.loads(json.dumps(_config(experiment, work)))
-    assert experiment.supernet is not None  # supernet_json said so
+    kept = _kept_config(experiment, work, dataset)
+    assert experiment.supernet is not None  # `_kept_config` said so
     space, seed = space_of(experiment, work), experiment.seed
     switchable = experiment.supernet.switchable
     supernet = Supernet(space, seeds.derive(seed, "supernet"), switchable)
     if lent is not None:
         supernet.take(_largest(space), lent)
     training = SupernetTraining(supernet, dataset, experiment.supernet, seed, teacher)
-    workdir.recover(work.supernet)
-    if (work.supernet / workdir.MANIFEST).is_file():
-        manifest = workdir.read_manifest(work.supernet)
-        if (manifest["config"], manifest["data"]) != (config, {dataset.name: dataset.fingerprint}):
-            raise errors.UsageError(
-                f"{work.supernet}: holds a supernet of another config or other data; use another "
-                "work directory"
-            )
+    if kept:
         training.restore(workdir.read_arrays(work.supernet / CHECKPOINT))
     return training
+
+
+def _epochs_done(experiment: Experiment, work: workdir.WorkDir, dataset: Dataset) -> int:
+    """How many epochs of all networks are kept; raises as `_kept_config`."""
+    if not _kept_config(experiment, work, dataset):
+        return 0
+    return int(workdir.read_arrays(work.supernet / CHECKPOINT)["epoch"])
+
+
+def _kept_config(experiment: Experiment, work: workdir.WorkDir, dataset: Dataset) -> bool:
+    """Whether a supernet is kept.
+
+    Raises:
+      UsageError: the config has none, or what is kept is of another config or other data.
+    """
+    config = json.loads(json.dumps(_config(experiment, work)))
+    workdir.recover(work.supernet)
+    if not (work.supernet / workdir.MANIFEST).is_file():
+        return False
+    manifest = workdir.read_manifest(work.supernet)
+    if (manifest["config"], manifest["data"]) != (config, {dataset.name: dataset.fingerprint}):
+        raise errors.UsageError(
+            f"{work.supernet}: holds a supernet of another config or other data; use another "
+            "work directory"
+        )
+    return True
 
 
 # --- a trained one ------------------------------------------------------------------------------

@@ -161,8 +161,9 @@ def main(argv: Sequence[str]) -> None:
             reproduce_front.front(_tables(), work, sizes, names, _SEED.value, folder, _say)
         return
     if wanted == "nag_host":
-        host_lab = reproduce_host.lab(root, _DATA_DIR.value)
-        reproduce_host.host(host_lab, _BUDGETS.value, _SEED.value, folder, _say)
+        with workdir.owning(root / reproduce_host.CONFIG / "reproduce"):
+            host_lab = reproduce_host.lab(root, _DATA_DIR.value)
+            reproduce_host.host(host_lab, _BUDGETS.value, _SEED.value, folder, _say)
         return
     if _TABLE.value in ("nag_devices", "nag2", "nag5"):
         with workdir.owning(root / "nasbench201_nag"):

@@ -42,6 +42,7 @@ VALID = "c10_valid"
 ACCURACIES = (VALID, "c10_test", "c100_valid", "c100_test", "in16_valid", "in16_test")
 SGNAS, ARG_MAX, RANDOM, MOST = "sgnas", "sgnas, arg max", "random", "most MACs"
 _DATASET = "cifar10_16x16"
+_VERSION = 2  # of how supernets are trained and kept
 _DRAWN = 1_000  # of the generator, for a target
 _RECIPE = SupernetRecipe(epochs=24, batch_size=128, learning_rate=0.05)
 _GENERATOR = SgnasConfig(costs=("macs",), steps=1_500, images=64)
@@ -192,7 +193,7 @@ def _searched(
     seed = seeds.derive(base, "nasbench201", number)
     space = catalog.get("nasbench201")
     supernet = CellSupernet(space, seed, channels=sizes.channels, cells=sizes.cells)
-    made_of = [seed, sizes.recipe.to_json(), sizes.channels, sizes.cells, sizes.images]
+    made_of = [_VERSION, seed, sizes.recipe.to_json(), sizes.channels, sizes.cells, sizes.images]
     own = work / f"seed_{number}-{digest([*made_of, dataset.fingerprint])}"
     clock = _Clock(own / "seconds.json")
     training = cell_training.CellTraining(supernet, dataset, sizes.recipe, seed)

@@ -53,7 +53,7 @@ class Delivered:
       latency_ms: of its file, measured.
       predicted: its accuracy.
       accuracy: of its file on the test split.
-      prepared_seconds: of training its policy.
+      prepared_seconds: of training its policy; None for the bundle's, which `train` made.
       seconds: from the budget to the candidates.
     """
 
@@ -63,7 +63,7 @@ class Delivered:
     latency_ms: float | None
     predicted: float | None
     accuracy: float | None
-    prepared_seconds: float
+    prepared_seconds: float | None
     seconds: float
 
     @property
@@ -84,7 +84,7 @@ TABLE = (
     Column("within", lambda d: "yes" if d.holds else "no"),
     Column("predicted, %", lambda d: _told(d.predicted, percent)),
     Column("test split, %", lambda d: _told(d.accuracy, lambda x: percent(x, 2))),
-    Column("policy trained in", lambda d: duration(d.prepared_seconds)),
+    Column("policy trained in", lambda d: _told(d.prepared_seconds, duration)),
     Column("to the candidates", lambda d: f"{d.seconds:.2f} s"),
 )
 
@@ -182,7 +182,7 @@ def host(
         budget = Budget({LATENCY: limit}, None, devices.HOST)
         alone, trained = lab.independent(costs, budget, few, seed)
         for method, generators, prepared in (
-            (NAG, lab.bundle.generators, 0.0),
+            (NAG, lab.bundle.generators, None),
             (INDEPENDENT, {NAG: alone}, trained),
         ):
             answering = dataclasses.replace(lab.bundle, generators=generators)
@@ -201,7 +201,7 @@ def _delivered(
     method: str,
     selector: Selector,
     seed: int,
-    prepared: float,
+    prepared: float | None,
 ) -> Delivered:
     limit = budget.limits[LATENCY]
     since = time.perf_counter()

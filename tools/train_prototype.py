@@ -22,6 +22,7 @@ from typing import Any
 from absl import flags
 
 from tfgen import errors, program, workdir
+from tfgen.training.recipe import LARGEST_SHIFT, FloatStage
 
 _MODEL = flags.DEFINE_string("model", None, "FILE.py:FUNCTION that returns a Keras model; needed.")
 _DATASET = flags.DEFINE_string("dataset", None, "What it is trained on; needed.")
@@ -32,14 +33,20 @@ _MAX_EPOCHS = flags.DEFINE_integer(
     "max_epochs", None, "Stop after so many epochs, to go on another time.", lower_bound=1
 )
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images a step.", lower_bound=1)
-_LEARNING_RATE = flags.DEFINE_float("learning_rate", 0.1, "The peak.", lower_bound=0.0)
+_LEARNING_RATE = flags.DEFINE_float("learning_rate", 0.1, "The peak.", lower_bound=1e-9)
 _WEIGHT_DECAY = flags.DEFINE_float(
     "weight_decay", 5e-4, "Of kernels, as part of the loss.", lower_bound=0.0
 )
-_SHIFT = flags.DEFINE_integer("shift", 4, "Pixels by which images are moved.", lower_bound=0)
+_SHIFT = flags.DEFINE_integer("shift", 4, "Pixels by which images are moved.", lower_bound=0,
+    upper_bound=LARGEST_SHIFT,
+)  # fmt: skip
 _LIGHT = flags.DEFINE_float(
     "light", 0.0, "By how much images are brighter or darker at most: a share.",
     lower_bound=0.0, upper_bound=0.9,
+)  # fmt: skip
+_ZOOM = flags.DEFINE_float(
+    "zoom", 0.0, "By how much things look larger or smaller at most: a share.",
+    lower_bound=0.0, upper_bound=1.0,
 )  # fmt: skip
 _BFLOAT16 = flags.DEFINE_bool(
     "bfloat16", False, "Computes in numbers of 16 bits: faster on processors that have them, slow "
@@ -49,7 +56,17 @@ _SEED = flags.DEFINE_integer("seed", 2020, "Of weights and batches.", lower_boun
 
 MODEL, METRICS = "model.keras", "metrics.json"
 _CONFIG, _CHECKPOINT = "config.json", "checkpoint"
-_DECIDING = (_EPOCHS, _BATCH_SIZE, _LEARNING_RATE, _WEIGHT_DECAY, _SHIFT, _LIGHT, _BFLOAT16, _SEED)
+_DECIDING = (
+    _EPOCHS,
+    _BATCH_SIZE,
+    _LEARNING_RATE,
+    _WEIGHT_DECAY,
+    _SHIFT,
+    _LIGHT,
+    _ZOOM,
+    _BFLOAT16,
+    _SEED,
+)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -60,11 +77,21 @@ def main(argv: Sequence[str]) -> int:
     output = workdir.user_path(_OUTPUT_DIR.value)
     from tfgen.nets.keras_compat import keras  # not for --help
     from tfgen.training import datasets, float_training, kept, trainer
-    from tfgen.training.recipe import FloatStage
 
     dataset = datasets.load(_DATASET.value, _DATA_DIR.value)
     if dataset.task.name == "regression" or dataset.train.x.ndim != 4:
         raise errors.UsageError(f"--dataset={dataset.name}: what images show is learned")
+    stage = FloatStage(
+        _EPOCHS.value,
+        _BATCH_SIZE.value,
+        _LEARNING_RATE.value,
+        _WEIGHT_DECAY.value,
+        _SHIFT.value,
+        flip=True,
+        light=_LIGHT.value,
+        zoom=_ZOOM.value,
+        bfloat16=_BFLOAT16.value,
+    )
     keras.utils.set_random_seed(_SEED.value)
     model = _made(_MODEL.value)
     told = {
@@ -75,16 +102,6 @@ def main(argv: Sequence[str]) -> int:
     if (output / _CONFIG).is_file() and workdir.read_json(output / _CONFIG) != told:
         raise errors.UsageError(f"{output}: has a training of other flags, model or data")
     workdir.write_json(output / _CONFIG, told)
-    stage = FloatStage(
-        _EPOCHS.value,
-        _BATCH_SIZE.value,
-        _LEARNING_RATE.value,
-        _WEIGHT_DECAY.value,
-        _SHIFT.value,
-        flip=True,
-        light=_LIGHT.value,
-        bfloat16=_BFLOAT16.value,
-    )
     training = float_training.FloatTraining(model, dataset, stage, _SEED.value)
     validation = dataset.validation
     begin = time.monotonic()
@@ -105,11 +122,8 @@ def main(argv: Sequence[str]) -> int:
         begin = time.monotonic()
     if training.epoch < _EPOCHS.value:
         return 0
-    # One that was never compiled: without the optimizer and the loss, which no reader needs.
-    learned = _made(_MODEL.value)
-    learned.set_weights(model.get_weights())
     with workdir.writing(output / MODEL) as path:
-        learned.save(path)
+        model.save(path)
     scores = {
         name: dataset.task.score(split.y, trainer.predict(model, split.x))
         for name, split in (("validation", validation), ("test", dataset.test))

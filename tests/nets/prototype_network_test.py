@@ -95,7 +95,8 @@ class ReadingTest(parameterized.TestCase):
         )
         # So does the same network of a supernet that has the prototype's weights.
         supernet = Supernet(space, seed=1, switchable=False)
-        supernet.take(pruning.pruned(prototype, found.weights, prototype.layers, order))
+        kept = pruning.pruned(prototype, found.weights, prototype.layers, order)
+        supernet.take(prototype.layers, kept)
         statistics = {
             layer.name: (sliced[layer.name]["mean"], sliced[layer.name]["variance"])
             for layer in layers

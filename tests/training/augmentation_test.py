@@ -3,7 +3,7 @@
 import dataclasses
 
 import numpy as np
-from absl.testing import absltest
+from absl.testing import absltest, parameterized
 
 from tests.space.small import every_op, mlp
 from tfgen import errors, seeds
@@ -12,7 +12,7 @@ from tfgen.training import augmentation, boxes, datasets, population, tasks, tra
 from tfgen.training.recipe import Recipe
 
 
-class MovesTest(absltest.TestCase):
+class MovesTest(parameterized.TestCase):
     def test_images_move_by_at_most_the_shift(self):
         # One bright pixel in the middle: after a shift it lies within two of it, everywhere once.
         x = np.zeros((500, 9, 9, 1), np.float32)
@@ -30,6 +30,18 @@ class MovesTest(absltest.TestCase):
         seen = augmentation.moved(x, moves, 0)
         self.assertBetween((seen[:, 0, 0, 0] == 3).sum(), 420, 580)
         np.testing.assert_array_equal(np.sort(seen, axis=2), x)
+
+    def test_things_look_larger_and_smaller(self):
+        # Seven pixels in a row; the middle stays, at half and at twice the size.
+        y = np.arange(7).reshape(1, 1, 7).repeat(7, axis=1)
+        still = [np.array([0]), np.array([0]), np.array([False])]
+        for scale, expected in ((2.0, [-1, -1, 1, 3, 5, -1, -1]), (0.5, [2, 2, 2, 3, 4, 4, 4])):
+            moves = augmentation.Moves(*still, np.array([scale], np.float32))
+            np.testing.assert_array_equal(augmentation.moved_classes(y, moves, 0)[0, 3], expected)
+        # A thing of a fifth of the side, a fifth left of the middle: from -0.1 to 0.3 then.
+        y = np.array([[[1, 0.5, 0.3, 0.2, 0.2]]], np.float32)
+        found = augmentation.moved_objects(y, moves, 0, (10, 10))
+        np.testing.assert_allclose(found[0, 0], [1, 0.5, 0.15, 0.4, 0.3], atol=1e-6)
 
     def test_light_scales_an_image_and_each_of_its_colours(self):
         # By up to 0.3, and each channel by up to 0.1 more: between 0.7 * 0.9 and 1.3 * 1.1.
@@ -75,24 +87,26 @@ class MovesTest(absltest.TestCase):
             ]
             np.testing.assert_allclose(found[0], expected, atol=1e-6)
 
-    def test_boxes_stay_around_what_they_are_around(self):
+    @parameterized.parameters(0.0, 0.4)
+    def test_boxes_stay_around_what_they_are_around(self, zoom):
         random = seeds.stream(3, "objects")
         x, y = np.zeros((60, 24, 32, 1), np.float32), np.zeros((60, 1, 5), np.float32)
         for image, row in zip(x, y, strict=True):
             top, left, height, width = random.integers((0, 0, 2, 2), (18, 26, 6, 6))
             image[top : top + height, left : left + width] = 1.0
             row[0, 1:] = (top + height / 2) / 24, (left + width / 2) / 32, height / 24, width / 32
-        seen_x, seen_y = augmentation.examples(x, y, 5, True, random)
-        self.assertGreater((seen_y[:, 0, 0] == 0).sum(), 40)
+        seen_x, seen_y = augmentation.examples(x, y, 5, True, random, zoom)
+        self.assertGreater((seen_y[:, 0, 0] == 0).sum(), 30)
         for image, (kind, *place) in zip(seen_x[..., 0], seen_y[:, 0], strict=True):
             if kind == tasks.VOID:
                 continue
             rows, columns = np.nonzero(image)
             inner = boxes.corners(place) * (24, 32, 24, 32)
             ends = (rows.min(), columns.min(), rows.max() + 1, columns.max() + 1)
-            np.testing.assert_allclose(inner, ends, atol=1e-4)
+            np.testing.assert_allclose(inner, ends, atol=1.0 if zoom else 1e-4)
 
-    def test_a_graph_moves_as_numpy_does(self):
+    @parameterized.parameters(0.0, 0.5)
+    def test_a_graph_moves_as_numpy_does(self, zoom):
         # Down by one, right by one and mirrored: the window begins a pixel before the image.
         x = np.arange(1.0, 10.0, dtype=np.float32).reshape(1, 3, 3, 1)
         moves = augmentation.Moves(np.array([0]), np.array([0]), np.array([True]))
@@ -101,11 +115,12 @@ class MovesTest(absltest.TestCase):
 
         random = seeds.stream(1, "images")
         x = random.random((40, 8, 6, 3)).astype(np.float32)
-        moves = augmentation.draw(3, True, (40,), random)
+        moves = augmentation.draw(3, True, (40,), random, zoom)
         tensors = augmentation.Moves(
             tf.constant(moves.down, tf.int32),
             tf.constant(moves.right, tf.int32),
             tf.constant(moves.mirrored),
+            None if moves.scale is None else tf.constant(moves.scale),
         )
         np.testing.assert_array_equal(
             augmentation.moved_in_graph(tf, tf.constant(x), tensors, 3),
@@ -145,7 +160,7 @@ class TrainingTest(absltest.TestCase):
         vectors = self.dataset(9)
         with self.assertRaisesRegex(errors.UsageError, "'noise' has no images to move"):
             trainer.train(mlp((4, 3), (8, 8), 9), vectors, moving, seed=3)
-        with self.assertRaisesRegex(errors.UsageError, "population trainer does not move"):
+        with self.assertRaisesRegex(errors.UsageError, "population trainer has no images moved"):
             population.Workers(vectors, moving, processes=1)
         with self.assertRaisesRegex(ValueError, "a shift of 0..16"):
             Recipe(shift=17)

@@ -146,20 +146,16 @@ class FloatTrainingTest(absltest.TestCase):
         floating = self.data.task.score(self.data.validation.y, outputs)
         self.assertAlmostEqual(trained.metric, floating, delta=0.02)
 
-    def test_networks_that_differ_in_bits_share_it(self):
+    def test_it_is_gone_on_from_where_it_is_the_same(self):
         trainer.train(LAYERS, self.data, self.recipe(), 7, kept=self.folder)
-        others = [dataclasses.replace(layer, weight_bits=4) for layer in LAYERS]
-        with mock.patch.object(
+        refused = mock.patch.object(
             float_training.FloatTraining, "run_epoch", side_effect=AssertionError
-        ):
-            trainer.train(others, self.data, self.recipe(), 7, kept=self.folder)
-        with (
-            self.assertRaises(AssertionError),
-            mock.patch.object(
-                float_training.FloatTraining, "run_epoch", side_effect=AssertionError
-            ),
-        ):
-            trainer.train(others, self.data, self.recipe(epochs=4), 7, kept=self.folder)
+        )
+        with refused:
+            trainer.train(LAYERS, self.data, self.recipe(), 7, kept=self.folder)
+        for seed, stage in ((8, {}), (7, {"epochs": 4})):
+            with self.subTest(seed=seed), refused, self.assertRaises(AssertionError):
+                trainer.train(LAYERS, self.data, self.recipe(**stage), seed, kept=self.folder)
 
     def test_recipes_are_told_and_read(self):
         recipe = self.recipe(distillation=1.0, temperature=4.0)

@@ -61,7 +61,8 @@ class PrototypesOfOthersTest(parameterized.TestCase):
         prototype = Prototype(found.layers, found.input_shape)
         supernet = Supernet(prototype.space(name), seed=1, switchable=False)
         order = pruning.importance(prototype, found.weights)
-        supernet.take(pruning.pruned(prototype, found.weights, found.layers, order))
+        kept = pruning.pruned(prototype, found.weights, found.layers, order)
+        supernet.take(found.layers, kept)
         return supernet
 
     @parameterized.parameters(*keras_models.MODELS)

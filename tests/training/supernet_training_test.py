@@ -348,7 +348,7 @@ class FairnessTest(absltest.TestCase):
             self.assertEqual(sum(times), 60)
             self.assertLessEqual(max(times) - min(times), 1)
 
-    def test_a_menu_that_lacks_combinations_is_drawn_by_its_values(self):
+    def test_a_menu_may_lack_combinations(self):
         space = image_spaces.mobile(
             "odd",
             (8, 8, 1),

@@ -183,22 +183,31 @@ class LayerTables:
             some = pairs[begin : begin + each]
             base = _raw(self.space, len(some) * _PAIRED, random)
             base[:, list(when)] = list(when.values())
-            other = _raw(self.space, len(base), random)
             first, second = (
                 np.repeat([decisions[pair[end]] for pair in some], _PAIRED) for end in (0, 1)
             )
-            rows = np.arange(len(base))
-            left, right = base.copy(), base.copy()
-            left[rows, first] = other[rows, first]
-            right[rows, second] = other[rows, second]
+            left = self._changed(base, first, random)
+            right = self._changed(base, second, random)
             both = left.copy()
-            both[rows, second] = other[rows, second]
+            rows = np.arange(len(base))
+            both[rows, second] = right[rows, second]
             told = self._layer(name, np.concatenate([both, left, right, base]))
             told = told.reshape(4, len(some), _PAIRED, -1)
             more = np.abs(told[0] - told[1] - told[2] + told[3]).max(axis=(1, 2))
             for (p, q), by in zip(some, more, strict=True):
                 joined[p, q] = joined[q, p] = by > _ROUNDING * np.abs(told).max()
         return joined
+
+    def _changed(
+        self, choices: Choices, columns: npt.NDArray[np.int64], random: np.random.Generator
+    ) -> Choices:
+        """The same with another value at one decision of each network, `columns` [networks]."""
+        rows = np.arange(len(choices))
+        sizes = np.array([len(decision.values) for decision in self.space.decisions])[columns]
+        changed = choices.copy()
+        steps = 1 + random.integers(np.maximum(sizes - 1, 1))
+        changed[rows, columns] = (choices[rows, columns] + steps) % sizes
+        return changed
 
     def _layer(self, name: str, choices: Choices) -> Floats:
         """What one layer adds to each network [architectures, columns]."""

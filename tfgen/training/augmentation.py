@@ -1,4 +1,4 @@
-"""Training images moved by some pixels, mirrored and lit otherwise, each at random.
+"""Training images moved by some pixels, mirrored, scaled and lit otherwise, each at random.
 
 What is drawn are plain numbers, by NumPy, for a batch or for all batches of a training; an image is
 moved by two look-ups, of rows and of columns, in NumPy or in a graph.
@@ -7,12 +7,15 @@ moved by two look-ups, of rows and of columns, in NumPy or in a graph.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from tfgen.training.tasks import VOID
+
+LARGEST_ZOOM = 1.0  # a share
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,21 +26,31 @@ class Moves:
       down: first row that is seen, of an image with a border of zeros.
       right: first column.
       mirrored: whether columns are seen from right to left.
+      scale: pixels of the image for one that is seen, float32: above 1 things look smaller. None
+        where all keep their size.
     """
 
     down: np.ndarray
     right: np.ndarray
     mirrored: np.ndarray
+    scale: np.ndarray | None = None
 
 
-def draw(shift: int, flip: bool, shape: tuple[int, ...], random: np.random.Generator) -> Moves:
+def draw(
+    shift: int,
+    flip: bool,
+    shape: tuple[int, ...],
+    random: np.random.Generator,
+    zoom: float = 0.0,
+) -> Moves:
     """Draws moves.
 
     Args:
-      shift: pixels by which an image is moved at most, in each direction; the border's width.
+      shift: pixels by which an image is moved at most, in each direction.
       flip: whether half of the images are mirrored.
       shape: of the arrays.
       random: that draws.
+      zoom: by how much things look larger or smaller at most, a share.
     """
     down = right = np.zeros(shape, np.int8)
     mirrored = np.zeros(shape, bool)
@@ -45,7 +58,10 @@ def draw(shift: int, flip: bool, shape: tuple[int, ...], random: np.random.Gener
         down, right = random.integers(2 * shift + 1, size=(2, *shape)).astype(np.int8)
     if flip:
         mirrored = random.random(shape) < 0.5
-    return Moves(down, right, mirrored)
+    scale = None
+    if zoom:
+        scale = np.exp(np.log1p(zoom) * random.uniform(-1.0, 1.0, shape)).astype(np.float32)
+    return Moves(down, right, mirrored, scale)
 
 
 def draw_light(
@@ -68,18 +84,27 @@ def draw_light(
 
 
 def lit(xp: Any, x: Any, factors: Any, ends: tuple[float, float]) -> Any:
-    """Images [batch, height, width, channels] times factors [batch, channels], within `ends`.
+    """Images [batch, height, width, channels] lit by factors [batch, channels].
 
-    Numbers are of light: 0 is black. What is too bright is white, as in a photograph.
+    Args:
+      xp: NumPy or TensorFlow.
+      x: the images.
+      factors: of light.
+      ends: black and white; what is too bright is white, as in a photograph.
     """
-    scaled = x * factors[:, None, None]
-    return xp.minimum(xp.maximum(scaled, ends[0]), ends[1])
+    black, white = ends
+    return xp.minimum((x - black) * factors[:, None, None] + black, white)
 
 
 def examples(
-    x: np.ndarray, y: np.ndarray, shift: int, flip: bool, random: np.random.Generator
+    x: np.ndarray,
+    y: np.ndarray,
+    shift: int,
+    flip: bool,
+    random: np.random.Generator,
+    zoom: float = 0.0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A batch of images moved and mirrored at random, with targets that belong to them.
+    """A batch of images moved, mirrored and scaled at random, with targets that belong to them.
 
     Args:
       x: [batch, height, width, channels].
@@ -87,8 +112,9 @@ def examples(
       shift: see `draw`.
       flip: see `draw`.
       random: that draws.
+      zoom: see `draw`.
     """
-    moves = draw(shift, flip, (len(x),), random)
+    moves = draw(shift, flip, (len(x),), random, zoom)
     if y.ndim < 3:
         return moved(x, moves, shift), y
     if y.dtype.kind == "f":
@@ -107,13 +133,14 @@ def moved_objects(y: np.ndarray, moves: Moves, shift: int, size: tuple[int, int]
     What is left in the image of an object is its box; one whose centre has left it is none.
     """
     by = [np.float32(shift - way) / side for way, side in zip(_ways(moves), size, strict=True)]
-    return np.asarray(_shifted(np, y, by, moves.mirrored), y.dtype)
+    return np.asarray(_shifted(np, y, by, moves), y.dtype)
 
 
 def moved(x: np.ndarray, moves: Moves, shift: int) -> np.ndarray:
     """Images [batch, height, width, channels] as their moves [batch] show them."""
-    rows, columns = _places(np, x.shape, moves)
-    padded = np.pad(x, _border(shift))
+    border = _border(x.shape, moves, shift)
+    rows, columns = _places(np, x.shape, moves, shift, border)
+    padded = np.pad(x, _around(border))
     return np.asarray(
         padded[np.arange(len(x))[:, None, None], rows[:, :, None], columns[:, None]], np.float32
     )
@@ -121,8 +148,9 @@ def moved(x: np.ndarray, moves: Moves, shift: int) -> np.ndarray:
 
 def moved_in_graph(tf: Any, x: Any, moves: Moves, shift: int) -> Any:
     """`moved` of tensors; the moves are tensors too, of int32 and bool [batch]."""
-    rows, columns = _places(tf, x.shape, moves)
-    x = tf.gather(tf.pad(x, _border(shift)), rows, axis=1, batch_dims=1)
+    border = _border(x.shape, moves, shift)
+    rows, columns = _places(tf, x.shape, moves, shift, border)
+    x = tf.gather(tf.pad(x, _around(border)), rows, axis=1, batch_dims=1)
     return tf.gather(x, columns, axis=2, batch_dims=1)
 
 
@@ -134,7 +162,7 @@ def examples_in_graph(tf: Any, x: Any, y: Any, moves: Moves, shift: int) -> tupl
     if y.dtype.is_floating:
         ways = zip(_ways(moves), size, strict=True)
         by = [tf.cast(shift - way, y.dtype) / side for way, side in ways]
-        return x, _shifted(tf, y, by, moves.mirrored)
+        return x, _shifted(tf, y, by, moves)
     return x, moved_in_graph(tf, (y - VOID)[..., None], moves, shift)[..., 0] + VOID
 
 
@@ -142,13 +170,16 @@ def _ways(moves: Moves) -> tuple[Any, Any]:
     return moves.down, moves.right
 
 
-def _shifted(xp: Any, y: Any, by: Sequence[Any], mirrored: Any) -> Any:
-    """Objects moved down and to the right by shares of the image, then mirrored."""
+def _shifted(xp: Any, y: Any, by: Sequence[Any], moves: Moves) -> Any:
+    """Objects moved down and to the right by shares of the image, scaled, then mirrored."""
     middles, ends = [], []
     for axis, share in enumerate(by):
         middle, half = y[..., 1 + axis] + share[:, None], y[..., 3 + axis] / 2
+        if moves.scale is not None:
+            scale = moves.scale[:, None]
+            middle, half = (middle - 0.5) / scale + 0.5, half / scale
         if axis:
-            middle = xp.where(mirrored[:, None], 1 - middle, middle)
+            middle = xp.where(moves.mirrored[:, None], 1 - middle, middle)
         middles.append(middle)
         ends.append((xp.maximum(middle - half, 0), xp.minimum(middle + half, 1)))
     seen = (xp.abs(middles[0] - 0.5) < 0.5) & (xp.abs(middles[1] - 0.5) < 0.5)
@@ -158,14 +189,41 @@ def _shifted(xp: Any, y: Any, by: Sequence[Any], mirrored: Any) -> Any:
     return xp.stack([xp.where(seen, *pair) for pair in zip(rows, none, strict=True)], axis=-1)
 
 
-def _border(shift: int) -> list[list[int]]:
-    return [[0, 0], [shift, shift], [shift, shift], [0, 0]]
+def _border(shape: Any, moves: Moves, shift: int) -> int:
+    """Pixels around an image that moves may show."""
+    if moves.scale is None:
+        return shift
+    return shift + math.ceil(LARGEST_ZOOM * max(shape[1:3]) / 2) + 1
 
 
-def _places(xp: Any, shape: Any, moves: Moves) -> tuple[Any, Any]:
+def _around(border: int) -> list[list[int]]:
+    return [[0, 0], [border, border], [border, border], [0, 0]]
+
+
+def _places(xp: Any, shape: Any, moves: Moves, shift: int, border: int) -> tuple[Any, Any]:
     """Rows [batch, height] and columns [batch, width] of the bordered image that are seen."""
     _, height, width, _ = shape
     ahead = np.arange(width, dtype=np.int32)
-    rows = moves.down[:, None] + np.arange(height, dtype=np.int32)
     seen = xp.where(moves.mirrored[:, None], ahead[::-1], ahead)
-    return rows, moves.right[:, None] + seen
+    if moves.scale is None:
+        rows = moves.down[:, None] + np.arange(height, dtype=np.int32)
+        return rows, moves.right[:, None] + seen
+    found = []
+    for way, size, ahead_ in (
+        (moves.down, height, np.arange(height, dtype=np.int32)),
+        (moves.right, width, seen),
+    ):
+        middle = np.float32((size - 1) / 2)
+        offsets = _float(xp, ahead_) - middle
+        nearest = _whole(xp, xp.round(middle + offsets * moves.scale[:, None]))
+        found.append(_whole(xp, way)[:, None] + nearest + (border - shift))
+    rows, columns = found
+    return rows, columns
+
+
+def _whole(xp: Any, values: Any) -> Any:
+    return np.asarray(values, np.int32) if xp is np else xp.cast(values, xp.int32)
+
+
+def _float(xp: Any, values: Any) -> Any:
+    return np.asarray(values, np.float32) if xp is np else xp.cast(values, xp.float32)

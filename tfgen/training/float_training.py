@@ -2,7 +2,7 @@
 
 Gradient descent (`descent`) over whole epochs of shuffled batches, images moved and mirrored. An
 epoch draws its batches and moves from (seed, epoch): a training that is killed goes on after its
-last whole epoch and ends where the undisturbed one would.
+last whole epoch and ends where the undisturbed one would, unless the model draws numbers itself.
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ class FloatTraining:
         self._dataset = dataset
         self._stage = stage
         self._seed = seed
-        self._ends = (float(dataset.train.x.min()), float(dataset.train.x.max()))
+        self._ends = (0.0, 1.0)
+        if stage.light:
+            self._ends = (float(dataset.train.x.min()), float(dataset.train.x.max()))
         self._teacher = teacher if stage.distillation else None
         self._weights = model.trainable_variables
         self._velocities = [tf.Variable(tf.zeros_like(weight)) for weight in self._weights]
@@ -84,7 +86,7 @@ class FloatTraining:
             for number, rows in enumerate(order):
                 x, y = train.x[rows], train.y[rows]
                 if stage.augments:
-                    x, y = augmentation.examples(x, y, stage.shift, stage.flip, random)
+                    x, y = augmentation.examples(x, y, stage.shift, stage.flip, random, stage.zoom)
                 if stage.light:
                     factors = augmentation.draw_light(stage.light, (len(x),), x.shape[-1], random)
                     x = augmentation.lit(np, x, factors, self._ends)

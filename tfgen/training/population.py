@@ -277,7 +277,8 @@ class Workers:
             raise errors.UsageError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
         if not recipe.plain:
             raise errors.UsageError(
-                f"the population trainer does not move, mirror, decay or distil: {recipe}"
+                "the population trainer has no images moved, mirrored, scaled or lit, no decay, no "
+                f"teacher and no float stage: {recipe}"
             )
         self.dataset = dataset
         self.recipe = recipe

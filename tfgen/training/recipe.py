@@ -32,6 +32,7 @@ _YOUNGER = {
         "temperature",
         "float_stage",
         "light",
+        "zoom",
     ),
     "SupernetRecipe": (
         "largest_share",
@@ -59,6 +60,7 @@ class FloatStage:
       shift: pixels by which images are moved at most, in each direction.
       flip: whether half of the images are mirrored.
       light: see `Recipe`.
+      zoom: see `Recipe`.
       distillation: weight of the distance from a teacher's outputs, beside the task's loss.
       temperature: see `Recipe`.
       bfloat16: whether layers compute in numbers of 16 bits, which is faster on processors that
@@ -72,6 +74,7 @@ class FloatStage:
     shift: int = 0
     flip: bool = False
     light: float = 0.0
+    zoom: float = 0.0
     distillation: float = 0.0
     temperature: float = 1.0
     bfloat16: bool = False
@@ -86,8 +89,8 @@ class FloatStage:
 
     @property
     def augments(self) -> bool:
-        """Whether it has images moved, mirrored or lit."""
-        return bool(self.shift or self.flip or self.light)
+        """Whether it has images moved, mirrored, lit or scaled."""
+        return bool(self.shift or self.flip or self.light or self.zoom)
 
     def epoch_steps(self, examples: int) -> int:
         """Steps of an epoch over so many examples: whole batches."""
@@ -113,7 +116,7 @@ class Recipe:
       shift: pixels by which images are moved at most, in each direction.
       flip: whether half of the images are mirrored.
       weight_decay: of kernels, beside the gradient and in units of the learning rate (Loshchilov
-        and Hutter 2019). The population trainer refuses recipes that move, mirror, decay or distil.
+        and Hutter 2019). The population trainer refuses recipes that are not `plain`.
       distillation: weight of the distance from a teacher's outputs, beside the task's loss; what
         trains from scratch has none.
       temperature: by which logits are divided before they are compared with a teacher's (Hinton,
@@ -121,6 +124,7 @@ class Recipe:
       float_stage: what comes before, a training in float whose weights these steps round; None for
         none. Rounding costs more than half of a step, and what a network learns takes many.
       light: by how much images are brighter or darker, and their colours other, at most: a share.
+      zoom: by how much things in images look larger or smaller, at most: a share.
     """
 
     steps: int = 2000
@@ -137,6 +141,7 @@ class Recipe:
     temperature: float = 1.0
     float_stage: FloatStage | None = None
     light: float = 0.0
+    zoom: float = 0.0
 
     def __post_init__(self) -> None:
         whole = (self.steps, self.batch_size, self.warmup_steps, self.starts, self.patience)
@@ -154,6 +159,8 @@ class Recipe:
         if not 0 <= self.float_share < 1:
             raise ValueError(f"recipe needs a float share of at least 0 and below 1: {self}")
         _check_rates(self, "recipe")
+        if not isinstance(self.float_stage, FloatStage | None):
+            raise ValueError(f"a recipe's float stage is a FloatStage: {self}")
         if self.float_stage is not None and self.starts > 1:
             raise ValueError(f"a recipe with a float stage has one start: {self}")
 
@@ -193,8 +200,8 @@ class Recipe:
 
     @property
     def augments(self) -> bool:
-        """Whether it has images moved, mirrored or lit."""
-        return bool(self.shift or self.flip or self.light)
+        """Whether it has images moved, mirrored, lit or scaled."""
+        return bool(self.shift or self.flip or self.light or self.zoom)
 
     @property
     def plain(self) -> bool:
@@ -367,8 +374,8 @@ def _check_rates(recipe: FloatStage | Recipe, what: str) -> None:
     """Raises ValueError for a rate or a weight that is none."""
     if not (recipe.learning_rate > 0 and math.isfinite(recipe.learning_rate)):
         raise ValueError(f"{what} needs a positive learning rate: {recipe}")
-    if not 0 <= recipe.light < 1:
-        raise ValueError(f"{what} needs a light of at least 0 and below 1: {recipe}")
+    if not (0 <= recipe.light < 1 and 0 <= recipe.zoom <= 1):
+        raise ValueError(f"{what} needs a light below 1 and a zoom of 0..1: {recipe}")
     least = min(recipe.distillation, recipe.weight_decay)
     most = max(recipe.distillation, recipe.weight_decay, recipe.temperature)
     if not (least >= 0 and recipe.temperature > 0 and most < math.inf):

@@ -324,7 +324,8 @@ def _kernels(decision: Decision, count: int, random: np.random.Generator) -> np.
     turns = _deck(len(own), count, random)
     for expansion, numbers in enumerate(own):
         mine = turns == expansion
-        drawn[mine] = numbers[_deck(len(numbers), int(mine.sum()), random)]
+        if mine.any():
+            drawn[mine] = numbers[_deck(len(numbers), int(mine.sum()), random)]
     return drawn
 
 

@@ -35,7 +35,6 @@ _WATCHED_SHARE = 0.5  # of the steps, before activations are rounded
 _STATISTICS_BATCHES = 100
 _STEPS_PER_CHECK = 250
 _EVALUATED_AT_ONCE = 2048
-_ANY = 8  # bits, where these play no part
 
 Progress = Callable[[int, float], None]  # steps done, training loss of the last batch
 # By layer, `kernel` and `bias`, or `kernel`, `gamma` and `beta`, with or without statistics.
@@ -181,11 +180,6 @@ def _floated(
 ) -> Weights:
     """What `train` goes on with: the weights after the float stage, statistics among them."""
     start = _random_weights(layers, seed) if weights is None else weights
-    # Bits play no part in it: networks that differ in them alone have one training.
-    plain = [
-        dataclasses.replace(layer, weight_bits=_ANY * layer.weighted, activation_bits=_ANY)
-        for layer in layers
-    ]
     model = network.build(layers, dataset.train.x.shape[1:])
     for name, arrays in start.items():
         network.assign(model, name, arrays)
@@ -195,7 +189,7 @@ def _floated(
             digest.update(np.ascontiguousarray(start[name][part]).tobytes())
     config = {
         "stage": dataclasses.asdict(stage),
-        "layers": [layer.to_json() for layer in plain],
+        "layers": [layer.to_json() for layer in layers],
         "start": digest.hexdigest(),
     }
     training = float_training.FloatTraining(model, dataset, stage, seed, teacher)
@@ -342,16 +336,21 @@ def _steps(
     x, y = tf.constant(dataset.train.x), tf.constant(dataset.train.y)
     batches = tf.constant(recipe.batches(len(dataset.train), seed))  # [steps, batch]
     moves = augmentation.draw(
-        recipe.shift, recipe.flip, tuple(batches.shape), seeds.stream(seed, "augmentation")
+        recipe.shift,
+        recipe.flip,
+        tuple(batches.shape),
+        seeds.stream(seed, "augmentation"),
+        recipe.zoom,
     )
     down, right = tf.constant(moves.down), tf.constant(moves.right)  # each [steps, batch]
     mirrored = tf.constant(moves.mirrored)
-    factors = None
+    scale = None if moves.scale is None else tf.constant(moves.scale)
+    factors, ends = None, (0.0, 1.0)
     if recipe.light:
         channels, random = dataset.train.x.shape[-1], seeds.stream(seed, "light")
         shape = tuple(batches.shape)
         factors = tf.constant(augmentation.draw_light(recipe.light, shape, channels, random))
-    ends = (float(dataset.train.x.min()), float(dataset.train.x.max()))
+        ends = (float(dataset.train.x.min()), float(dataset.train.x.max()))
 
     def seen(x: tf.Tensor, y: tf.Tensor, step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The images and the targets of a step's batch."""
@@ -359,7 +358,10 @@ def _steps(
         if not recipe.augments:
             return batch, targets
         own = augmentation.Moves(
-            tf.cast(down[step], tf.int32), tf.cast(right[step], tf.int32), mirrored[step]
+            tf.cast(down[step], tf.int32),
+            tf.cast(right[step], tf.int32),
+            mirrored[step],
+            None if scale is None else scale[step],
         )
         batch, targets = augmentation.examples_in_graph(tf, batch, targets, own, recipe.shift)
         if factors is not None:
