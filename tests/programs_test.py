@@ -44,7 +44,7 @@ class ProgramsTest(parameterized.TestCase):
         ("train_supernet", ["--work_dir=W", f"--config={CONFIG}"], 2, "has no supernet"),
         ("export_generator", ["--output=W"], 2, "--bundle"),
         ("export_generator", ["--bundle=mars", "--output=W"], 2, "known: california"),
-        ("export_generator", ["--bundle=mnist_mlp", "--output=W", "--method=nag"], 2, "it has"),
+        ("export_generator", ["--bundle=mnist_mlp", "--output=W", "--method=sgnas"], 2, "it has"),
         ("export_generator", ["--bundle=mnist_mlp", "--output=W", "--draws=999"], 2, "too many"),
         (
             "export_generator",

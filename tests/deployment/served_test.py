@@ -47,7 +47,10 @@ def selected(bundle, method: str, budget: Budget, selector: Selector, seed: int)
 
 class ServedTest(parameterized.TestCase):
     @parameterized.parameters(
-        ("mnist_mlp", "nagan", MNIST), ("mnist_mlp", "random", MNIST), ("cifar10", "sgnas", CIFAR)
+        ("mnist_mlp", "nagan", MNIST),
+        ("mnist_mlp", "nag", MNIST),
+        ("mnist_mlp", "random", MNIST),
+        ("cifar10", "sgnas", CIFAR),
     )
     def test_answers_are_those_of_one_round_of_selection(self, name, method, texts):
         # The two predict in float32, a ten-millionth apart: two of 64 draws that lie nearer to each

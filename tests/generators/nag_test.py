@@ -143,6 +143,26 @@ class PolicyTest(parameterized.TestCase):
                 true_metric(drawn.choices[within]).max(), best_within(budget) - 0.11, text
             )
 
+    def test_a_policy_that_writes_too_much_is_asked_for_less(self):
+        # A made-up one, whose networks have up to 1.3 times the MACs that it is asked for.
+        networks = SPACE.choices(list(SPACE.enumerate()))
+        macs = CostModel(SPACE).costs(networks)["macs"]
+        asked = []
+
+        def drawn(self, xp, targets, key):
+            asked.append(targets[0, 0, 0])
+            largest = np.where(macs <= 1.3 * targets[..., :1], macs, 0).argmax(axis=-1)
+            return networks[largest]
+
+        with mock.patch.object(nag.NagGenerator, "_drawn", drawn):
+            for limit in (12.0, 16.0, 20.0):
+                first = len(asked)
+                (found,) = fitted("nag").propose([Budget({"macs": limit})], 10, seed=1)
+                self.assertEqual(asked[first], limit)
+                self.assertLessEqual(CostModel(SPACE).costs(found.choices)["macs"].max(), limit)
+                self.assertBetween(asked[-1], limit / 1.7, limit)
+            self.assertLess(asked[-1], limit)  # once is not enough for the last
+
     def test_more_budget_gives_better_networks(self):
         targets = np.array([[10.0, 0.0], [60.0, 0.0]]).repeat(300, axis=0)
         drawn = true_metric(fitted("nag").draw(targets, seed=4))

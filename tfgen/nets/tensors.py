@@ -84,6 +84,11 @@ def argmax(x: Any, axis: int) -> Any:
     return tf.argmax(x, axis, output_type=tf.int64)
 
 
+def sort(x: Any, axis: int = -1) -> Any:
+    """From the least."""
+    return tf.sort(x, axis)
+
+
 def argsort(x: Any, axis: int = -1) -> Any:
     """Stable, from the least."""
     return tf.argsort(x, axis, stable=True)
