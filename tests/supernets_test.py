@@ -151,6 +151,8 @@ class PipelineTest(absltest.TestCase):
 
         bundle = bundles.load(self.work.bundle)
         self.assertEqual(bundle.default_method, "sgnas")
+        told = workdir.read_manifest(self.work.bundle)["config"]["answers"]["reached"]
+        self.assertIn("accuracy of the best record", told)
         shared = bundle.shared
         np.testing.assert_array_equal(shared.examples.train.x, self.dataset.train.x[:512])
         np.testing.assert_array_equal(shared.examples.validation.y, self.dataset.validation.y[:500])
@@ -168,6 +170,10 @@ class PipelineTest(absltest.TestCase):
         self.assertEqual(delivery.contract.tested_on, "400 examples of mnist_images_shipped")
         # By chance a quarter; the file scores what the supernet does for that network.
         supernet = supernets.load(EXPERIMENT, self.work, self.dataset)
+        scores = supernets.end_scores(supernet, self.dataset)
+        for name, score in scores.items():
+            found = told[f"accuracy of the {name} network, inherited"]
+            self.assertAlmostEqual(found, score, delta=0.01)  # two of 200
         expected = supernet_training.score(
             supernet,
             lower(bundle.space, answers[0].architecture),

@@ -195,6 +195,7 @@ def save(
     config: Mapping[str, Any],
     seed: int,
     parents: Mapping[str, str],
+    reached: Mapping[str, float] | None = None,
 ) -> None:
     """Writes a bundle whole or not at all; an older one is replaced at the end.
 
@@ -204,6 +205,7 @@ def save(
       config: what made it, kept in the manifest.
       seed: it was made with.
       parents: name -> sha256 of the files that it was made from.
+      reached: what its networks score, by a name that says which; for who reads the manifest.
     """
     with workdir.writing_folder(path) as folder:
         workdir.write_json(folder / _SPACE, bundle.space.to_json())
@@ -220,6 +222,8 @@ def save(
         }
         if bundle.shared is not None:
             answers |= bundle.shared.answers()
+        if reached:
+            answers["reached"] = {name: round(score, 6) for name, score in reached.items()}
         workdir.write_manifest(
             folder,
             config={**config, "answers": answers},

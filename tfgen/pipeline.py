@@ -218,6 +218,7 @@ def fit(
     path = work.root / learning.PROPOSALS
     metric, seed = dataset.task.metric, experiment.seed
     shared: bundles.SharedWeights | None = None
+    reached: dict[str, float] = {}
     if experiment.supernet is None:
         records = planned_records(experiment, work, dataset)
         workers = _trainer(dataset, experiment.recipe, processes, limits, ray)
@@ -230,6 +231,8 @@ def fit(
         supernet = supernets.load(experiment, work, dataset)
         assert experiment.fine_tuning is not None  # an experiment checks itself
         shared = supernets.shared(supernet, dataset, experiment.fine_tuning)
+        scores = supernets.end_scores(supernet, dataset)
+        reached = {f"{metric} of the {n} network, inherited": s for n, s in scores.items()}
         with RecordStore(work.records, space) as store:
             score = supernets.evaluator(supernet, dataset, store)
             records = inherited_records(experiment, work, score.known)
@@ -267,6 +270,7 @@ def fit(
         bundle,
         config=experiment.to_json(),
         seed=experiment.seed,
+        reached={f"{metric} of the best record": max(r.metric for r in records), **reached},
         parents={
             path.name: workdir.sha256(path)
             for path in (work.records, work.root / GAP, work.root / learning.PROPOSALS)

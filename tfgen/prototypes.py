@@ -206,6 +206,10 @@ def make(
         bundle,
         config=experiment.to_json(),
         seed=config.seed,
+        reached={
+            f"{dataset.task.metric} of the prototype, trained again, on test": gains[0, 1],
+            f"{dataset.task.metric} of a smaller network on test": gains[1:, 1].max(),
+        },
         parents={
             path.name: workdir.sha256(path)
             for path in (work.prototype / workdir.MANIFEST, work.records, work.root / GAINS)

@@ -86,7 +86,7 @@ def _train(
     chosen: tf.distribute.Strategy,
 ) -> int:
     from tfgen.nets.keras_compat import tf
-    from tfgen.training import distribution, supernet_training
+    from tfgen.training import distribution
 
     done = _epochs_done(experiment, work, dataset)
     recipe = experiment.supernet
@@ -103,13 +103,9 @@ def _train(
     config = json.dumps([_config(experiment, work), dataset.fingerprint], sort_keys=True)
     distribution.check_equal(chosen, config, "config or data")
     distribution.check_equal(chosen, str(training.epoch), "epochs that are done")
-    assert experiment.supernet is not None  # `_begun` said so
-    epochs, space = experiment.supernet.epochs, training.supernet.space
+    epochs = recipe.epochs
     if training.epoch:
         say(f"{training.epoch} of {epochs} epochs are done")
-    largest, smallest = (
-        lower(space, space.architecture(row)) for row in supernet_training.ends(space)
-    )
 
     def tell(progress: Progress) -> None:
         say(
@@ -133,11 +129,8 @@ def _train(
             )
         if not leads:
             continue
-        told = {"loss": loss}
-        for name, layers in (("largest", largest), ("smallest", smallest)):
-            told[f"{dataset.task.metric}/{name}"] = supernet_training.score(
-                training.supernet, layers, dataset.task, searched(dataset), calibration(dataset)
-            )
+        scores = end_scores(training.supernet, dataset)
+        told = {"loss": loss} | {f"{dataset.task.metric}/{n}": s for n, s in scores.items()}
         with writer.as_default(step=training.epoch):
             for name, value in told.items():
                 tf.summary.write(name, np.float32(value), metadata=_scalars())
@@ -353,6 +346,23 @@ def evaluator(supernet: Supernet, dataset: Dataset, store: RecordStore) -> Inher
         searched(dataset),
         calibration(dataset),
     )
+
+
+def end_scores(supernet: Supernet, dataset: Dataset) -> dict[str, float]:
+    """What the largest and the smallest network score on the search split, weights inherited."""
+    from tfgen.training import supernet_training
+
+    space = supernet.space
+    return {
+        name: supernet_training.score(
+            supernet,
+            lower(space, space.architecture(row)),
+            dataset.task,
+            searched(dataset),
+            calibration(dataset),
+        )
+        for name, row in zip(("largest", "smallest"), supernet_training.ends(space), strict=True)
+    }
 
 
 def shared(
