@@ -38,6 +38,7 @@ from tfgen.space.lowering import lower
 from tfgen.space.search_space import SearchSpace
 from tfgen.tables import number, table
 from tfgen.training import datasets
+from tfgen.training.recipe import LARGEST_ZOOM
 
 _BUDGET = flags.DEFINE_multi_string(
     "budget", [], "What you can afford: storage_kb=64,accuracy=0.87. Costs are at most, the task's "
@@ -79,7 +80,7 @@ _LIGHT = flags.DEFINE_float(
 )  # fmt: skip
 _ZOOM = flags.DEFINE_float(
     "zoom", 0.0, "As --light: by how much things look larger or smaller.",
-    lower_bound=0.0, upper_bound=1.0,
+    lower_bound=0.0, upper_bound=LARGEST_ZOOM,
 )  # fmt: skip
 _BFLOAT16 = flags.DEFINE_bool(
     "bfloat16", False, "With --float_epochs: computes these in numbers of 16 bits, which is faster "

@@ -843,15 +843,16 @@ def _drawn(
     number: int,
     seed: int,
 ) -> list[Drawn]:
-    """What a policy writes for each budget."""
+    """What a policy writes for each budget, asked for just that: what it keeps is compared."""
     expected = Expected(generator, records, -CAUTION)
     found = []
     for limit in map(float, bench.limits(device, np.linspace(*QUANTILES, sizes.budgets))):
-        (raw,) = generator.propose([Budget({LATENCY: limit}, None, device)], RAW, seed)
-        ms = bench.models[device].costs(raw.choices)[LATENCY]
+        target = generator.platform.targets.asked(Budget({LATENCY: limit}, None, device))
+        raw = generator.draw(np.repeat(target[None], RAW, axis=0), seed)
+        ms = bench.models[device].costs(raw)[LATENCY]
         accuracy = regret = np.nan
         if (ms <= limit).any():
-            cells = raw.choices[ms <= limit]
+            cells = raw[ms <= limit]
             best = cells[[int(np.argmax(expected.predict(cells, 0.5).metric))]]
             answer = judge.answer(number, NAG, device, limit, best, np.nan)
             accuracy, regret = answer.accuracy, answer.regret

@@ -22,7 +22,7 @@ from typing import Any
 from absl import flags
 
 from tfgen import errors, program, workdir
-from tfgen.training.recipe import LARGEST_SHIFT, FloatStage
+from tfgen.training.recipe import LARGEST_SHIFT, LARGEST_ZOOM, FloatStage
 
 _MODEL = flags.DEFINE_string("model", None, "FILE.py:FUNCTION that returns a Keras model; needed.")
 _DATASET = flags.DEFINE_string("dataset", None, "What it is trained on; needed.")
@@ -46,7 +46,7 @@ _LIGHT = flags.DEFINE_float(
 )  # fmt: skip
 _ZOOM = flags.DEFINE_float(
     "zoom", 0.0, "By how much things look larger or smaller at most: a share.",
-    lower_bound=0.0, upper_bound=1.0,
+    lower_bound=0.0, upper_bound=LARGEST_ZOOM,
 )  # fmt: skip
 _BFLOAT16 = flags.DEFINE_bool(
     "bfloat16", False, "Computes in numbers of 16 bits: faster on processors that have them, slow "

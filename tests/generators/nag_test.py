@@ -161,7 +161,7 @@ class PolicyTest(parameterized.TestCase):
                 self.assertEqual(asked[first], limit)
                 self.assertLessEqual(CostModel(SPACE).costs(found.choices)["macs"].max(), limit)
                 self.assertBetween(asked[-1], limit / 1.7, limit)
-            self.assertLess(asked[-1], limit)  # once is not enough for the last
+            self.assertLess(asked[-1], limit)
 
     def test_more_budget_gives_better_networks(self):
         targets = np.array([[10.0, 0.0], [60.0, 0.0]]).repeat(300, axis=0)

@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from tfgen.training.recipe import LARGEST_ZOOM
 from tfgen.training.tasks import VOID
-
-LARGEST_ZOOM = 1.0  # a share
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +22,8 @@ class Moves:
     """Where images go; arrays of any equal shape.
 
     Attributes:
-      down: first row that is seen, of an image with a border of zeros.
+      down: first row that is seen, of an image with a border of zeros as wide as the largest shift;
+        where it is scaled, by how much its middle goes.
       right: first column.
       mirrored: whether columns are seen from right to left.
       scale: pixels of the image for one that is seen, float32: above 1 things look smaller. None
@@ -147,7 +147,7 @@ def moved(x: np.ndarray, moves: Moves, shift: int) -> np.ndarray:
 
 
 def moved_in_graph(tf: Any, x: Any, moves: Moves, shift: int) -> Any:
-    """`moved` of tensors; the moves are tensors too, of int32 and bool [batch]."""
+    """`moved` of tensors; the moves are tensors too, of int32, bool and float32 [batch]."""
     border = _border(x.shape, moves, shift)
     rows, columns = _places(tf, x.shape, moves, shift, border)
     x = tf.gather(tf.pad(x, _around(border)), rows, axis=1, batch_dims=1)

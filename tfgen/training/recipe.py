@@ -44,6 +44,7 @@ _YOUNGER = {
     ),
 }
 LARGEST_SHIFT = 16  # pixels
+LARGEST_ZOOM = 1.0  # a share
 _LARGEST = 10**9  # a whole number of a recipe
 FIT_EXAMPLES = 4096  # of the training split, by which starts are compared
 
@@ -374,7 +375,7 @@ def _check_rates(recipe: FloatStage | Recipe, what: str) -> None:
     """Raises ValueError for a rate or a weight that is none."""
     if not (recipe.learning_rate > 0 and math.isfinite(recipe.learning_rate)):
         raise ValueError(f"{what} needs a positive learning rate: {recipe}")
-    if not (0 <= recipe.light < 1 and 0 <= recipe.zoom <= 1):
+    if not (0 <= recipe.light < 1 and 0 <= recipe.zoom <= LARGEST_ZOOM):
         raise ValueError(f"{what} needs a light below 1 and a zoom of 0..1: {recipe}")
     least = min(recipe.distillation, recipe.weight_decay)
     most = max(recipe.distillation, recipe.weight_decay, recipe.temperature)
