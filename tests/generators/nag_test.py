@@ -333,8 +333,9 @@ class ReproductionTest(absltest.TestCase):
             for summary in found:
                 if summary is not measured:
                     self.assertEqual(summary.over, 0)
-            # Nothing is answered that was revealed and is worse.
-            self.assertLessEqual(found[0].regret, found[2].regret)
+            # Of what was revealed nothing is answered that is worse; what was not may be expected
+            # to be better and have a 1x1 convolution less, here at one of six budgets at most.
+            self.assertLessEqual(found[0].regret, found[2].regret + 0.5 / 6 + 1e-9)
             # Half a point is a 1x1 convolution.
             self.assertLess(found[0].regret, 0.6)
             (kept,) = work.glob("seed_0-*")
