@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from tfgen import errors, seeds
+from tfgen import seeds
 from tfgen.nets.cell_supernet import CellSupernet
 from tfgen.nets.keras_compat import tf
-from tfgen.training import augmentation, descent
+from tfgen.training import augmentation, descent, kept
 from tfgen.training.datasets import Dataset, Split
 from tfgen.training.recipe import SupernetRecipe
 from tfgen.training.supernet_training import fair_networks, learning_rate
@@ -107,9 +107,7 @@ class CellTraining:
         Raises:
           CorruptFileError: the state is of another supernet.
         """
-        shapes = {name: value.shape for name, value in state.items()}
-        if shapes != {name: value.shape for name, value in self.state().items()}:
-            raise errors.CorruptFileError("the checkpoint is not of this supernet of cells")
+        kept.check_shapes(self, state, "the checkpoint is not of this supernet of cells")
         for name, variable in self.supernet.variables.items():
             variable.assign(state[name])
             self._velocities[name].assign(state[name + _VELOCITY_SUFFIX])

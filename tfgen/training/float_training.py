@@ -15,7 +15,7 @@ import numpy as np
 
 from tfgen import errors, seeds
 from tfgen.nets.keras_compat import keras, tf
-from tfgen.training import augmentation, descent, losses
+from tfgen.training import augmentation, descent, kept, losses
 from tfgen.training.datasets import Dataset
 from tfgen.training.recipe import FloatStage
 
@@ -138,9 +138,7 @@ class FloatTraining:
         Raises:
           CorruptFileError: the state is of another model.
         """
-        shapes = {name: value.shape for name, value in state.items()}
-        if shapes != {name: value.shape for name, value in self.state().items()}:
-            raise errors.CorruptFileError("the checkpoint is of another model")
+        kept.check_shapes(self, state, "the checkpoint is of another model")
         count = len(self.model.get_weights())
         self.model.set_weights([state[f"weight/{i}"] for i in range(count)])
         for i, velocity in enumerate(self._velocities):

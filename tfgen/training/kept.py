@@ -36,6 +36,13 @@ class Training(Protocol):
         ...
 
 
+def check_shapes(training: Training, state: Mapping[str, np.ndarray], message: str) -> None:
+    """Raises CorruptFileError with this message unless the state has the training's own arrays."""
+    shapes = {name: value.shape for name, value in state.items()}
+    if shapes != {name: value.shape for name, value in training.state().items()}:
+        raise errors.CorruptFileError(message)
+
+
 @dataclasses.dataclass(frozen=True)
 class Kept:
     """A folder that has a training after its last whole epoch.

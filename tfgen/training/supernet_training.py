@@ -39,7 +39,7 @@ from tfgen.nets.supernet import KERNEL, Supernet, Taken
 from tfgen.space.layers import LayerSpec
 from tfgen.space.lowering import lower
 from tfgen.space.search_space import Choices, Chosen, Decision, SearchSpace
-from tfgen.training import augmentation, descent, fitting, losses
+from tfgen.training import augmentation, descent, fitting, kept, losses
 from tfgen.training.datasets import Dataset, Split, at_once
 from tfgen.training.recipe import DIMENSIONS, SupernetRecipe
 from tfgen.training.tasks import Task
@@ -272,11 +272,8 @@ class SupernetTraining:
         Raises:
           CorruptFileError: the state is of another supernet.
         """
-        shapes = {name: value.shape for name, value in state.items()}
-        if shapes != {name: value.shape for name, value in self.state().items()}:
-            raise errors.CorruptFileError(
-                f"the checkpoint is not of a supernet of {self.supernet.space.name!r}"
-            )
+        name = self.supernet.space.name
+        kept.check_shapes(self, state, f"the checkpoint is not of a supernet of {name!r}")
         self.supernet.assign(state)
         for name, momentum in self._momenta.items():
             momentum.assign(state[name + _MOMENTUM_SUFFIX])
