@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from tfgen import errors, seeds
-from tfgen.nets import blocks, network, rounding
+from tfgen.nets import blocks, depthwise, network, rounding
 from tfgen.nets.keras_compat import keras, tf
 from tfgen.space.layers import INPUT, WEIGHTED_OPS, LayerSlots, LayerSpec, range_owners
 from tfgen.space.lowering import KERNELS, lower_batch
@@ -560,7 +560,7 @@ def _convolved(layer: LayerSpec, x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         return tf.linalg.matmul(x, kernel) if len(x.shape) == 2 else _pointwise(x, kernel)
     if layer.op == "conv":
         return tf.nn.conv2d(x, kernel, layer.stride, _padding(layer))
-    return tf.nn.depthwise_conv2d(x, kernel, [1, layer.stride, layer.stride, 1], _padding(layer))
+    return depthwise.convolved(x, kernel, layer.stride, _padding(layer))
 
 
 def _padding(layer: LayerSpec) -> str:
