@@ -88,6 +88,32 @@ class ExportTest(parameterized.TestCase):
         exported = self.export(loaded.model, loaded.layers)
         self.assertEqual(exported.content, self.exported.content)
 
+    def test_large_file(self) -> None:
+        # 300,000 levels of 8 bits: from 262,144 bytes on the quantizer keeps them behind the tree.
+        layers = mlp((600, 500, 1), (8, 8, 8), 8)
+        trained = trainer.train(layers, self.data, RECIPE, 1)
+        exported = self.export(trained.model, layers)
+        self.assertEqual(stored(exported.content)["hidden_2"].levels.size, 300_000)
+        self.assertGreater(len(exported.content), 300_000)
+
+    def test_constants_behind_the_tree(self) -> None:
+        model = tflite_file.parse(self.exported.content)
+        number, buffer = max(
+            enumerate(model.buffers),
+            key=lambda item: 0 if item[1].data is None else len(item[1].data),
+        )
+        data, buffer.data = bytes(buffer.data), None
+        buffer.offset, buffer.size = 1, len(data)
+        buffer.offset = -(-len(tflite_file.serialize(model)) // 16) * 16
+        tree = tflite_file.serialize(model)
+        content = tree.ljust(buffer.offset, b"\0") + data
+        found = tflite_file.parse(content)
+        self.assertEqual(bytes(found.buffers[number].data), data)
+        whole = tflite_file.parse(self.exported.content)
+        self.assertEqual(tflite_file.serialize(found), tflite_file.serialize(whole))
+        with self.assertRaisesRegex(errors.CorruptFileError, f"buffer {number} ends at byte"):
+            tflite_file.read(content[:-1])
+
     def test_int8_file_answers_the_same(self) -> None:
         exported = self.export(self.trained.model, MIXED, io="int8")
         x = self.data.test.x[:300]

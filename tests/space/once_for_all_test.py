@@ -53,7 +53,7 @@ class SpaceTest(absltest.TestCase):
         self.assertEqual([l.activation for l in found[:2]], ["relu", "relu"])
         self.assertEqual([l.weight_bits for l in found if l.weighted], [4, 8, 8, 8, 8])
 
-    def test_the_first_block_does_not_expand_and_later_units_have_hard_swish(self):
+    def test_the_first_block_does_not_expand(self):
         space = catalog.get("cifar10_once_for_all")
         found = lower(space, space.point({}))
         self.assertEqual(
@@ -61,9 +61,16 @@ class SpaceTest(absltest.TestCase):
             ["block_1_1_depthwise", "block_1_1_project", "block_1_1_add"],
         )
         self.assertNotIn("bits_expand_1_1", space.index)
-        swished = {l.name for l in found if l.op == "hard_swish"}
+
+    def test_later_units_have_hard_swish_or_what_stands_for_it(self):
+        space = once_for_all.mobilenet_v3("as_published", 1.0)
+        swished = {l.name for l in lower(space, space.point({})) if l.op == "hard_swish"}
         self.assertIn("block_4_1_depthwise_hard_swish", swished)
         self.assertNotIn("block_3_1_depthwise_hard_swish", swished)
+        space = catalog.get("cifar10_once_for_all")
+        activations = {l.name: l.activation for l in lower(space, space.point({}))}
+        self.assertEqual(activations["block_3_1_depthwise"], "relu")
+        self.assertEqual(activations["block_4_1_depthwise"], "relu6")
 
     def test_the_range_of_the_space_for_cifar_10(self):
         space = catalog.get("cifar10_once_for_all")

@@ -130,12 +130,24 @@ def reading(source: str | os.PathLike[str] | bytes) -> Iterator[bytes]:
 
 
 def parse(content: bytes) -> Any:
-    """The file as the schema's object tree (`ModelT`)."""
+    """The file as the schema's object tree (`ModelT`), with all its constants.
+
+    Large files have them behind the tree, at places that a buffer tells (the quantizer's from
+    256 KiB on); from there they are brought in.
+    """
     from ai_edge_litert import schema_py_generated as schema
 
     if content[4:8] != IDENTIFIER:
         raise ValueError(f"no {IDENTIFIER.decode()} identifier")
-    return schema.ModelT.InitFromPackedBuf(content, 0)
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    for number, buffer in enumerate(model.buffers or ()):
+        if buffer.offset > 1 and buffer.data is None:  # 0 and 1 stand for none
+            end = buffer.offset + buffer.size
+            if end > len(content):
+                raise ValueError(f"buffer {number} ends at byte {end} of {len(content)}")
+            buffer.data = np.frombuffer(content, np.uint8, buffer.size, buffer.offset)
+            buffer.offset = buffer.size = 0
+    return model
 
 
 def serialize(model: Any) -> bytes:
