@@ -242,6 +242,12 @@ class PolicyTest(parameterized.TestCase):
         self.assertGreater(within.mean(), 0.9)
         best = true_metric(drawn.choices[within]).max()
         self.assertGreaterEqual(best, best_within(budget) - 0.11)
+        # A restored one still knows that there is no other budget to ask it for.
+        again = nag.Nag().restore(SPACE, generator.state())
+        np.testing.assert_array_equal(
+            again.propose([budget], 500, seed=1)[0].choices, drawn.choices
+        )
+        np.testing.assert_array_equal(again.platform.only, [30.0])
         with self.assertRaisesRegex(errors.UsageError, "limits none of macs"):
             nag.Nag().fit_budget(evidence(), Budget({"storage_kb": 1.0}), config, 4)
 

@@ -56,6 +56,12 @@ class TargetsTest(absltest.TestCase):
         other = Targets(COSTS, ranges, 33, "pixel3")
         np.testing.assert_array_equal(other.asked(budget), [5, 0, 0])
 
+    def test_what_networks_cost_as_shares_of_limits(self):
+        limits = np.array([[4.0, 0.0, 2.0], [8.0, 10.0, 0.0]])
+        costs = {"macs": np.array([2.0, 10.0]), "latency_ms": np.array([9.0, 9.0])}
+        # Parameters are not told, and these targets never limit a latency.
+        np.testing.assert_array_equal(made().shares(limits, costs), [[0.5, 0, 0], [1.25, 0, 0]])
+
     def test_a_sweep_goes_down_the_first_cost(self):
         np.testing.assert_allclose(
             made().sweep(3), [[np.e**2, 0, 0], [np.e, 0, 0], [1, 0, 0]], atol=1e-12

@@ -48,7 +48,8 @@ REWARDS = (PARETO, LEARNED, CHEAPEST, MULTI_OBJECTIVE, ABSOLUTE)
 _PILOTS, _ENOUGH, _LOWERINGS = 32, 0.95, 4
 _SWEEP = 16  # budgets for a budget that limits nothing the policy reads
 _DEVICE_REFERENCES = 10  # networks that tell one device from another
-_COSTS, _FEATURES, _REFERENCES = "costs", "platform", "references"  # in the state
+# In the state, the last two of some policies alone.
+_COSTS, _FEATURES, _REFERENCES, _ONLY = "costs", "platform", "references", "only"
 Floats = npt.NDArray[np.float64]
 
 
@@ -225,7 +226,9 @@ class NagGenerator(Drawing):
         costs = tuple(state[_COSTS].tobytes().decode().split())
         knots = int(state["knots"])
         targets = Targets.restored(costs, knots, state)
-        self.platform = platform or Platform(CostModel(space), targets, state[_FEATURES], {})
+        self.platform = platform or Platform(
+            CostModel(space), targets, state[_FEATURES], {}, state.get(_ONLY)
+        )
         inputs = self.platform.inputs
         if (len(state["head"]), len(state["budget"])) != (len(space.decisions), inputs):
             raise ValueError(
@@ -277,23 +280,16 @@ class NagGenerator(Drawing):
         if self.platform.only is not None or (xp is np and not own.any()):
             return own
         key = seeds.fork(xp, asked.key, "nag", "pilot")
-        free = xp.zeros_like(asked.least)
         pilots = np.ones((_PILOTS, 1))
         held = own
         for _ in range(_LOWERINGS):
             drawn = self._drawn(xp, held[:, None] * pilots, key)
             told = self._told(xp, xp.reshape(drawn, (-1, decisions)), costs)
-            shares = []
-            for column, metric in enumerate(targets.costs):
-                share = free
-                if metric in told:
-                    limit = own[:, column]
-                    of_pilots = xp.sort(xp.reshape(told[metric], (-1, _PILOTS)), axis=1)
-                    most = of_pilots[:, int(_ENOUGH * _PILOTS)]
-                    one = xp.ones_like(limit)
-                    share = xp.where(limit > 0, most / xp.where(limit > 0, limit, one), free)
-                shares.append(share)
-            over = xp.maximum(xp.stack(shares, axis=-1), 1.0)
+            most = {
+                metric: xp.sort(xp.reshape(cost, (-1, _PILOTS)), axis=1)[:, int(_ENOUGH * _PILOTS)]
+                for metric, cost in told.items()
+            }
+            over = xp.maximum(targets.shares(own, most, xp), 1.0)
             if xp is np and not (over > 1.0).any():
                 break
             held = held / over
@@ -388,6 +384,8 @@ class Nag:
         state = nag_training.train(platforms, evidence, config, seed)
         if references is not None:
             state[_REFERENCES] = references
+        if platforms[0].only is not None:
+            state[_ONLY] = platforms[0].only
         return NagGenerator(evidence.space, state, platforms[0])
 
     def restore(self, space: SearchSpace, state: Mapping[str, np.ndarray]) -> NagGenerator:

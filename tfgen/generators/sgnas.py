@@ -252,7 +252,9 @@ class SgnasGenerator(Drawing):
         """
         answers = self.answers(targets, xp)
         for _ in range(_LOWERINGS):
-            shares = self._shares(xp, costs(answers), asked)
+            # A latency is selection's to tell.
+            told = {m: cost for m, cost in costs(answers).items() if m != LATENCY}
+            shares = self._targets.shares(self._targets.of_asked(xp, asked), told, xp)
             lowered = xp.any(shares > 1.0, axis=-1)[:, None]
             if xp is np and not lowered.any():
                 break
@@ -260,19 +262,6 @@ class SgnasGenerator(Drawing):
             targets = xp.where(shares > 1.0, lower, targets)
             answers = xp.where(lowered, self.answers(targets, xp), answers)
         return answers
-
-    def _shares(self, xp: Any, costs: Mapping[str, Any], asked: Asked) -> Any:
-        """Shares of the limits that G reads; a latency is selection's to tell [budgets, costs]."""
-        free = xp.zeros_like(asked.least)
-        shares = []
-        for metric in self._targets.costs:
-            share = free
-            if metric in self._targets.limited and metric in costs and metric != LATENCY:
-                limit = asked.limit(metric)
-                told = costs[metric] / xp.where(limit > 0, limit, xp.ones_like(limit))
-                share = xp.where(limit > 0, told, free)
-            shares.append(share)
-        return xp.stack(shares, axis=-1)
 
     def _drawn(
         self, xp: Any, targets: Any, limited: Any, swept: np.ndarray, count: int, key: seeds.Key

@@ -112,6 +112,26 @@ class Targets:
         none = xp.zeros_like(asked.least)
         return xp.stack([asked.limit(m) if m in read else none for m in self.costs], axis=-1)
 
+    def shares(self, limits: Any, costs: Mapping[str, Any], xp: Any = np) -> Any:
+        """What networks cost, as shares of limits [budgets, costs].
+
+        Args:
+          limits: 0 where a cost is free [budgets, costs].
+          costs: of a network for each budget, by metric; those that are not told are free
+            [budgets].
+          xp: NumPy or `nets.tensors`.
+        """
+        free = xp.zeros_like(limits[:, 0])
+        shares = []
+        for column, metric in enumerate(self.costs):
+            share = free
+            if metric in self.limited and metric in costs:
+                limit = limits[:, column]
+                told = costs[metric] / xp.where(limit > 0, limit, xp.ones_like(limit))
+                share = xp.where(limit > 0, told, free)
+            shares.append(share)
+        return xp.stack(shares, axis=-1)
+
     def sweep(self, count: int) -> Floats:
         """Targets for the first cost alone, from its largest limit down [count, costs].
 
