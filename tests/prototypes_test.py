@@ -86,7 +86,7 @@ class PrototypesTest(absltest.TestCase):
             self.assertGreaterEqual(terms["r2"]["measured"], 0.62)
             self.assertLess(terms["macs"]["measured"], whole / 2)
         manifest = workdir.read_manifest(out / "prototype")
-        self.assertEqual(manifest["parents"], {str(self.model): workdir.sha256(self.model)})
+        self.assertEqual(manifest["parents"], {self.model.name: workdir.sha256(self.model)})
         self.assertIsNone(bundles.load(out / "bundle").shared.teacher)
 
         # The figure has the prototype and both networks, and counts as we do.

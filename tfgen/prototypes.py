@@ -294,7 +294,7 @@ def read(
             config={**told, "score": score, "test": tested},
             seed=config.seed,
             data={dataset.name: dataset.fingerprint},
-            parents={str(file): sha256},
+            parents={file.name: sha256},
         )
     say(
         f"{source}: {len(found.layers)} layers, {len(space.decisions)} decisions, "
