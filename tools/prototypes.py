@@ -10,18 +10,12 @@ def resnet20() -> keras.Model:
 
     Shortcuts where the size changes are 1x1 convolutions instead of padded zeros.
     """
-    k = keras.layers
-    inputs = x = keras.Input((32, 32, 3))
-    x = _convolution(x, 16)
-    for width in (16, 32, 64):
-        for block in range(3):
-            stride = 2 if width > 16 and not block else 1
-            y = _convolution(_convolution(x, width, stride=stride), width, relu=False)
-            if stride > 1:
-                x = _convolution(x, width, kernel=1, stride=stride, relu=False)
-            x = k.ReLU()(k.Add()([x, y]))
-    x = k.GlobalAveragePooling2D()(x)
-    return keras.Model(inputs, k.Dense(10)(x), name="resnet20")
+    return _resnet("resnet20", 3)
+
+
+def resnet8() -> keras.Model:
+    """ResNet8 of MLPerf Tiny (Banbury et al. 2021), 12,501,632 MACs at 32x32."""
+    return _resnet("resnet8", 1)
 
 
 def mobilenet() -> keras.Model:
@@ -58,6 +52,22 @@ def detector() -> keras.Model:
             y = _convolution(_convolution(x, width), width, relu=False)
             x = k.ReLU()(k.Add()([x, y]))
     return keras.Model(inputs, k.Conv2D(3 + 4, 1)(x), name="detector")
+
+
+def _resnet(name: str, blocks: int) -> keras.Model:
+    """A residual network for CIFAR-10, of three stages of so many blocks."""
+    k = keras.layers
+    inputs = x = keras.Input((32, 32, 3))
+    x = _convolution(x, 16)
+    for width in (16, 32, 64):
+        for block in range(blocks):
+            stride = 2 if width > 16 and not block else 1
+            y = _convolution(_convolution(x, width, stride=stride), width, relu=False)
+            if stride > 1:
+                x = _convolution(x, width, kernel=1, stride=stride, relu=False)
+            x = k.ReLU()(k.Add()([x, y]))
+    x = k.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, k.Dense(10)(x), name=name)
 
 
 def _convolution(
