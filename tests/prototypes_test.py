@@ -97,6 +97,16 @@ class PrototypesTest(absltest.TestCase):
         rows = (self.root / "results" / "gensynth1_searched.csv").read_text().splitlines()
         self.assertLen(rows, 1 + 5 * 3)
         self.assertTrue((self.root / "results" / "gensynth1.png").is_file())
+        # Where nothing was delivered there is the comparison alone.
+        delivered, alone, told = out / "deployments", self.root / "alone", []
+        delivered.rename(out / "aside")
+        reproduce_synthesis.figure(1, self.root, None, 0, alone, told.append)
+        (out / "aside").rename(delivered)
+        self.assertIn("nothing was delivered", told[-1])
+        self.assertCountEqual(
+            [path.name for path in alone.iterdir()],
+            ["gensynth1_searched.csv", "gensynth1_searched.md"],
+        )
 
         # What was made is not made again; the bundle answers other requirements.
         again = run(*arguments[:1], "--require=r2=0.55", *arguments[2:], "--stop_after=candidates")

@@ -104,6 +104,8 @@ def figure(number: int, root: pathlib.Path, data_dir: str | None, seed: int,
            folder: pathlib.Path, say: Say) -> None:  # fmt: skip
     """Writes figure `number` of the paper and the comparison at equal evaluations.
 
+    Where nothing was delivered (`generate --stop_after=candidates`) there is the comparison alone.
+
     Args:
       number: of the paper's figure.
       root: has `generate`'s output directory as gensynth1, and beside it folders of
@@ -119,19 +121,26 @@ def figure(number: int, root: pathlib.Path, data_dir: str | None, seed: int,
     work = workdir.WorkDir(root / f"gensynth{number}")
     if not (work.bundle / workdir.MANIFEST).is_file():
         raise errors.UsageError(f"{work.bundle}: no bundle; run generate --prototype first")
-    compared = [*_generated(work), *_models(root, work)]
-    for row in compared:
-        say(f"{row.network}: {percent(row.metric)} %, NetScore {row.netscore:.1f}")
+    generated = _generated(work)
     found = searched(work, data_dir, seed, say)
     folder.mkdir(parents=True, exist_ok=True)
-    reports.write_csv(folder / f"gensynth{number}.csv", compared)
     reports.write_csv(folder / f"gensynth{number}_searched.csv", found)
+    reports.write_markdown(
+        folder / f"gensynth{number}_searched.md",
+        "At equal evaluations, weights inherited: the best NetScore that keeps a requirement.",
+        reports.markdown(_SEARCHED, found),
+    )
+    if not generated:
+        say(f"{work.root}: nothing was delivered, so there is no figure")
+        return
+    compared = [*generated, *_models(root, work)]
+    for row in compared:
+        say(f"{row.network}: {percent(row.metric)} %, NetScore {row.netscore:.1f}")
+    reports.write_csv(folder / f"gensynth{number}.csv", compared)
     reports.write_markdown(
         folder / f"gensynth{number}.md",
         "Networks and what they take.",
         reports.markdown(_COMPARED, compared),
-        "At equal evaluations, weights inherited: the best NetScore that keeps a requirement.",
-        reports.markdown(_SEARCHED, found),
     )
     charts.write(_chart(compared), folder, f"gensynth{number}")
 
@@ -147,8 +156,6 @@ def _generated(work: workdir.WorkDir) -> list[Compared]:
         (metric,) = (value for name, value in terms.items() if name in QUALITY_METRICS)
         name = path.parent.name.split("-")[0]
         rows.append(Compared.of(name, "generated", metric, terms))
-    if not rows:
-        raise errors.UsageError(f"{work.root}: nothing was delivered")
     return sorted(rows, key=lambda row: -row.netscore)
 
 
