@@ -27,6 +27,7 @@ from tfgen.deployment import benchmark, contract, delivered, devices, profiling,
 from tfgen.deployment.measurement import Measurement
 from tfgen.evidence import collect as collecting
 from tfgen.evidence import surrogate as surrogates
+from tfgen.evidence.insight import InsightSurrogate
 from tfgen.evidence.local_surrogate import near
 from tfgen.evidence.record import Record, RecordStore
 from tfgen.experiment import Experiment
@@ -481,6 +482,8 @@ def answer(
       InfeasibleBudgetError: nothing fits.
     """
     check_answerable(bundle, budget, costs)
+    # What is known best is a candidate too.
+    known = bundle.surrogate.scored if isinstance(bundle.surrogate, InsightSurrogate) else None
 
     def select(asked: Budget) -> list[Candidate]:
         return selector.select(
@@ -491,6 +494,7 @@ def answer(
             asked,
             method,
             seed,
+            known,
         )
 
     try:

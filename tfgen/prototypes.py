@@ -186,7 +186,9 @@ def make(
         gains = _gains(experiment, work, supernet, dataset, score, generator, say)
         records = list(score.known.values())
     scale = PerformanceScale.of([record.metric for record in records])
+    scored = space.choices([record.architecture for record in records])
     surrogate = generator.surrogate(scale).with_gain(gains)
+    surrogate = surrogate.knowing(scored, np.array([record.metric for record in records]))
     tuning = experiment.fine_tuning
     assert tuning is not None  # a prototype's has it
     teacher = supernets.prototype_weights(work) if tuning.distils else None

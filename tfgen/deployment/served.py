@@ -4,8 +4,9 @@ It answers as `selection.Selector` does with one round of draws and no refinemen
 seeds alike; tests compare the two. There a pool of thousands is sorted and merged over rounds; here
 each budget has a few dozen draws, and every step is a comparison of them with each other.
 
-One difference: where a bundle knows its records, `generate` predicts by a process of those near a
-budget (`evidence.local_surrogate`); here the encoder predicts.
+Two differences: where a bundle knows its records, `generate` predicts by a process of those near a
+budget (`evidence.local_surrogate`); here the encoder predicts. And `generate` looks at the networks
+of a prototype that were scored, beside its draws.
 """
 
 from __future__ import annotations

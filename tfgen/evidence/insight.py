@@ -8,6 +8,7 @@ from some thirty networks, where an encoder that begins with nothing needs hundr
 from __future__ import annotations
 
 import dataclasses
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,7 +22,10 @@ from tfgen.evidence.surrogate import Prediction
 from tfgen.space.search_space import Choices, SearchSpace
 
 _ENDS = (0.005, 0.995)  # of a metric whose log-odds are taken
-_GAIN = "gain"
+_GAIN, _SCORED, _SCORES = "gain", "scored", "scores"
+# By what equal trainings of a network differ, log-odds: 0.5 points at 88 %, 0.8 at 80. Measured on
+# deliveries of three prototypes: 0.02 (CIFAR-10), 0.06 (CamVid), 0.07 (BCCD).
+_SCATTER = 0.05
 
 
 def log_odds(metric: npt.ArrayLike) -> Floats:
@@ -69,7 +73,8 @@ class Insight:
 class InsightSurrogate:
     """Predicts as the encoder does (`evidence.surrogate`), by an insight.
 
-    Its intervals are by what it expected of networks before it saw them.
+    Its intervals are by what it expected of networks before it saw them, and by what trainings
+    differ where networks are trained further. Of a network that was scored it knows the score.
     """
 
     def __init__(self, space: SearchSpace, state: Mapping[str, np.ndarray]):
@@ -118,13 +123,26 @@ class InsightSurrogate:
         lost: Any = 0.0
         for number, values in enumerate(self.insight.costs):
             lost = lost + xp.take(xp.asarray(values), choices[:, number], axis=0)
-        expected = self.insight.top - lost
         ends = np.quantile(self._residuals, [1.0 - confidence, 0.5, confidence])
-        low, metric, high = (1.0 / (1.0 + xp.exp(-(expected + end))) for end in ends)
+        low, metric, high = self._known(
+            xp, choices, [self.insight.top - lost + end for end in ends]
+        )
         span = self.scale.high - self.scale.low
         performance, scatter = (metric - self.scale.low) / span, 0.5 * (high - low) / span
         low, metric, high = (self._reached(xp, value) for value in (low, metric, high))
+        if self.tuned:
+            low, high = _scattered(xp, low, metric, high, confidence)
         return Prediction(performance, scatter, metric, low, high)
+
+    def _known(self, xp: Any, choices: Any, expected: Sequence[Any]) -> list[Any]:
+        """Metrics of these log-odds, and for a network that was scored its score."""
+        odds = [1.0 / (1.0 + xp.exp(-ends)) for ends in expected]
+        if self.scored is None:
+            return odds
+        same = xp.astype(choices[:, None] == xp.asarray(self.scored), xp.int64)
+        same = xp.sum(same, axis=-1) == len(self.space.decisions)  # [architectures, scored]
+        own = xp.matmul(xp.astype(same, xp.float64), self._state[_SCORES][:, None])[:, 0]
+        return [xp.where(xp.any(same, axis=-1), own, metric) for metric in odds]
 
     @property
     def tuned(self) -> bool:
@@ -148,6 +166,21 @@ class InsightSurrogate:
         above = xp.maximum(scored - places[-1], 0.0)
         return xp.minimum(within * below + above, 1.0)
 
+    def knowing(self, choices: Choices, metrics: Floats) -> InsightSurrogate:
+        """The same with what some networks scored.
+
+        Args:
+          choices: canonical, each once [networks, decisions].
+          metrics: their scores [networks].
+        """
+        told = {_SCORED: np.asarray(choices, np.int64), _SCORES: np.asarray(metrics, np.float64)}
+        return InsightSurrogate(self.space, {**self._state, **told})
+
+    @property
+    def scored(self) -> Choices | None:
+        """The networks whose scores it knows [networks, decisions]; None for none."""
+        return self._state.get(_SCORED)
+
     def with_gain(self, gain: np.ndarray) -> InsightSurrogate:
         """The same for deliveries that are trained further than what was scored.
 
@@ -161,3 +194,23 @@ class InsightSurrogate:
         ordered = np.asarray(gain, np.float64)[np.argsort(gain[:, 0], kind="stable")]
         ordered[:, 1] = optimize.isotonic_regression(ordered[:, 1]).x
         return InsightSurrogate(self.space, {**self._state, _GAIN: ordered})
+
+
+def _scattered(xp: Any, low: Any, metric: Any, high: Any, confidence: float) -> tuple[Any, Any]:
+    """An interval's ends, with what trainings differ by."""
+    spread = statistics.NormalDist().inv_cdf(confidence) * _SCATTER
+
+    def odds(value: Any) -> Any:
+        share = xp.minimum(xp.maximum(value, _ENDS[0]), _ENDS[1])
+        return xp.log(share / (1.0 - share))
+
+    def metric_at(odds: Any) -> Any:
+        return 1.0 / (1.0 + xp.exp(-odds))
+
+    middle = odds(metric)
+    below = xp.sqrt(xp.square(middle - odds(low)) + spread**2)
+    above = xp.sqrt(xp.square(odds(high) - middle) + spread**2)
+    return (
+        xp.minimum(metric, metric_at(middle - below)),
+        xp.maximum(metric, metric_at(middle + above)),
+    )
