@@ -71,8 +71,8 @@ class GoldenTest(parameterized.TestCase):
         # The whole network has log-odds of 1, a score of 0.731059; 0.7 reaches 0.8, and what is
         # more reaches as much more. The 5 % quantile of residuals is -0.45: 0.634136 reaches 0.1
         # more, 0.577 log-odds below the metric's 1.593; with the 0.082 by which trainings differ
-        # (1.645 * 0.05) it is 0.583 below. The smallest network loses 1 in each of five decisions: 1 / (1 + e^4) = 0.017986,
-        # which reaches as 0.4 does, that reaches 0.5: 0.022483.
+        # (1.645 * 0.05) it is 0.583 below. The smallest network loses 1 in each of five decisions:
+        # 1 / (1 + e^4) = 0.017986, which reaches as 0.4 does, that reaches 0.5: 0.022483.
         told = bundle.surrogate.predict(
             bundle.space.choices([bundle.space.point({})] * 2) * np.array([[1], [0]])
         )

@@ -13,7 +13,7 @@ from absl.testing import absltest
 from tests.space.small import mlp
 from tfgen import errors, making, workdir
 from tfgen.space import catalog
-from tfgen.training import cluster, datasets, population
+from tfgen.training import cluster, datasets, population, trainer
 from tfgen.training.recipe import Recipe
 
 RAY = importlib.util.find_spec("ray") is not None
@@ -58,6 +58,22 @@ class MakingTest(absltest.TestCase):
         self.assertEqual(path, there / making.MODEL)
         self.check_same(here, there)
         self.assertEqual(steps[-1], 60)
+
+    def test_a_network_that_was_trained_is_not_trained_again(self):
+        here, there, trained = self.root / "here", self.root / "there", self.root / "trained"
+        making.make(self.order, here, trained=trained)
+        with mock.patch.object(trainer, "train", side_effect=AssertionError):
+            making.make(self.order, there, trained=trained)
+            for name in (making.MODEL, making.RECIPE):
+                self.assertEqual((here / name).read_bytes(), (there / name).read_bytes())
+            with self.assertRaises(AssertionError):  # another one is
+                making.make(dataclasses.replace(self.order, seed=4), there, trained=trained)
+        # One that is damaged is replaced.
+        written = (trained / workdir.MANIFEST).read_bytes()
+        (trained / trainer.MODEL).write_bytes(b"nothing")
+        making.make(self.order, there, trained=trained)
+        self.assertNotEqual((trained / workdir.MANIFEST).read_bytes(), written)
+        self.assertEqual((here / making.MODEL).read_bytes(), (there / making.MODEL).read_bytes())
 
     @absltest.skipUnless(RAY, "needs Ray: pip install tfgen[ray]")
     def test_a_cluster_makes_the_same_files(self):

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -30,6 +30,9 @@ from tfgen.training import cluster, tasks
 from tfgen.training.datasets import Dataset, Split
 from tfgen.training.population import Limits
 from tfgen.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from tfgen.training.trainer import Trained
 
 MODEL, RECIPE = "model.tflite", "recipe.json"
 TRAINED = "trained"
@@ -74,6 +77,13 @@ class Order:
         return self.shared is None or self.tune
 
     @property
+    def training(self) -> dict[str, Any]:
+        """What is told of its training, as JSON can."""
+        if self.shared is None:
+            return self.recipe.to_json()
+        return {"inherited": True, **(self.shared.fine_tuning.to_json() if self.tune else {})}
+
+    @property
     def network(self) -> str:
         """What tells it from the other orders of a bundle, in hex."""
         text = json.dumps([self.seed, *(layer.to_json() for layer in self.layers)], sort_keys=True)
@@ -106,7 +116,7 @@ def make(
       order: the network.
       folder: where the file goes.
       trained: where the Keras model is kept, and beside it a float stage that is under way; None
-        keeps neither.
+        keeps neither. One that is there and was trained so is not trained again.
       progress: told the steps done and the loss.
 
     Returns:
@@ -118,46 +128,10 @@ def make(
       ExportMismatchError: the file disagrees with the network.
     """
     from tfgen.deployment import export
-    from tfgen.training import trainer
 
-    space, layers, dataset, seed = order.space, order.layers, order.dataset, order.seed
+    space, layers, dataset = order.space, order.layers, order.dataset
     export.check_bits(layers, space.bit_policy)  # a minute before export would
-    kept = None if trained is None else trained.with_name(f"{trained.name}-float")
-    if order.shared is None:
-        result = trainer.train(layers, dataset, order.recipe, seed, kept=kept, progress=progress)
-        told = order.recipe.to_json()
-    else:
-        own = supernets.inherited(space, order.shared, layers)
-        told = {"inherited": True}
-        if order.tune:
-            tuning = order.shared.fine_tuning
-            teacher = supernets.teacher(space, order.shared) if tuning.distils else None
-            result = trainer.train(
-                layers,
-                dataset,
-                tuning,
-                seed,
-                weights=own,
-                teacher=teacher,
-                kept=kept,
-                progress=progress,
-            )
-            told |= tuning.to_json()
-        else:
-            result = trainer.inherit(layers, own, order.shared.examples.train.x, dataset)
-    if trained is not None:
-        with workdir.writing_folder(trained) as fresh:
-            trainer.save(result, fresh)
-            workdir.write_manifest(
-                fresh,
-                config={
-                    "recipe": told,
-                    "layers": [layer.to_json() for layer in layers],
-                },
-                seed=seed,
-                data={dataset.name: dataset.fingerprint},
-                parents={},
-            )
+    result = _trained(order, trained, progress)
     examples = dataset.test.x
     exported = export.export(result.model, result.layers, examples, space.bit_policy, io=order.io)
     path = folder / MODEL
@@ -166,7 +140,7 @@ def make(
         folder / RECIPE,
         {
             "layers": [layer.to_json() for layer in layers],
-            "training": {**told, "seed": seed, "dataset": dataset.fingerprint},
+            "training": {**order.training, "seed": order.seed, "dataset": dataset.fingerprint},
             "preprocessing": dict(dataset.preprocessing),
             "input_output": order.io,
             "quantizer": json.loads(exported.recipe_json),
@@ -179,6 +153,65 @@ def make(
         },
     )
     return path
+
+
+def _trained(order: Order, trained: pathlib.Path | None, progress: Progress | None) -> Trained:
+    """The network after its training, or as it was trained before; arguments as `make` has them."""
+    from tfgen.nets import network
+    from tfgen.training import trainer
+
+    layers, dataset, shared, seed = order.layers, order.dataset, order.shared, order.seed
+    # All that decides what it becomes, beside the seed and the data.
+    config = {
+        "recipe": order.training,
+        "layers": [layer.to_json() for layer in layers],
+        "shared": None if shared is None else network.digest(
+            {
+                "variables": shared.variables,
+                "teacher": shared.teacher or {},
+                "examples": {"x": shared.examples.train.x},
+            }
+        ),
+    }  # fmt: skip
+    data = {dataset.name: dataset.fingerprint}
+    if trained is not None and _is_of(trained, config, seed, data):
+        return trainer.load(trained)
+    own = None if shared is None else supernets.inherited(order.space, shared, layers)
+    if order.trains:
+        recipe = order.recipe if shared is None else shared.fine_tuning
+        distils = shared is not None and recipe.distils
+        result = trainer.train(
+            layers,
+            dataset,
+            recipe,
+            seed,
+            weights=own,
+            teacher=supernets.teacher(order.space, shared) if distils else None,
+            kept=None if trained is None else trained.with_name(f"{trained.name}-float"),
+            progress=progress,
+        )
+    else:
+        result = trainer.inherit(layers, own, shared.examples.train.x, dataset)
+    if trained is not None:
+        with workdir.writing_folder(trained) as fresh:
+            trainer.save(result, fresh)
+            workdir.write_manifest(fresh, config=config, seed=seed, data=data, parents={})
+    return result
+
+
+def _is_of(
+    trained: pathlib.Path, config: Mapping[str, Any], seed: int, data: Mapping[str, str]
+) -> bool:
+    """Whether a network lies there whole that would become the same if it was trained again."""
+    workdir.recover(trained)
+    if not (trained / workdir.MANIFEST).is_file():
+        return False
+    try:
+        known = workdir.read_manifest(trained)
+    except errors.CorruptFileError:
+        return False  # it is replaced
+    found = (known["config"], known["seed"], known["data"], known.get("versions"))
+    return found == (json.loads(json.dumps(config)), seed, data, workdir.versions())
 
 
 # --- in a child ---------------------------------------------------------------------------------

@@ -386,7 +386,7 @@ def write_manifest(
         "seed": seed,
         "data": dict(data),
         "parents": dict(parents),
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": versions(),
         "files": {p.relative_to(folder).as_posix(): sha256(p) for p in files},
     }
     manifest["sha256"] = _own_hash(manifest)
@@ -450,8 +450,9 @@ def _own_hash(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-def _versions() -> dict[str, str]:
-    found = {}
+def versions() -> dict[str, str]:
+    """Of Python and of what results depend on."""
+    found = {"python": platform.python_version()}
     for name in _VERSIONED:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)

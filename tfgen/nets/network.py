@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -66,6 +67,15 @@ def _variable(model: keras.Model, layer_name: str, part: str) -> tf.Variable:
     if part in NORM_PARTS:
         return getattr(model.get_layer(layer_name + blocks.NORM_SUFFIX), NORM_PARTS[part])
     return model.get_layer(layer_name).weights[(KERNEL, BIAS).index(part)]
+
+
+def digest(weights: Weights) -> str:
+    """sha256 of the arrays, in the order of their names, in hex."""
+    found = hashlib.sha256()
+    for name in sorted(weights):
+        for part in sorted(weights[name]):
+            found.update(np.ascontiguousarray(weights[name][part]).tobytes())
+    return found.hexdigest()
 
 
 def with_weights(

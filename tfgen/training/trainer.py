@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import itertools
 import pathlib
 import time
@@ -183,14 +182,10 @@ def _floated(
     model = network.build(layers, dataset.train.x.shape[1:])
     for name, arrays in start.items():
         network.assign(model, name, arrays)
-    digest = hashlib.sha256()
-    for name in sorted(start):
-        for part in sorted(start[name]):
-            digest.update(np.ascontiguousarray(start[name][part]).tobytes())
     config = {
         "stage": dataclasses.asdict(stage),
         "layers": [layer.to_json() for layer in layers],
-        "start": digest.hexdigest(),
+        "start": network.digest(start),
     }
     training = float_training.FloatTraining(model, dataset, stage, seed, teacher)
     place = None
