@@ -6,8 +6,9 @@
         --device=host
 
 NAG (Guo et al. 2021) on a space of Once-for-All (Cai et al. 2020): 5 to 24 million MACs. The
-largest network is trained first, in float; then kernels (and bits), depths and widths shrink in
-turn. A quarter of the steps go on training the largest network, which teaches the others.
+largest network is trained first, nearly all of it in float; then kernels (and bits), depths and
+widths shrink in turn. A quarter of the steps go on training the largest network, which teaches the
+others.
 """
 
 import ml_collections

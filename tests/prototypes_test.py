@@ -7,6 +7,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+import types
 from unittest import mock
 
 import numpy as np
@@ -16,7 +17,8 @@ from tfgen import bundle as bundles
 from tfgen import errors, prototypes, workdir
 from tfgen.experiment import Experiment
 from tfgen.nets.keras_compat import keras
-from tfgen.training import datasets
+from tfgen.training import datasets, tasks
+from tfgen.training.datasets import Split
 from tools import reproduce_synthesis
 
 QUICK = [
@@ -184,6 +186,36 @@ class PrototypesTest(absltest.TestCase):
         self.assertEqual(done.returncode, 2)
         self.assertIn("little more than guesses have; the inputs of 'california_h", done.stderr)
         self.assertFalse(out.exists())
+
+    def test_what_cannot_be_met_is_said_before_anything_is_trained(self):
+        out = self.root / "soon"
+        requirement = "--require=r2=0.99,params=5"
+        done = run(f"--prototype={self.model}", requirement, f"--output_dir={out}", *QUICK)
+        self.assertEqual(done.returncode, 3, done.stderr)
+        self.assertIn("is more than the prototype's own 0.", done.stderr)
+        self.assertIn("has less than params", done.stderr)
+        self.assertNotIn("epoch 1/", done.stderr)
+        # What can be neither cut nor have fewer bits makes no space.
+        small = self.root / "small.keras"
+        k = keras.layers
+        layers = [keras.Input((4, 4, 3)), k.Conv2D(6, 3), k.Conv2D(1, 2), k.Flatten()]
+        keras.Sequential(layers).save(small)
+        images = self.enter_context(mock.patch.object(prototypes.fitting, "check"))
+        self.enter_context(mock.patch.object(prototypes, "_guessed", return_value=-np.inf))
+        data = types.SimpleNamespace(
+            name="images",
+            fingerprint="f",
+            task=tasks.REGRESSION,
+            preprocessing={},
+            **dict.fromkeys(
+                ("validation", "test"), Split(np.ones((4, 4, 4, 3), np.float32), np.eye(4)[:, :1])
+            ),
+        )
+        work = workdir.WorkDir(self.root / "uncut")
+        with self.assertRaisesRegex(errors.UsageError, "nothing of it can be cut or have fewer"):
+            prototypes.read(str(small), data, work, prototypes.PrototypeConfig(), print)
+        images.assert_called_once()
+        self.assertFalse(work.prototype.exists())
 
     def test_bad_input_is_one_line(self):
         model = f"--prototype={self.model}"

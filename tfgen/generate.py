@@ -28,7 +28,7 @@ from absl import flags
 from tfgen import bundle as bundles
 from tfgen import errors, generators, making, pipeline, program, prototypes, training_flags, workdir
 from tfgen.cost.budget import Budget, parse_all, rounded_up
-from tfgen.cost.cost_model import CONFIDENCE, LATENCY
+from tfgen.cost.cost_model import CONFIDENCE, LATENCY, CostModel
 from tfgen.cost.netscore import information_density, netscore
 from tfgen.deployment import devices
 from tfgen.nets import keras_file
@@ -315,7 +315,22 @@ def _made(budgets: Sequence[Budget]) -> bundles.Bundle:
                 f"{dataset.name!r} is judged by {dataset.task.metric}, not by {budget.quality[0]}"
             )
     work = workdir.WorkDir(workdir.user_path(_OUTPUT_DIR.value))
-    return prototypes.make(_PROTOTYPE.value, dataset, work, config, _say)
+
+    def check(space: SearchSpace, tested: float) -> None:
+        """Says what cannot be met; raises where that is every budget."""
+        costs, missed = CostModel(space), []
+        for budget in budgets:
+            if budget.quality is not None and budget.quality[1] > tested:
+                _say(f"note: {budget} is more than the prototype's own {tested:.4f}")
+            counted = {m: v for m, v in budget.limits.items() if m in costs.metrics}
+            try:
+                costs.check(Budget(counted, budget.quality))
+            except errors.InfeasibleBudgetError as error:
+                missed.append(error)
+        if len(missed) == len(budgets):
+            raise missed[0]
+
+    return prototypes.make(_PROTOTYPE.value, dataset, work, config, _say, check)
 
 
 def _bundle_path(budgets: Sequence[Budget]) -> pathlib.Path:
@@ -415,7 +430,7 @@ def _deliver_attempts(
     wanted: int,
     maker: making.Maker,
 ) -> int:
-    exit_code = 0
+    exit_code, asked = 0, wanted
     for number_, candidate in enumerate(attempts, start=1):
         what = "weights are inherited by" if start == pipeline.INHERIT else "training"
         print(f"\n{what} {candidate.architecture.fingerprint} ({number_} of {len(attempts)})")
@@ -443,7 +458,9 @@ def _deliver_attempts(
             return 0
         if not delivery.contract.holds:
             exit_code = errors.ContractMissedError.exit_code
-    return exit_code
+    if asked > 1:
+        _say(f"{asked - wanted} of {asked} networks are delivered; there are no more candidates")
+    return exit_code or errors.ContractMissedError.exit_code
 
 
 def _steps(bundle: bundles.Bundle, start: str, examples: int) -> int:

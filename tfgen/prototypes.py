@@ -14,7 +14,7 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -57,6 +57,8 @@ TEMPERATURE = 4.0  # of distillation, as it was measured on CIFAR-10 and CamVid
 _STIMULI = 256  # examples by which networks are probed
 _GAIN_PLACES = (0.75, 0.25)  # in the range of requirements, where gains are measured
 _SPACE, _WEIGHTS = supernets.PROTOTYPE_SPACE, supernets.PROTOTYPE_WEIGHTS
+# Told a space and what its prototype scores; raises what is to end everything.
+Check = Callable[[SearchSpace, float], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +158,12 @@ def after_float(fine_tuning: Recipe, epochs: int, bfloat16: bool) -> Recipe:
 
 
 def make(
-    source: str, dataset: Dataset, work: workdir.WorkDir, config: PrototypeConfig, say: Say
+    source: str,
+    dataset: Dataset,
+    work: workdir.WorkDir,
+    config: PrototypeConfig,
+    say: Say,
+    check: Check | None = None,
 ) -> bundles.Bundle:
     """Everything from a model to a bundle; what is in the work directory is not made again.
 
@@ -166,12 +173,17 @@ def make(
       work: of this prototype alone.
       config: how.
       say: told what is done.
+      check: told the space and what the prototype scores on the test split, before the hours that
+        networks take; raises what is to end that.
 
     Raises:
-      UsageError: the model does not fit the data, or the work directory is of another one.
+      UsageError: the model does not fit the data, nothing of it can be cut, or the work directory
+        is of another one.
       CorruptFileError: the model cannot be read; says why and names the layer.
     """
     space = read(source, dataset, work, config, say)
+    if check is not None:
+        check(space, float(workdir.read_manifest(work.prototype)["config"]["test"]))
     experiment = config.experiment(space, dataset)
     made = _made(experiment, dataset, work)
     if made is not None:
@@ -243,6 +255,10 @@ def read(
     sha256 = workdir.sha256(file)
     function = source.rpartition(":")[2] if file.suffix == ".py" else ""
     told = {"sha256": sha256, "function": function, "compact": config.compact}
+    graph = None
+    if function:  # what it returns may be another model than before
+        graph = keras_file.read(source)
+        told["returned"] = graph.digest
     if (work.prototype / workdir.MANIFEST).is_file():
         known = workdir.read_manifest(work.prototype)
         differ = [name for name in told if known["config"].get(name) != told[name]]
@@ -256,10 +272,11 @@ def read(
                 "--output_dir"
             )
         return SearchSpace.from_json(workdir.read_json(work.prototype / _SPACE))
+    from tfgen.deployment import export
     from tfgen.nets import network, prototype_network, pruning
-    from tfgen.training import trainer
+    from tfgen.training import supernet_training, trainer
 
-    found = prototype_network.read(keras_file.read(source), source)
+    found = prototype_network.read(graph or keras_file.read(source), source)
     for remark in found.remarks:
         say(f"note: {remark}")
     fitting.check(found.layers, dataset, source)
@@ -283,6 +300,10 @@ def read(
         say(f"note: layer {layer!r} is left whole: {reason}")
     name = re.sub(r"\W", "_", function or file.stem)
     space = prototype.space(f"{name}_{sha256[:8]}", compact=config.compact)
+    if not space.decisions:
+        raise errors.UsageError(f"{source}: nothing of it can be cut or have fewer bits")
+    for row in supernet_training.ends(space):  # a file refuses what no runtime executes
+        export.check_bits(lower(space, space.architecture(row)), space.bit_policy)
     order = pruning.importance(prototype, found.weights)
     weights = pruning.pruned(prototype, found.weights, found.layers, order)
     with workdir.writing_folder(work.prototype) as folder:

@@ -1,7 +1,7 @@
 """NAG on this machine: five budgets of latency, files measured, against independent search.
 
 One policy answers all budgets; independent policies, taught by the same records, share its steps
-and have one budget each (section 4.3, table 3). Of either one's candidates the first is delivered
+and have one budget each (section 4.2, table 3). Of either one's candidates the first is delivered
 whose untrained file keeps the budget here, as `generate` does, with inherited weights: what is
 compared are measured latencies and accuracies on the test split, by budget and by the area that
 each front covers. Policies of single budgets lie in ROOT/cifar10_once_for_all/reproduce.

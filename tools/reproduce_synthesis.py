@@ -60,6 +60,8 @@ class Compared:
       netscore: of these.
       density: percent of the metric for each million parameters.
       energy: of one inference at 8 bits, in microjoules (`counting.energy_pj`).
+      asked: of the metric, of a generated network; NaN for others.
+      holds: whether its contract was kept; None for others.
     """
 
     network: str
@@ -70,13 +72,24 @@ class Compared:
     netscore: float
     density: float
     energy: float
+    asked: float = math.nan
+    holds: bool | None = None
 
     @classmethod
-    def of(cls, network: str, kind: str, metric: float, costs: Mapping[str, float]) -> Compared:
+    def of(
+        cls,
+        network: str,
+        kind: str,
+        metric: float,
+        costs: Mapping[str, float],
+        asked: float = math.nan,
+        holds: bool | None = None,
+    ) -> Compared:
         params, macs = costs["params"], costs["macs"]
         score = float(netscore(np, max(metric, _LEAST), params, macs))
         density = information_density(metric, params)
-        return cls(network, kind, metric, params, macs, score, density, costs["energy_uj"])
+        energy = costs["energy_uj"]
+        return cls(network, kind, metric, params, macs, score, density, energy, asked, holds)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,10 +165,13 @@ def _generated(work: workdir.WorkDir) -> list[Compared]:
     """What was delivered, best NetScore first."""
     rows = []
     for path in sorted(work.root.glob("deployments/*/contract.json")):
-        terms = {t["metric"]: t["measured"] for t in workdir.read_json(path)["terms"]}
-        (metric,) = (value for name, value in terms.items() if name in QUALITY_METRICS)
+        contract = workdir.read_json(path)
+        terms = {t["metric"]: t["measured"] for t in contract["terms"]}
+        (term,) = (t for t in contract["terms"] if t["metric"] in QUALITY_METRICS)
         name = path.parent.name.split("-")[0]
-        rows.append(Compared.of(name, "generated", metric, terms))
+        asked = math.nan if term["asked"] is None else term["asked"]
+        holds = bool(contract["holds"])
+        rows.append(Compared.of(name, "generated", term["measured"], terms, asked, holds))
     return sorted(rows, key=lambda row: -row.netscore)
 
 
@@ -295,7 +311,9 @@ def _netscores(space: SearchSpace, choices: Choices, metrics: np.ndarray) -> np.
 _COMPARED = (
     Column("network", lambda row: row.network),
     Column("kind", lambda row: row.kind),
+    Column("asked, %", lambda row: _number(100 * row.asked, 1)),
     Column("metric, %", lambda row: percent(row.metric)),
+    Column("kept", lambda row: {True: "yes", False: "no", None: "-"}[row.holds]),
     Column("parameters", lambda row: f"{row.params:,.0f}"),
     Column("million MACs", lambda row: f"{row.macs / 1e6:.2f}"),
     Column("NetScore", lambda row: f"{row.netscore:.1f}"),

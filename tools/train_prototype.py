@@ -146,10 +146,11 @@ def main(argv: Sequence[str]) -> int:
 def _made(text: str) -> Any:
     """The model that a function of a file returns; raises UsageError."""
     file, function = _file(text), text.rpartition(":")[2]
-    spec = importlib.util.spec_from_file_location(file.stem, file)
+    spec = importlib.util.spec_from_file_location("prototype_factory", file)
     if spec is None or spec.loader is None:
         raise errors.UsageError(f"--model={text}: give FILE.py:FUNCTION")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look for the module that they are of
     spec.loader.exec_module(module)
     if not hasattr(module, function):
         raise errors.UsageError(f"--model={text}: {file} has no {function!r}")

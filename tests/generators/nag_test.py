@@ -248,6 +248,7 @@ class PolicyTest(parameterized.TestCase):
             again.propose([budget], 500, seed=1)[0].choices, drawn.choices
         )
         np.testing.assert_array_equal(again.platform.only, [30.0])
+        np.testing.assert_array_equal(again.on(CostModel(SPACE)).platform.only, [30.0])
         with self.assertRaisesRegex(errors.UsageError, "limits none of macs"):
             nag.Nag().fit_budget(evidence(), Budget({"storage_kb": 1.0}), config, 4)
 

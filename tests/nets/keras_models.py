@@ -130,7 +130,20 @@ def everyday(keras: Any) -> Any:
     return keras.Model(pixels, k.Dense(10)(k.Dropout(0.1)(x)))
 
 
-_ALL = (residual, everyday, depthwise, dense, branches, plain, segmenting)
+def scaled(keras: Any) -> Any:
+    """Images of a single channel between layers, and a vector that is scaled and normalised."""
+    k = keras.layers
+    inputs = keras.Input(SHAPE)
+    x = k.Conv2D(1, 3, padding="same", activation="relu")(inputs)
+    x = k.SeparableConv2D(12, 3, padding="same", activation="relu")(x)
+    x = k.Dense(1, activation="relu")(x)
+    x = k.Dense(9, activation="relu")(x)
+    x = k.Dense(16)(k.GlobalAveragePooling2D()(x))
+    x = k.BatchNormalization()(k.Rescaling(0.5, offset=1.0)(x))
+    return keras.Model(inputs, k.Dense(10)(x))
+
+
+_ALL = (residual, everyday, depthwise, dense, branches, plain, segmenting, scaled)
 MODELS = {f.__name__: f for f in _ALL}
 
 

@@ -17,6 +17,7 @@ from absl.testing import absltest, parameterized
 
 from tests.nets import keras_models
 from tfgen import errors, seeds
+from tfgen.deployment import export
 from tfgen.nets import keras_file, network, prototype_network, pruning
 from tfgen.nets.keras_compat import tf
 from tfgen.nets.keras_file import KerasGraph, Node
@@ -24,6 +25,7 @@ from tfgen.nets.keras_kinds import INPUT_NODE as IN
 from tfgen.nets.supernet import Supernet
 from tfgen.space.lowering import lower
 from tfgen.space.prototype import Prototype
+from tfgen.training import supernet_training
 
 SOFTMAX = ("residual", "plain", "segmenting")
 
@@ -62,9 +64,14 @@ class ReadingTest(parameterized.TestCase):
             outputs = np.exp(outputs - outputs.max(axis=-1, keepdims=True))
             outputs /= outputs.sum(axis=-1, keepdims=True)
         np.testing.assert_allclose(outputs, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
-        # Only the outputs cannot be cut.
+        # Only the outputs cannot be cut, and what is small.
         prototype = Prototype(found.layers, found.input_shape)
-        self.assertLen(prototype.whole, 1)
+        large = [group.whole for group in prototype.groups if group.channels >= 8 and group.whole]
+        self.assertEqual(large, ["it is the network's output"])
+        self.assertTrue(all(group.whole for group in prototype.groups if group.channels < 8))
+        space = prototype.space("networks")
+        for row in supernet_training.ends(space):
+            export.check_bits(lower(space, space.architecture(row)), space.bit_policy)
         self.cut(prototype, found)
 
     def cut(self, prototype, found):
@@ -76,17 +83,16 @@ class ReadingTest(parameterized.TestCase):
         small = network.with_weights(layers, found.input_shape, sliced)
         kept = prototype.kept(layers, order)
         zeroed = {}
+        depthwise = {layer.name: layer.op == "depthwise" for layer in found.layers}
         for name, own in found.weights.items():
-            gone = np.setdiff1d(np.arange(own["kernel"].shape[-1]), kept[name])
-            if own["kernel"].shape[-1] == 1:  # depthwise
-                gone = np.setdiff1d(np.arange(own["kernel"].shape[-2]), kept[name])
+            gone = np.setdiff1d(np.arange(own["kernel"].shape[-1 - depthwise[name]]), kept[name])
             zeroed[name] = {part: value.copy() for part, value in own.items()}
             for part in ("gamma", "beta", "bias"):
                 if part in own:
                     zeroed[name][part][gone] = 0.0
             if "gamma" not in own:
                 kernel = zeroed[name]["kernel"]
-                kernel[(..., gone, 0) if kernel.shape[-1] == 1 else (..., gone)] = 0.0
+                kernel[(..., gone, 0) if depthwise[name] else (..., gone)] = 0.0
         whole = network.with_weights(found.layers, found.input_shape, zeroed)
         x = keras_models.images()
         expected = whole(x, training=False).numpy()
@@ -209,6 +215,11 @@ class RefusalTest(parameterized.TestCase):
                 "module": "subprocess", "class_name": "Popen", "config": {}}}},
             "names Popen 'subprocess', which is never",
         ),
+        (
+            {"class_name": "Dense", "config": {"name": "d", "kernel_regularizer": {
+                "module": None, "class_name": "Mine", "registered_name": "my>Mine", "config": {}}}},
+            "layer 'd' names 'my>Mine', which is never imported or run",
+        ),
         ({"class_name": "Dense", "module": "mine", "config": {}}, "Dense of mine"),
         (
             {"class_name": "Dense", "inbound_nodes": [[["_CONSTANT_VALUE", -1, "ls", {}]]]},
@@ -226,6 +237,22 @@ class RefusalTest(parameterized.TestCase):
         for version in ("2.15.0", "3.8.0"):
             path = self.zipped(metadata={"keras_version": version}, config=config)
             self.refused(path, message)
+
+    def test_a_factory_may_have_dataclasses(self):
+        path = self.folder / "mine.py"
+        path.write_text(
+            "from __future__ import annotations\n"
+            "import dataclasses, keras\n"
+            "@dataclasses.dataclass\n"
+            "class Widths:\n"
+            "    first: int = 4\n"
+            "def make():\n"
+            "    k = keras.layers\n"
+            "    return keras.Sequential([k.Input((3,)), k.Dense(Widths().first)])\n"
+        )
+        graph = keras_file.read(f"{path}:make")
+        self.assertEqual([node.kind for node in graph.nodes], ["Dense"])
+        self.assertNotEqual(graph.digest, keras_file.read(f"{path}:make").digest)  # other weights
 
     def test_a_description_without_end(self):
         path = self.zipped(metadata={}, config="x" * (17 << 20))

@@ -3,6 +3,7 @@
 Wong, Shafiee, Chwyl and Li, "FermiNets: Learning generative machines to generate efficient neural
 networks via generative synthesis", 2018, section 2. How its symbols are realised:
 
+  N = {V, E}            a network: its layers and what flows between them (`LayerSpec`)
   phi, the prototype    the largest network of the space (`space.prototype` makes one of any model)
   G(s; theta_G)         `generate`: two hidden layers from a seed's numbers to scores of every
                         decision's values, of which the largest is taken
@@ -11,15 +12,18 @@ networks via generative synthesis", 2018, section 2. How its symbols are realise
                         M parameters, m in G MACs; it knows nothing of bits, which are for budgets
                         on bytes and for selection
   1_r                   a least metric: what G reads beside the seed
-  X                     examples of the training split
-  Y                     `Reactions`
+  X                     examples of the training split, put in at the input
+  Y                     `Reactions` of all V that have channels to lose; edges are not probed
   I(G; theta_I)         `Inquisitor`; with its insight, gradient descent on theta_G is Delta theta_G
 
-A cycle generates networks, scores and probes them, updates theta_I, and lets it update theta_G.
+G_0 is at random; I_0 knows the prototype's own reactions. Cycle k generates networks, scores and
+probes them, updates theta_I, and lets it update theta_G.
 
 Where the paper is silent or we depart from it:
   * Its 1_r is one requirement. Our G reads one of a range, as overlapping hats, so another
     requirement needs no other G.
+  * Its I learns from Y, U and 1_r. Ours learns from networks, their scores and Y what a cut costs;
+    U and 1_r enter where that becomes Delta theta_G.
   * Its seeds need not matter. Each of ours has a taste, fixed at random: what it would rather keep.
   * G is not taught by the gradient of U, which shares of choices would have, but by what each
     single change of the network that it writes would be worth (`gensynth_training`).

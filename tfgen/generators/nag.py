@@ -19,6 +19,9 @@ Where the paper is silent or we depart from it:
   * A budget that limits no cost that the policy reads is drawn for budgets over the whole range of
     its first cost.
   * Where too many draws for a budget would exceed it, the policy is asked for a lower one.
+  * A budget beyond the range of training is read as its nearest end. Where nothing keeps it,
+    selection refuses and names the nearest that something does; where nothing is left to gain, the
+    cost model says that the limit is none. Of latencies only the first is said.
 """
 
 from __future__ import annotations
@@ -257,6 +260,7 @@ class NagGenerator(Drawing):
             own = targets.device or "none"
             raise errors.UsageError(f"this generator was trained for one device, {own}")
         platform = Platform.of(cost_model, targets.costs, targets.knots, references)
+        platform = dataclasses.replace(platform, only=self.platform.only)
         changed = {_FEATURES: platform.features, **platform.targets.state()}
         return NagGenerator(self._space, {**self._state, **changed}, platform)
 
@@ -338,7 +342,7 @@ class Nag:
     def fit_budget(
         self, evidence: Evidence, budget: Budget, config: NagConfig, seed: int
     ) -> NagGenerator:
-        """A policy for one budget alone: repeated independent search (section 4.3, table 3).
+        """A policy for one budget alone: repeated independent search (section 4.2, table 3).
 
         Raises:
           UsageError: the budget limits none of the config's costs.

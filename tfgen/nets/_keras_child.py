@@ -93,6 +93,7 @@ def _made(path: str, factory: str) -> Any:
     if spec is None or spec.loader is None:
         raise Refused("it is no Python file")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look for the module that they are of
     sys.path.insert(0, str(pathlib.Path(path).parent))
     try:
         spec.loader.exec_module(module)
@@ -213,13 +214,19 @@ def _check_weights(file: Any, file_bytes: int) -> None:
     workdir.check_unpacked(unpacked_bytes, file_bytes)
 
 
-def _check(config: Any, nested: bool = False) -> None:
-    """Refuses a description that names anything but layers that are read and their plain parts."""
+def _check(config: Any, nested: bool = False, of: str = "it") -> None:
+    """Refuses a description that names anything but layers that are read and their plain parts.
+
+    Args:
+      config: of the model, or a part of it.
+      nested: whether it is a part.
+      of: whose part, for the user.
+    """
     if isinstance(config, list):
         for value in config:
-            _check(value, nested=True)
+            _check(value, True, of)
     elif config == _CONSTANT:
-        raise Refused("it calls a layer with a constant, which is not read")
+        raise Refused(f"{of} calls a layer with a constant, which is not read")
     if not isinstance(config, Mapping):
         return
     layers = config.get("layers")
@@ -228,17 +235,23 @@ def _check(config: Any, nested: bool = False) -> None:
         if not (kind in KINDS or kind in _MODELS) or not _is_home(kind, layer.get("module")):
             own = layer.get("config") if kind else None
             name = own.get("name") if isinstance(own, Mapping) else layer
-            of = f" of {layer['module']}" if kind in KINDS else ""
-            raise Refused(f"layer {name!r} ({kind}{of}): such layers are not read")
+            home = f" of {layer['module']}" if kind in KINDS else ""
+            raise Refused(f"layer {name!r} ({kind}{home}): such layers are not read")
     kind, module = config.get("class_name"), config.get("module")
+    own = config.get("config")
+    if kind in KINDS and isinstance(own, Mapping) and own.get("name"):
+        of = f"layer {own['name']!r}"
     if kind in _RUN or not _is_home(kind, module):
-        named = config.get("config") if kind in _RUN else module
-        raise Refused(f"it names {kind} {named!r}, which is never imported or run")
+        named = own if kind in _RUN else module
+        raise Refused(f"{of} names {kind} {named!r}, which is never imported or run")
+    for name in (kind, config.get("registered_name")):
+        if isinstance(name, str) and ">" in name:  # as Keras writes what users registered
+            raise Refused(f"{of} names {name!r}, which is never imported or run")
     if nested and config.get("compile_config") not in _NONE:
         raise Refused(f"it names how a part of it, {kind}, is compiled, which is never run")
     for key, value in config.items():
         if nested or key not in _UNREAD:
-            _check(value, nested=True)
+            _check(value, True, of)
 
 
 def _is_home(kind: Any, module: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
@@ -50,6 +51,16 @@ class KerasGraph:
     input_shape: tuple[int, ...]
     nodes: tuple[Node, ...]
     output: str
+
+    @property
+    def digest(self) -> str:
+        """sha256 of all that it computes by, in hex."""
+        found = hashlib.sha256(f"{self.input_shape} {self.output}".encode())
+        for node in self.nodes:
+            found.update(f"{node.name} {node.kind} {node.config} {node.inputs}".encode())
+            for array in node.arrays:
+                found.update(np.ascontiguousarray(array).tobytes())
+        return found.hexdigest()
 
 
 def file_of(source: str | os.PathLike[str]) -> pathlib.Path:

@@ -146,12 +146,11 @@ class _Reader:
     def finished(self, output: str) -> tuple[LayerSpec, ...]:
         """The layers, of which the last one makes the output; raises ValueError."""
         last = self._tensors[output]
-        if (
-            not self._layers
-            or self._layers[-1].name != last.layer
-            or any(last.padding)
-            or last.affine
-        ):
+        if last.affine:
+            raise ValueError(
+                f"its output, of {output!r}, is normalised, and no dense layer follows"
+            )
+        if not self._layers or self._layers[-1].name != last.layer or any(last.padding):
             raise ValueError(f"its output, of {output!r}, is not made by the last layer")
         for name in [layer.name for layer in self._layers if layer.op == "concat"]:
             self._join_nested(name)
@@ -357,14 +356,8 @@ def _conv(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tensor:
         y = reader.layer(node, "depthwise", [_bare(x)], weights=weights, **window.fields())
     elif groups != 1:
         raise _NoForm(f"convolutions in {groups} groups are not read")
-    elif window.kernel == 1 and window.stride == 1 and x.channels > 1:
-        y = reader.layer(
-            node,
-            "dense",
-            [x],
-            weights={KERNEL: kernel[0, 0], BIAS: bias},
-            channels=kernel.shape[-1],
-        )
+    elif window.kernel == 1 and window.stride == 1:
+        y = _pointwise(reader, node, x, kernel[0, 0], bias)
     else:
         y = reader.layer(
             node,
@@ -375,6 +368,21 @@ def _conv(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tensor:
             **window.fields(),
         )
     return reader.activated(node, y, _activation(config))
+
+
+def _pointwise(
+    reader: _Reader, node: Node, x: _Tensor, kernel: np.ndarray, bias: np.ndarray
+) -> _Tensor:
+    """A dense layer of each pixel, or of a vector.
+
+    Of an image of a single channel that is a product to the converter; there it is a convolution.
+    """
+    if x.size and x.channels == 1:
+        op, kernel = "conv", kernel[np.newaxis, np.newaxis]
+    else:
+        op = "dense"
+    weights = {KERNEL: kernel, BIAS: bias}
+    return reader.layer(node, op, [x], weights=weights, channels=kernel.shape[-1])
 
 
 def _depthwise(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tensor:
@@ -404,23 +412,21 @@ def _separable(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tenso
         weights={KERNEL: window.around(depthwise), BIAS: np.zeros(x.channels)},
         **window.fields(),
     )
-    outputs = pointwise.shape[-1]
-    bias = rest[0] if rest else np.zeros(outputs)
-    weights = {KERNEL: pointwise[0, 0], BIAS: bias}
-    y = reader.layer(node, "dense", [y], weights=weights, channels=outputs)
+    bias = rest[0] if rest else np.zeros(pointwise.shape[-1])
+    y = _pointwise(reader, node, y, pointwise[0, 0], bias)
     return reader.activated(node, y, _activation(node.config))
 
 
 def _dense(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tensor:
+    (x,) = inputs
     kernel = node.arrays[0]
-    if kernel.shape[:-1] != (inputs[0].channels,):
-        raise _NoForm(f"its kernel is {kernel.shape}, its input has {inputs[0].channels} channels")
+    if kernel.shape[:-1] != (x.channels,):
+        raise _NoForm(f"its kernel is {kernel.shape}, its input has {x.channels} channels")
     bias = _bias(node, kernel.shape[-1])
-    if inputs[0].affine:
-        scale, offset = inputs[0].affine
+    if x.affine:
+        scale, offset = x.affine
         bias, kernel = bias + offset @ kernel, scale[:, None] * kernel
-    weights = {KERNEL: kernel, BIAS: bias}
-    y = reader.layer(node, "dense", inputs, weights=weights, channels=kernel.shape[-1])
+    y = _pointwise(reader, node, x, kernel, bias)
     return reader.activated(node, y, _activation(node.config))
 
 
@@ -434,7 +440,8 @@ def _batch_norm(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tens
     mean, variance = arrays
     epsilon = float(node.config["epsilon"])
     made = reader.maker(x)
-    bare = made is not None and made.activation == "linear" and not made.batch_norm
+    # What was scaled since it was made is no longer what the layer makes.
+    bare = made is not None and made.activation == "linear" and not (made.batch_norm or x.affine)
     if made is not None and bare and made.weighted and reader.alone(node, x):
         # Ours has an epsilon of its own: the scale makes up for the difference.
         gamma = gamma * np.sqrt((variance + blocks.NORM_EPSILON) / (variance + epsilon))

@@ -63,7 +63,7 @@ class Prototype:
         self._roots = [unions.find(number) for number in range(len(unions.sizes))]
         members = unions.members()
         self.groups = tuple(
-            Group(names[0], unions.sizes[root], tuple(names), unions.reason(root))
+            Group(names[0], unions.sizes[root], tuple(names), _whole(unions, root))
             for root, names in members.items()
         )
         self._numbers = {root: number for number, root in enumerate(members)}
@@ -150,10 +150,16 @@ class Prototype:
         return kept
 
 
+def _whole(unions: _Unions, root: int) -> str:
+    """Why none of a set's channels can be cut; empty where they can."""
+    few = f"fewer than {_LEAST_CUT} channels are not cut" if unions.sizes[root] < _LEAST_CUT else ""
+    return unions.reason(root) or few
+
+
 def _menu(group: Group) -> tuple[int, ...]:
     """How many channels may be kept, ascending; the last is all of them."""
     whole = group.channels
-    if group.whole or whole < _LEAST_CUT:
+    if group.whole:
         return (whole,)
     steps = {
         max(_CHANNEL_STEP, round(whole * step / _STEPS / _CHANNEL_STEP) * _CHANNEL_STEP)
