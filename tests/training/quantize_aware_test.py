@@ -11,6 +11,7 @@ from tests.space.small import mlp
 from tfgen import errors
 from tfgen.nets import rounding
 from tfgen.nets.keras_compat import tf
+from tfgen.space.layers import LayerSpec
 from tfgen.training import datasets, quantize_aware, tasks, trainer
 from tfgen.training.recipe import Recipe, initial_weights
 
@@ -250,6 +251,33 @@ class TrainerTest(absltest.TestCase):
         path.write_bytes(path.read_bytes()[:1000])
         with self.assertRaisesRegex(errors.CorruptFileError, str(path)):
             trainer.load(folder)
+
+
+class StatisticsTest(absltest.TestCase):
+    def test_they_are_of_images_as_training_shows_them(self) -> None:
+        image = {"in_channels": 1, "out_channels": 1, "in_size": (8, 8)}
+        vector = {"in_channels": 1, "out_channels": 1}
+        layers = [
+            LayerSpec(
+                name="stem", op="conv", inputs=("input",), out_size=(8, 8), weight_bits=8,
+                batch_norm=True, **image,
+            ),
+            LayerSpec(name="mean", op="mean", inputs=("stem",), **image),
+            LayerSpec(name="output", op="dense", inputs=("mean",), weight_bits=8, **vector),
+        ]  # fmt: skip
+        white = datasets.Split(np.ones((64, 8, 8, 1), np.float32), np.ones((64, 1), np.float32))
+        data = datasets.Dataset("white", tasks.REGRESSION, white, white, white, {})
+        still = Recipe(steps=10, warmup_steps=1, batch_size=64)
+        # All ones, through a kernel of 1: the mean is 1. Moved by -4 .. 4 pixels each way, on
+        # average 8 - 20 / 9 rows and as many columns of eight are seen, the rest are zeros: a share
+        # of 0.5216. A hundred batches take 1 - 0.97 ** 100 of the way there from 0. The mean of so
+        # many images scatters by 0.002: ten deviations.
+        for recipe, mean in ((still, 1.0), (dataclasses.replace(still, shift=4), 0.5216)):
+            model = quantize_aware.build(layers, (8, 8, 1))
+            quantize_aware.variables(model, "stem")["kernel"].assign([[[[1.0]]]])
+            trainer._watch(model, data, recipe, 3)
+            found = quantize_aware.variables(model, "stem")["moving_mean"].numpy()
+            np.testing.assert_allclose(found, mean * (1 - 0.97**100), atol=0.02)
 
 
 if __name__ == "__main__":

@@ -301,41 +301,40 @@ def _estimate_statistics(model: keras.Model, dataset: Dataset, recipe: Recipe, s
     which comes back; at 4 and 8 bits nothing moves.
     """
     quantize_aware.set_rounding(model, weights=True, activations=True)
-    _watch(model, dataset.train.x, recipe.batch_size, seed)
+    _watch(model, dataset, recipe, seed)
 
 
-def _watch(model: keras.Model, x: np.ndarray, batch_size: int, seed: int) -> None:
-    """Runs the model on batches of x, as in training but for the steps."""
-    rows = seeds.stream(seed, "statistics").integers(len(x), size=(_STATISTICS_BATCHES, batch_size))
-    batches = tf.constant(rows)
+def _watch(model: keras.Model, dataset: Dataset, recipe: Recipe, seed: int) -> None:
+    """Runs the model on batches of the training split, as in training but for the steps.
+
+    Images are moved and lit as in training: what normalised them there is of such images. By the
+    statistics of images as they are, a ResNet-20 that was trained with shifts of 4 pixels lost two
+    points of accuracy on CIFAR-10.
+    """
+    random = seeds.stream(seed, "statistics")
+    rows = random.integers(len(dataset.train), size=(_STATISTICS_BATCHES, recipe.batch_size))
+    shown = _shown(dataset, recipe, rows, seeds.derive(seed, "statistics"))
 
     @tf.function
-    def run(x: tf.Tensor) -> None:
+    def run(x: tf.Tensor, y: tf.Tensor) -> None:
         for batch in tf.range(_STATISTICS_BATCHES):
-            model(tf.gather(x, batches[batch]), training=True)
+            model(shown(x, y, batch)[0], training=True)
 
-    run(tf.constant(x))
+    run(tf.constant(dataset.train.x), tf.constant(dataset.train.y))
 
 
-def _steps(
-    model: keras.Model, dataset: Dataset, recipe: Recipe, seed: int, teacher: losses.Teacher | None
-) -> Callable[[int, int], tf.Tensor]:
-    """A graph that runs steps first .. last - 1 and returns the last one's loss.
+# A step's images and targets, of all of the split.
+_Shown = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
-    Batches, moves and learning rates are constants of the graph: Python is left alone between
-    steps. Data are an argument, since Keras keeps graphs, with all constants, longer than their
-    training.
+
+def _shown(dataset: Dataset, recipe: Recipe, rows: np.ndarray, seed: int) -> _Shown:
+    """What a step shows of these rows of the training split [steps, batch]: moved, lit.
+
+    Rows, moves and light are constants of the graph that calls it.
     """
-    loss_of = losses.of(dataset.task)
-    distance = losses.from_teacher(dataset.task, recipe.temperature)
-    x, y = tf.constant(dataset.train.x), tf.constant(dataset.train.y)
-    batches = tf.constant(recipe.batches(len(dataset.train), seed))  # [steps, batch]
+    batches = tf.constant(rows)
     moves = augmentation.draw(
-        recipe.shift,
-        recipe.flip,
-        tuple(batches.shape),
-        seeds.stream(seed, "augmentation"),
-        recipe.zoom,
+        recipe.shift, recipe.flip, rows.shape, seeds.stream(seed, "augmentation"), recipe.zoom
     )
     down, right = tf.constant(moves.down), tf.constant(moves.right)  # each [steps, batch]
     mirrored = tf.constant(moves.mirrored)
@@ -343,12 +342,10 @@ def _steps(
     factors, ends = None, (0.0, 1.0)
     if recipe.light:
         channels, random = dataset.train.x.shape[-1], seeds.stream(seed, "light")
-        shape = tuple(batches.shape)
-        factors = tf.constant(augmentation.draw_light(recipe.light, shape, channels, random))
+        factors = tf.constant(augmentation.draw_light(recipe.light, rows.shape, channels, random))
         ends = (float(dataset.train.x.min()), float(dataset.train.x.max()))
 
-    def seen(x: tf.Tensor, y: tf.Tensor, step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """The images and the targets of a step's batch."""
+    def shown(x: tf.Tensor, y: tf.Tensor, step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         batch, targets = tf.gather(x, batches[step]), tf.gather(y, batches[step])
         if not recipe.augments:
             return batch, targets
@@ -363,6 +360,22 @@ def _steps(
             batch = augmentation.lit(tf, batch, factors[step], ends)
         return batch, targets
 
+    return shown
+
+
+def _steps(
+    model: keras.Model, dataset: Dataset, recipe: Recipe, seed: int, teacher: losses.Teacher | None
+) -> Callable[[int, int], tf.Tensor]:
+    """A graph that runs steps first .. last - 1 and returns the last one's loss.
+
+    Batches, moves and learning rates are constants of the graph: Python is left alone between
+    steps. Data are an argument, since Keras keeps graphs, with all constants, longer than their
+    training.
+    """
+    loss_of = losses.of(dataset.task)
+    distance = losses.from_teacher(dataset.task, recipe.temperature)
+    x, y = tf.constant(dataset.train.x), tf.constant(dataset.train.y)
+    shown = _shown(dataset, recipe, recipe.batches(len(dataset.train), seed), seed)
     rates = tf.constant(recipe.learning_rates())  # [steps]
     weights = model.trainable_variables
     optimizer = keras.optimizers.Adam(weight_decay=recipe.weight_decay or None)
@@ -374,7 +387,7 @@ def _steps(
     def run(first: tf.Tensor, last: tf.Tensor, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
         loss = tf.constant(0.0)
         for step in tf.range(first, last):
-            batch, targets = seen(x, y, step)
+            batch, targets = shown(x, y, step)
             taught = teacher(batch) if teacher is not None and recipe.distillation else None
             with tf.GradientTape() as tape:
                 outputs = model(batch, training=True)
