@@ -70,8 +70,7 @@ def cifar10(name: str) -> SearchSpace:
     """Networks for CIFAR-10 with the units of MobileNetV3, of 5 to 24 million MACs.
 
     Departure: ReLU6 where MobileNetV3 has hard-swish. LiteRT computes that in 8 bits with its
-    built-in kernels alone, which round up to a quarter of the outputs up: a file of twenty such
-    layers and its network no longer agree.
+    built-in kernels alone, which are slow and round up to a quarter of the outputs up.
     """
     return mobile(
         name,
