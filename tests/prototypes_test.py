@@ -165,7 +165,7 @@ class PrototypesTest(absltest.TestCase):
         self.assertEqual((stage.epochs, stage.batch_size, stage.bfloat16), (30, 8, True))
         self.assertEqual((stage.shift, stage.flip, stage.light), (4, True, 0.2))
         self.assertAlmostEqual(stage.learning_rate, 0.025)
-        self.assertEqual(experiment.fine_tuning.learning_rate, 3e-4)
+        self.assertEqual(experiment.fine_tuning.learning_rate, 1e-5)
         self.assertFalse(experiment.recipe.distils)
         self.assertEqual(Experiment.from_config(experiment.to_json()), experiment)
         with self.assertRaisesRegex(errors.UsageError, "config: .*positive epochs"):
