@@ -318,11 +318,14 @@ def _made(budgets: Sequence[Budget]) -> bundles.Bundle:
 
     def check(space: SearchSpace, tested: float) -> None:
         """Says what cannot be met; raises where that is every budget."""
-        costs, missed = CostModel(space), []
+        costs = CostModel(space, activation_bits=int(_ACTIVATION_BITS.value), io=_IO.value)
+        missed = []
         for budget in budgets:
             if budget.quality is not None and budget.quality[1] > tested:
                 _say(f"note: {budget} is more than the prototype's own {tested:.4f}")
             counted = {m: v for m, v in budget.limits.items() if m in costs.metrics}
+            if not counted:
+                continue
             try:
                 costs.check(Budget(counted, budget.quality))
             except errors.InfeasibleBudgetError as error:

@@ -163,6 +163,7 @@ def _trained(order: Order, trained: pathlib.Path | None, progress: Progress | No
     layers, dataset, shared, seed = order.layers, order.dataset, order.shared, order.seed
     # All that decides what it becomes, beside the seed and the data.
     config = {
+        "trainer": trainer.VERSION,
         "recipe": order.training,
         "layers": [layer.to_json() for layer in layers],
         "shared": None if shared is None else network.digest(
@@ -203,7 +204,6 @@ def _is_of(
     trained: pathlib.Path, config: Mapping[str, Any], seed: int, data: Mapping[str, str]
 ) -> bool:
     """Whether a network lies there whole that would become the same if it was trained again."""
-    workdir.recover(trained)
     if not (trained / workdir.MANIFEST).is_file():
         return False
     try:
