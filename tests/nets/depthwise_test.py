@@ -2,7 +2,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from tfgen.nets import depthwise
-from tfgen.nets.keras_compat import keras, tf
+from tfgen.nets.keras_compat import tf
 
 
 def _gradients(run, x, kernel, upstream):
@@ -73,29 +73,6 @@ class ConvolvedTest(parameterized.TestCase):
             found = of_kernel(*ones).numpy()
             self.assertEqual(found.shape, (5, 5, channels, 1))
             np.testing.assert_array_equal(found[..., -1, 0], seen)
-
-
-class DepthwiseTest(parameterized.TestCase):
-    @parameterized.parameters((5, 1, "same"), (7, 1, "valid"), (5, 2, "same"))
-    def test_trains_as_keras_layer(self, side, stride, padding):
-        random = np.random.default_rng(0)
-        x = tf.constant(random.normal(size=(4, 10, 10, 3)), tf.float32)
-        options = {"strides": stride, "padding": padding, "activation": "relu"}
-        ours = depthwise.Depthwise(side, **options)
-        theirs = keras.layers.DepthwiseConv2D(side, **options)
-        theirs.build(x.shape)
-        ours.build(x.shape)
-        kernel = random.normal(size=(side, side, 3, 1)).astype(np.float32)
-        for layer in (ours, theirs):
-            layer.set_weights([kernel, np.array([0.1, -0.2, 0.3])])
-        results = []
-        for layer in (ours, theirs):
-            with tf.GradientTape() as tape:
-                y = layer(x, training=True)
-                loss = tf.reduce_sum(tf.sin(y))
-            results.append([y, layer(x), *tape.gradient(loss, layer.trainable_variables)])
-        for a, b in zip(*results, strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
 if __name__ == "__main__":

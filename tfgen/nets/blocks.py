@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from tfgen.nets import depthwise
 from tfgen.nets.keras_compat import keras, tf
 from tfgen.space.layers import LayerSpec
 
@@ -86,7 +85,7 @@ def _weighted(spec: LayerSpec, x: tf.Tensor, wrap: Wrap, bits: int | None) -> tf
     elif spec.op == "conv":
         layer = keras.layers.Conv2D(spec.out_channels, spec.kernel, **window, **options)
     else:
-        layer = depthwise.Depthwise(spec.kernel, **window, **options)
+        layer = keras.layers.DepthwiseConv2D(spec.kernel, **window, **options)
     x = wrap(layer, weight_bits=spec.weight_bits, activation_bits=bits if alone else None)(x)
     if spec.batch_norm:
         x = keras.layers.BatchNormalization(

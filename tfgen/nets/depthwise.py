@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tfgen.nets.keras_compat import keras, tf
+from tfgen.nets.keras_compat import tf
 
 _STRIP = 3  # columns of a kernel
 
@@ -56,16 +56,3 @@ def convolved(x: tf.Tensor, kernel: tf.Tensor, stride: int, padding: str) -> tf.
         return tf.nn.depthwise_conv2d(x, kernel, strides, padding), gradients
 
     return in_strips(x, kernel)
-
-
-@keras.saving.register_keras_serializable(package="tfgen")
-class Depthwise(keras.layers.DepthwiseConv2D):
-    """Keras's own layer, trained by `convolved`."""
-
-    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        if not training:
-            return super().call(inputs)
-        y = convolved(inputs, self.depthwise_kernel, self.strides[0], self.padding.upper())
-        if self.use_bias:
-            y = tf.nn.bias_add(y, self.bias)
-        return y if self.activation is None else self.activation(y)
