@@ -34,6 +34,11 @@ def log_odds(metric: npt.ArrayLike) -> Floats:
     return np.asarray(np.log(share / (1.0 - share)))
 
 
+def _metric_at(xp: Any, odds: Any) -> Any:
+    """Of log-odds, what has them."""
+    return 1.0 / (1.0 + xp.exp(-odds))
+
+
 def summed(values: Sequence[Floats], choices: Choices) -> Floats:
     """The sum over decisions of what each value has [networks]."""
     own = [v[column] for v, column in zip(values, choices.T, strict=True)]
@@ -136,13 +141,13 @@ class InsightSurrogate:
 
     def _known(self, xp: Any, choices: Any, expected: Sequence[Any]) -> list[Any]:
         """Metrics of these log-odds, and for a network that was scored its score."""
-        odds = [1.0 / (1.0 + xp.exp(-ends)) for ends in expected]
+        metrics = [_metric_at(xp, odds) for odds in expected]
         if self.scored is None:
-            return odds
+            return metrics
         same = xp.astype(choices[:, None] == xp.asarray(self.scored), xp.int64)
         same = xp.sum(same, axis=-1) == len(self.space.decisions)  # [architectures, scored]
         own = xp.matmul(xp.astype(same, xp.float64), self._state[_SCORES][:, None])[:, 0]
-        return [xp.where(xp.any(same, axis=-1), own, metric) for metric in odds]
+        return [xp.where(xp.any(same, axis=-1), own, metric) for metric in metrics]
 
     @property
     def tuned(self) -> bool:
@@ -204,13 +209,10 @@ def _scattered(xp: Any, low: Any, metric: Any, high: Any, confidence: float) -> 
         share = xp.minimum(xp.maximum(value, _ENDS[0]), _ENDS[1])
         return xp.log(share / (1.0 - share))
 
-    def metric_at(odds: Any) -> Any:
-        return 1.0 / (1.0 + xp.exp(-odds))
-
     middle = odds(metric)
     below = xp.sqrt(xp.square(middle - odds(low)) + spread**2)
     above = xp.sqrt(xp.square(odds(high) - middle) + spread**2)
     return (
-        xp.minimum(metric, metric_at(middle - below)),
-        xp.maximum(metric, metric_at(middle + above)),
+        xp.minimum(metric, _metric_at(xp, middle - below)),
+        xp.maximum(metric, _metric_at(xp, middle + above)),
     )
