@@ -1,5 +1,6 @@
 """From a Keras file to measured smaller networks, on data that ship."""
 
+import csv
 import dataclasses
 import json
 import os
@@ -98,6 +99,16 @@ class PrototypesTest(absltest.TestCase):
         self.assertIn(f"mine,prototype,{self.r2:.6g},{whole + 97},{whole}", text[-1])
         rows = (self.root / "results" / "gensynth1_searched.csv").read_text().splitlines()
         self.assertLen(rows, 1 + 5 * 3)
+        with (self.root / "results" / "gensynth1_seeds.csv").open() as file:
+            of_seeds = list(csv.DictReader(file))
+        self.assertLen(of_seeds, 5)
+        for row in of_seeds:
+            self.assertEqual(int(row["seeds"]), 20)
+            self.assertBetween(int(row["networks"]), 1, 20)
+            self.assertIn(20 * float(row["keeping"]), range(21))
+        # The weaker the requirement, the more random points keep it.
+        shares = [float(row["random_keeping"]) for row in of_seeds]
+        self.assertEqual(shares, sorted(shares))
         self.assertTrue((self.root / "results" / "gensynth1.png").is_file())
         # Where nothing was delivered there is the comparison alone.
         delivered, alone, told = out / "deployments", self.root / "alone", []
@@ -107,7 +118,11 @@ class PrototypesTest(absltest.TestCase):
         self.assertIn("nothing was delivered", told[-1])
         self.assertCountEqual(
             [path.name for path in alone.iterdir()],
-            ["gensynth1_searched.csv", "gensynth1_searched.md"],
+            [
+                f"gensynth1_{table}.{kind}"
+                for table in ("searched", "seeds")
+                for kind in ("csv", "md")
+            ],
         )
 
         # What was made is not made again; the bundle answers other requirements.

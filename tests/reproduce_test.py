@@ -418,7 +418,7 @@ class HostTest(absltest.TestCase):
         self.assertAlmostEqual(areas[reproduce_host.NAG], 0.34)
         self.assertAlmostEqual(areas[reproduce_host.INDEPENDENT], 0.12)
 
-    def test_five_budgets_are_answered_twice(self):
+    def test_five_budgets_are_answered_in_three_ways(self):
         """What takes hours is left out: policies, timing and files."""
         folder = pathlib.Path(self.enter_context(tempfile.TemporaryDirectory()))
         space = small_space()
@@ -438,8 +438,9 @@ class HostTest(absltest.TestCase):
         asked = []
 
         def answer(answering, budget, costs, method, selector, seed, say):
-            asked.append((answering.generators[method], budget.limits["latency_ms"]))
-            if len(asked) == 10:
+            who = answering.generators[method], selector.refinements > 0
+            asked.append((*who, budget.limits["latency_ms"]))
+            if len(asked) == 15:
                 raise errors.InfeasibleBudgetError("nothing fits")
             return [types.SimpleNamespace(cost=budget.limits, metric=0.7)]
 
@@ -456,11 +457,12 @@ class HostTest(absltest.TestCase):
             rows = reproduce_host.host(lab, 5, 1, folder, lambda text: None)
         # A tenth to nine tenths of 4,000 latencies between 1 and 2 ms.
         np.testing.assert_allclose(
-            [limit for _, limit in asked[::2]], [1.1, 1.3, 1.5, 1.7, 1.9], atol=1e-3
+            [limit for *_, limit in asked[::3]], [1.1, 1.3, 1.5, 1.7, 1.9], atol=1e-3
         )
         # An independent policy has a fifth of the steps.
-        self.assertEqual([who for who, _ in asked], ["one for all", 200] * 5)
-        self.assertEqual([row.holds for row in rows], [True] * 9 + [False])
+        ways = [("one for all", False), ("one for all", True), (200, False)]
+        self.assertEqual([tuple(who) for *who, _ in asked], ways * 5)
+        self.assertEqual([row.holds for row in rows], [True] * 14 + [False])
         self.assertIn("| no |", (folder / "nag_host.md").read_text())
 
 

@@ -1,6 +1,8 @@
 """From a supernet to a measured file: trained, scored, fitted, answered and delivered, in small."""
 
+import collections
 import dataclasses
+import itertools
 import pathlib
 import shutil
 import tempfile
@@ -114,11 +116,31 @@ class PipelineTest(absltest.TestCase):
             largest,
             tasks.CLASSIFICATION,
             supernets.searched(self.dataset),
-            supernets.calibration(self.dataset),
+            supernets.calibration(experiment, self.dataset).x,
             quantized=False,
         )
         self.assertGreater(inherited, 0.7)
         self.assertEqual(Experiment.from_config(experiment.to_json()), experiment)
+
+    def test_statistics_are_of_images_as_training_shows_them(self):
+        count = 40
+        still = supernets.calibration(EXPERIMENT, self.dataset)
+        np.testing.assert_array_equal(still.x, self.dataset.train.x[:512])
+        recipe = dataclasses.replace(EXPERIMENT.supernet, shift=2, flip=True)
+        moving = dataclasses.replace(EXPERIMENT, supernet=recipe)
+        found = supernets.calibration(moving, self.dataset)
+        np.testing.assert_array_equal(found.x, supernets.calibration(moving, self.dataset).x)
+        np.testing.assert_array_equal(found.y, still.y)
+        padded = np.pad(still.x[:count], [(0, 0), (2, 2), (2, 2), (0, 0)])
+        ways = collections.Counter()
+        for own, image in zip(found.x[:count], padded, strict=True):
+            for row, column, step in itertools.product(range(5), range(5), (1, -1)):
+                if (own == image[row : row + 28, column : column + 28][:, ::step]).all():
+                    ways[row, column, step] += 1
+        # One way each; of 50 ways 40 draws take 27.7 in the mean, and fewer than 18 of them once in
+        # 10,000 times.
+        self.assertEqual(ways.total(), count)
+        self.assertGreaterEqual(len(ways), 18)
 
     def test_the_configs_first_method_answers(self):
         experiment = reproduce_supernet.experiment()
@@ -170,7 +192,7 @@ class PipelineTest(absltest.TestCase):
         self.assertEqual(delivery.contract.tested_on, "400 examples of mnist_images_shipped")
         # By chance a quarter; the file scores what the supernet does for that network.
         supernet = supernets.load(EXPERIMENT, self.work, self.dataset)
-        scores = supernets.end_scores(supernet, self.dataset)
+        scores = supernets.end_scores(EXPERIMENT, supernet, self.dataset)
         for name, score in scores.items():
             found = told[f"accuracy of the {name} network, inherited"]
             self.assertAlmostEqual(found, score, delta=0.01)  # two of 200

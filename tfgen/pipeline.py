@@ -121,7 +121,7 @@ def _inherit(
     with contextlib.ExitStack() as stack:
         store = stack.enter_context(RecordStore(work.records, supernet.space))
         stack.enter_context(store.owned())
-        evaluate = supernets.evaluator(supernet, dataset, store)
+        evaluate = supernets.evaluator(experiment, supernet, dataset, store)
         owning = stack.pop_all()
     networks = dict.fromkeys(planned)
     missing = [architecture for architecture in networks if architecture not in evaluate.known]
@@ -230,12 +230,11 @@ def fit(
             )
     else:
         supernet = supernets.load(experiment, work, dataset)
-        assert experiment.fine_tuning is not None  # an experiment checks itself
-        shared = supernets.shared(supernet, dataset, experiment.fine_tuning)
-        scores = supernets.end_scores(supernet, dataset)
+        shared = supernets.shared(experiment, supernet, dataset)
+        scores = supernets.end_scores(experiment, supernet, dataset)
         reached = {f"{metric} of the {n} network, inherited": s for n, s in scores.items()}
         with RecordStore(work.records, space) as store:
-            score = supernets.evaluator(supernet, dataset, store)
+            score = supernets.evaluator(experiment, supernet, dataset, store)
             records = inherited_records(experiment, work, score.known)
             examples = supernets.searched(dataset)
             with store.owned():

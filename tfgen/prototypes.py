@@ -195,7 +195,7 @@ def make(
     supernets.train(experiment, work, dataset, None, say)
     supernet = supernets.load(experiment, work, dataset)
     with RecordStore(work.records, space) as store, store.owned():
-        score = supernets.evaluator(supernet, dataset, store)
+        score = supernets.evaluator(experiment, supernet, dataset, store)
         generator = _generator(experiment, supernet, dataset, score, say)
         gains = _gains(experiment, work, supernet, dataset, score, generator, say)
         records = list(score.known.values())
@@ -215,7 +215,7 @@ def make(
         experiment.recipe,
         surrogate,
         {METHOD: generator, _BASELINE: generators.get(_BASELINE).restore(space, {})},
-        shared=supernets.shared(supernet, dataset, tuning, teacher),
+        shared=supernets.shared(experiment, supernet, dataset, teacher),
     )
     bundles.save(
         work.bundle,

@@ -21,9 +21,9 @@ from tfgen.space import catalog
 from tfgen.space.layers import LayerSpec
 from tfgen.space.lowering import lower
 from tfgen.space.search_space import SearchSpace
+from tfgen.training import augmentation
 from tfgen.training import kept as keeping
 from tfgen.training.datasets import Dataset, Split, at_once
-from tfgen.training.recipe import Recipe
 
 if TYPE_CHECKING:  # TensorFlow is imported where it is needed
     from tfgen.evidence.inherited import Inheritance
@@ -37,6 +37,7 @@ if TYPE_CHECKING:  # TensorFlow is imported where it is needed
 CHECKPOINT = "checkpoint.npz"
 PROTOTYPE_SPACE, PROTOTYPE_WEIGHTS = "space.json", "weights.npz"
 _CALIBRATION = 512  # images, on which a network estimates its statistics
+_CALIBRATION_SEED = 0  # of how they are moved: equal for all networks of all supernets
 _SEARCHED = 2_000  # images of the search split, by which networks are compared
 _SHIPPED = 1_000  # images of the test split that ship with a bundle
 _SHIPPED_VALIDATION = 500
@@ -129,7 +130,7 @@ def _train(
             )
         if not leads:
             continue
-        scores = end_scores(training.supernet, dataset)
+        scores = end_scores(experiment, training.supernet, dataset)
         told = {"loss": loss} | {f"{dataset.task.metric}/{n}": s for n, s in scores.items()}
         with writer.as_default(step=training.epoch):
             for name, value in told.items():
@@ -324,9 +325,24 @@ def _kept_config(experiment: Experiment, work: workdir.WorkDir, dataset: Dataset
 # --- a trained one ------------------------------------------------------------------------------
 
 
-def calibration(dataset: Dataset) -> np.ndarray:
-    """The images on which networks estimate their statistics."""
-    return np.asarray(dataset.train.x[: at_once(dataset.train.x, _CALIBRATION)])
+def calibration(experiment: Experiment, dataset: Dataset) -> Split:
+    """The examples on which networks estimate their statistics, moved as in training.
+
+    What normalised a network there is of such images: by the statistics of images as they are,
+    networks of a supernet that was trained with shifts of 4 pixels lose 2 to 4 points of CIFAR-10.
+
+    Args:
+      experiment: whose supernet it is.
+      dataset: of whose training split they are.
+    """
+    recipe, train = experiment.supernet, dataset.train
+    assert recipe is not None  # it has a supernet
+    count = at_once(train.x, _CALIBRATION)
+    x, y = train.x[:count], train.y[:count]
+    if recipe.augments:
+        random = seeds.stream(_CALIBRATION_SEED, "calibration")
+        x, y = augmentation.examples(x, y, recipe.shift, recipe.flip, random)
+    return Split(x, y)
 
 
 def searched(dataset: Dataset) -> Split:
@@ -334,8 +350,10 @@ def searched(dataset: Dataset) -> Split:
     return Split(dataset.validation.x[:_SEARCHED], dataset.validation.y[:_SEARCHED])
 
 
-def evaluator(supernet: Supernet, dataset: Dataset, store: RecordStore) -> Inheritance:
-    """Scores networks of the supernet on the search split."""
+def evaluator(
+    experiment: Experiment, supernet: Supernet, dataset: Dataset, store: RecordStore
+) -> Inheritance:
+    """Scores networks of the experiment's supernet on the search split."""
     from tfgen.evidence.inherited import Inheritance
 
     return Inheritance(
@@ -344,11 +362,11 @@ def evaluator(supernet: Supernet, dataset: Dataset, store: RecordStore) -> Inher
         dataset.fingerprint,
         dataset.task,
         searched(dataset),
-        calibration(dataset),
+        calibration(experiment, dataset).x,
     )
 
 
-def end_scores(supernet: Supernet, dataset: Dataset) -> dict[str, float]:
+def end_scores(experiment: Experiment, supernet: Supernet, dataset: Dataset) -> dict[str, float]:
     """What the largest and the smallest network score on the search split, weights inherited."""
     from tfgen.training import supernet_training
 
@@ -359,24 +377,24 @@ def end_scores(supernet: Supernet, dataset: Dataset) -> dict[str, float]:
             lower(space, space.architecture(row)),
             dataset.task,
             searched(dataset),
-            calibration(dataset),
+            calibration(experiment, dataset).x,
         )
         for name, row in zip(("largest", "smallest"), supernet_training.ends(space), strict=True)
     }
 
 
 def shared(
+    experiment: Experiment,
     supernet: Supernet,
     dataset: Dataset,
-    fine_tuning: Recipe,
     teacher: Mapping[str, np.ndarray] | None = None,
 ) -> SharedWeights:
     """What a bundle needs for its networks to inherit their weights, without the data set.
 
     Args:
+      experiment: has how the supernet was trained, and how a delivery goes on.
       supernet: whose weights they are.
       dataset: of which a few examples ship.
-      fine_tuning: how a delivery goes on.
       teacher: see `SharedWeights`.
     """
     variables = {name: variable.numpy() for name, variable in supernet.variables.items()}
@@ -388,11 +406,12 @@ def shared(
     few = dataclasses.replace(
         dataset,
         name=f"{dataset.name}_shipped",
-        train=first(dataset.train, _CALIBRATION),
+        train=calibration(experiment, dataset),
         validation=first(dataset.validation, _SHIPPED_VALIDATION),
         test=first(dataset.test, _SHIPPED),
     )
-    return SharedWeights(variables, few, fine_tuning, teacher)
+    assert experiment.fine_tuning is not None  # an experiment checks itself
+    return SharedWeights(variables, few, experiment.fine_tuning, teacher)
 
 
 def inherited(

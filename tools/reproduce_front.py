@@ -2,14 +2,17 @@
 
 On the same revealed cells (`reproduce_nag`) and one device at a time:
 
-  nag                  one policy, trained once, that answers all budgets
+  nag                  one policy, trained once, that answers all budgets; where too many of its
+                       samples would exceed a budget it is asked for less
   nag, refined         the same; selection tries neighbours of its best draws, as `generate` does
   independent policy   the same, trained for one budget alone: repeated independent search (table 3)
   multi-objective      such a policy, taught by MnasNet's reward: OFA-MO of table 1
   evolution            regularized evolution by what the evaluator expects: OFA of table 1
 
-The policies of one budget share the steps of the one for all budgets. All look at 1,000 networks
-for an answer, but for what is refined. What each seed and device gave lies in
+The policies of one budget share the steps of the one for all budgets, and one evaluator, which
+evolution asks too. Policies draw 1,000 networks for an answer, evolution looks at 1,000 different
+ones that keep the budget; `looked at` is how many different ones of the draws do. Raw samples are
+those for the budget itself, of all policies alike. What each seed and device gave lies in
 WORK_DIR/nasbench201_nag, so that a stopped run goes on.
 """
 
@@ -18,9 +21,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -36,12 +40,13 @@ from tfgen.space.architecture import Architecture
 from tools import charts, reports, reproduce_nag
 from tools.reports import Column, duration, percent
 from tools.reproduce_nag import Bench, Expected, Sizes
-from tools.reproduce_setting import digest
+from tools.reproduce_setting import different, digest
 
 NAG, INDEPENDENT, MULTI, EVOLUTION = "nag", "independent policy", "multi-objective", "evolution"
 REFINED = "nag, refined"
 METHODS = (NAG, REFINED, INDEPENDENT, MULTI, EVOLUTION)
 DEVICES = ("pixel3", "gold_6240", "1080ti_batch_1")  # a phone, a CPU, a GPU
+_VERSION = 2  # of what is asked and kept
 _EXPECTATIONS = 1_000  # of the evaluator, for an answer: the paper's evolution has as many
 _HISTOGRAMS = (1, 3)  # which of five budgets figure 3 is about
 _BINS = 40
@@ -61,7 +66,9 @@ class Front:
       latency_ms: of the answer.
       accuracy: of the answer, per cent.
       regret: points below the best cell within the budget.
-      within: of raw samples, the share within the budget; None for evolution.
+      within: of raw samples for the budget itself, the share within it; None for evolution.
+      held: of those that the policy is asked for less to keep it; None for other methods.
+      looked: different networks within the budget, of those that were drawn.
       seconds: from the budget to the answer, training for it included.
       prepared_seconds: of what was trained before any budget was known.
     """
@@ -74,8 +81,56 @@ class Front:
     accuracy: float | None
     regret: float | None
     within: float | None
+    held: float | None
+    looked: int
     seconds: float
     prepared_seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Mean:
+    """Of what seeds gave.
+
+    Attributes:
+      value: the mean over all, NaN of none.
+      low: the least mean of a seed.
+      high: the largest.
+    """
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, rows: Sequence[Front], read: Callable[[Front], float | None]) -> Mean:
+        """Of what is read of rows; None is left out."""
+        told = [(row.seed, value) for row in rows if (value := read(row)) is not None]
+        if not told:
+            return cls(math.nan, math.nan, math.nan)
+        of_seeds = [float(np.mean([v for s, v in told if s == seed])) for seed, _ in told]
+        return cls(float(np.mean([v for _, v in told])), min(of_seeds), max(of_seeds))
+
+    def text(self, told: Callable[[float], str]) -> str:
+        """The mean, and the ends where they differ."""
+        if math.isnan(self.value):
+            return "-"
+        ends = tuple(map(told, (self.low, self.high)))
+        return told(self.value) + ("" if ends[0] == ends[1] else f" ({ends[0]}–{ends[1]})")
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """A method's answers to one budget.
+
+    Attributes:
+      limit_ms: the budget.
+      latency_ms: of the answers.
+      accuracy: of the answers, per cent.
+    """
+
+    limit_ms: float
+    latency_ms: Mean
+    accuracy: Mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,43 +140,51 @@ class Summary:
     Attributes:
       device: by name.
       method: of Front.
-      accuracies: mean over seeds, for each budget, per cent.
-      regret: mean over budgets and seeds, points.
-      low: least mean of a seed.
-      high: largest mean of a seed.
+      budgets: what was answered to each.
+      regret: points.
       over: answers above their budget.
       unanswered: budgets for which nothing was found.
-      within: mean share of raw samples within the budget; None for evolution.
-      prepared_seconds: median.
-      seconds: median, of one budget.
+      within: of Front.
+      held: of Front.
+      looked: of Front.
+      prepared_seconds: of each seed.
+      seconds: of each answer.
     """
 
     device: str
     method: str
-    accuracies: tuple[float, ...]
-    regret: float
-    low: float
-    high: float
+    budgets: tuple[Asked, ...]
+    regret: Mean
     over: int
     unanswered: int
-    within: float | None
-    prepared_seconds: float
-    seconds: float
+    within: Mean
+    held: Mean
+    looked: Mean
+    prepared_seconds: tuple[float, ...]
+    seconds: tuple[float, ...]
+
+
+def _spread(seconds: Sequence[float]) -> str:
+    """The median of times, the least and the largest."""
+    told = duration(float(np.median(seconds)))
+    return f"{told} ({duration(min(seconds))}–{duration(max(seconds))})"
 
 
 TABLE_1 = (
     Column("device", lambda s: s.device),
     Column("method", lambda s: s.method),
-    *reproduce_nag.REGRETS,
+    Column("regret, points", lambda s: s.regret.text("{:.3f}".format)),
     Column("over budget", lambda s: f"{s.over}"),
     Column("unanswered", lambda s: f"{s.unanswered}"),
-    Column("raw samples within, %", lambda s: percent(s.within)),
+    Column("raw samples within, %", lambda s: s.within.text(percent)),
+    Column("asked for less, %", lambda s: s.held.text(percent)),
+    Column("looked at", lambda s: s.looked.text("{:,.0f}".format)),
 )
 TABLE_4 = (
     Column("device", lambda s: s.device),
     Column("method", lambda s: s.method),
-    Column("before any budget", lambda s: duration(s.prepared_seconds)),
-    Column("for each budget", lambda s: duration(s.seconds)),
+    Column("before any budget", lambda s: _spread(s.prepared_seconds)),
+    Column("for each budget", lambda s: _spread(s.seconds)),
 )
 
 
@@ -140,7 +203,7 @@ def front(
       tables: the folder of public tables.
       work: where fits lie.
       sizes: how much; five budgets.
-      names: of devices; tables 3 and 4 and the figures are about the first.
+      names: of devices; table 3 is about the first.
       seed: of everything.
       folder: for the results.
       say: told how far it is.
@@ -154,7 +217,7 @@ def front(
         if name not in bench.models:
             raise errors.UsageError(f"device {name!r} is none of {', '.join(bench.models)}")
     rows: list[Front] = []
-    raw: dict[str, list[float]] = {}
+    raw: dict[str, dict[str, list[float]]] = {name: {} for name in names}
     summaries: list[Summary] = []
     for number in range(sizes.seeds):
         own, kept = reproduce_nag.place(bench, work, sizes, seed, number)
@@ -162,8 +225,8 @@ def front(
         for device in names:
             found, samples = _kept(bench, judge, records, sizes, device, number, own, kept, say)
             rows += found
-            if not raw:
-                raw = samples
+            for place, ms in samples.items():
+                raw[device].setdefault(place, []).extend(ms)
         summaries = summarise(rows)
         _write(bench, judge, rows, summaries, raw, names, number + 1, sizes, folder)
     for name in ("nag1", "nag3", "nag4"):
@@ -183,7 +246,8 @@ def _kept(
     say: Say,
 ) -> tuple[list[Front], dict[str, list[float]]]:
     """What all methods gave for one device, from its file where it is there."""
-    path = kept / f"front-{digest([device, sizes.budgets, METHODS, sizes.refinements])}.json"
+    made_of = [_VERSION, device, sizes.budgets, METHODS, sizes.refinements]
+    path = kept / f"front-{digest(made_of)}.json"
     if not path.is_file():
         rows: list[Front] = []
         raw: dict[str, list[float]] = {}
@@ -214,6 +278,9 @@ def _asked(
     limits = bench.limits(device, np.linspace(*reproduce_nag.QUANTILES, sizes.budgets))
     budgets = [Budget({LATENCY: float(limit)}, None, device) for limit in limits]
     since = time.perf_counter()
+    evaluator = Nag().evaluator(evidence, sizes.config, seed)
+    ranked = time.perf_counter() - since
+    since = time.perf_counter()
     whole = Nag().fit(evidence, sizes.config, seed)
     prepared = time.perf_counter() - since
 
@@ -235,16 +302,24 @@ def _asked(
             )
             found = candidate.architecture
         seconds = time.perf_counter() - since
-        (drawn,) = generator.propose([budget], reproduce_nag.RAW, seed)
-        ms = bench.models[device].costs(drawn.choices)[LATENCY]
-        within = float((ms <= budget.limits[LATENCY]).mean())
-        return row(method, budget, found, within, seconds, before), ms
+        limit = budget.limits[LATENCY]
+        target = generator.platform.targets.asked(budget)
+        raw = generator.draw(np.repeat(target[None], reproduce_nag.RAW, axis=0), seed)
+        raw_ms = bench.models[device].costs(raw)[LATENCY]
+        within = float((raw_ms <= limit).mean())
+        (drawn,) = generator.propose([budget], _EXPECTATIONS, seed)
+        kept = bench.models[device].costs(drawn.choices)[LATENCY] <= limit
+        looked = len(different(drawn.choices[kept]))
+        held = float(kept.mean()) if generator is whole else None
+        return row(method, budget, found, within, held, looked, seconds, before), raw_ms
 
     def row(
         method: str,
         budget: Budget,
         architecture: Architecture | None,
         within: float | None,
+        held: float | None,
+        looked: int,
         seconds: float,
         before: float,
     ) -> Front:
@@ -261,6 +336,8 @@ def _asked(
             limit,
             *told,
             within,
+            held,
+            looked,
             seconds,
             before,
         )
@@ -273,16 +350,16 @@ def _asked(
     for method, config in ((INDEPENDENT, few), (MULTI, multi)):
         for budget in budgets:
             since = time.perf_counter()
-            alone = Nag().fit_budget(evidence, budget, config, seed)
-            yield answered(method, budget, alone, since, 0.0)
+            alone = Nag().fit_budget(evidence, budget, config, seed, evaluator)
+            yield answered(method, budget, alone, since, ranked)
     for budget in budgets:
         since = time.perf_counter()
         best = None
         with contextlib.suppress(errors.InfeasibleBudgetError):
             best = _evolved(bench, whole, records, device, budget, seed)
         seconds = time.perf_counter() - since
-        # The evaluator is the policy's: a search of its own would train it first.
-        yield row(EVOLUTION, budget, best, None, seconds, prepared), np.zeros(0)
+        looked = 0 if best is None else _EXPECTATIONS
+        yield row(EVOLUTION, budget, best, None, None, looked, seconds, ranked), np.zeros(0)
 
 
 def _evolved(
@@ -319,36 +396,32 @@ def summarise(rows: Sequence[Front]) -> list[Summary]:
     for device in dict.fromkeys(row.device for row in rows):
         for method in METHODS:
             own = [row for row in rows if (row.device, row.method) == (device, method)]
-            limits = sorted({row.limit_ms for row in own})
             answered = [row for row in own if row.regret is not None]
-            by_seed = [
-                _mean([row.regret for row in answered if row.seed == number])
-                for number in sorted({row.seed for row in answered})
-            ]
             summaries.append(
                 Summary(
                     device,
                     method,
                     tuple(
-                        _mean([row.accuracy for row in answered if row.limit_ms == limit])
-                        for limit in limits
+                        _answered(limit, [row for row in own if row.limit_ms == limit])
+                        for limit in sorted({row.limit_ms for row in own})
                     ),
-                    _mean([row.regret for row in answered]),
-                    min(by_seed, default=np.nan),
-                    max(by_seed, default=np.nan),
+                    Mean.of(answered, lambda row: row.regret),
                     sum((row.latency_ms or 0.0) > row.limit_ms for row in answered),
                     len(own) - len(answered),
-                    None if method == EVOLUTION else _mean([row.within for row in own]),
-                    float(np.median([row.prepared_seconds for row in own])),
-                    float(np.median([row.seconds for row in own])),
+                    Mean.of(own, lambda row: row.within),
+                    Mean.of(own, lambda row: row.held),
+                    Mean.of(own, lambda row: row.looked),
+                    tuple({row.seed: row.prepared_seconds for row in own}.values()),
+                    tuple(row.seconds for row in own),
                 )
             )
     return summaries
 
 
-def _mean(values: Sequence[float | None]) -> float:
-    """NaN of none."""
-    return float(np.mean(np.array(values, np.float64))) if values else np.nan
+def _answered(limit_ms: float, rows: Sequence[Front]) -> Asked:
+    return Asked(
+        limit_ms, Mean.of(rows, lambda row: row.latency_ms), Mean.of(rows, lambda row: row.accuracy)
+    )
 
 
 def _write(
@@ -356,7 +429,7 @@ def _write(
     judge: reproduce_nag.Judge,
     rows: Sequence[Front],
     summaries: Sequence[Summary],
-    raw: dict[str, list[float]],
+    raw: Mapping[str, Mapping[str, list[float]]],
     names: Sequence[str],
     seeds_done: int,
     sizes: Sizes,
@@ -365,55 +438,76 @@ def _write(
     first = names[0]
     asked = (
         f"{sizes.revealed} cells revealed, {sizes.budgets} budgets a device, {seeds_done} seeds; "
-        f"{_EXPECTATIONS:,} expectations of the evaluator for each answer, more where refined. "
-        f"A policy for all budgets has {sizes.config.steps:,} steps, one for a single budget a "
-        "share of them."
+        f"{_EXPECTATIONS:,} draws for each answer, more where refined. A policy for all budgets "
+        f"has {sizes.config.steps:,} steps, one for a single budget a share of them. Means over "
+        "seeds, and the least and the largest of a seed."
     )
     reports.write_csv(folder / "nag_front.csv", rows)
-    reports.write_markdown(folder / "nag1.md", asked, reports.markdown(TABLE_1, summaries))
+    told = [asked, reports.markdown(TABLE_1, summaries)]
+    for name in names:
+        own = [s for s in summaries if s.device == name]
+        told += [
+            f"On {name}, milliseconds and per cent of c10_valid, by budget:",
+            reports.markdown(_by_budget(own, _taken), own),
+        ]
+    reports.write_markdown(folder / "nag1.md", *told)
     own = [s for s in summaries if s.device == first]
-    limits = sorted({row.limit_ms for row in rows if row.device == first})
-    table_3 = [
-        Column("search", lambda s: s.method),
-        *(
-            Column(f"{limit:.2f} ms", lambda s, place=place: f"{s.accuracies[place]:.2f}")
-            for place, limit in enumerate(limits)
-        ),
-    ]
     reports.write_markdown(
         folder / "nag3.md",
-        f"c10_valid of the answers on {first}, per cent, mean over seeds. {asked}",
-        reports.markdown(table_3, own),
+        f"c10_valid of the answers on {first}, per cent. {asked}",
+        reports.markdown(_by_budget(own, lambda a: a.accuracy.text("{:.2f}".format)), own),
     )
     reports.write_markdown(
         folder / "nag4.md",
-        f"{asked} Evolution asks the evaluator of the policy for all budgets: what it needs before "
-        "any budget is a part of what is told.",
+        f"{asked} Times are medians, the least and the largest. Before any budget all but the "
+        "policy for all budgets train the evaluator alone.",
         reports.markdown(TABLE_4, summaries),
     )
-    _histogram(bench, raw, limits, first, folder)
-    series = [charts.Series(s.method, limits, s.accuracies, "line") for s in own]
-    best = [judge.best_accuracy(first, limit) for limit in limits]
-    charts.write(
-        charts.Chart(
-            f"Answers on {first}",
-            "latency budget, ms",
-            "c10_valid, %",
-            [charts.Series("best cell", limits, best, "line"), *series],
+    for name in names:
+        limits = sorted({row.limit_ms for row in rows if row.device == name})
+        _histogram(bench, raw[name], limits, name, folder)
+        series = [
+            charts.Series(
+                s.method,
+                [asked.latency_ms.value for asked in s.budgets],
+                [asked.accuracy.value for asked in s.budgets],
+                "line",
+            )
+            for s in summaries
+            if s.device == name
+        ]
+        best = charts.Series("best cell", *judge.front(name, limits), "line")
+        chart = charts.Chart(
+            f"Answers on {name}, means of seeds", "latency, ms", "c10_valid, %", [best, *series]
+        )
+        charts.write(chart, folder, f"nag5_{name}")
+
+
+def _by_budget(summaries: Sequence[Summary], told: Callable[[Asked], str]) -> list[Column]:
+    """A column for each budget of one device."""
+    return [
+        Column("method", lambda s: s.method),
+        *(
+            Column(f"{asked.limit_ms:.2f} ms", lambda s, place=place: told(s.budgets[place]))
+            for place, asked in enumerate(summaries[0].budgets)
         ),
-        folder,
-        "nag5",
-    )
+    ]
+
+
+def _taken(asked: Asked) -> str:
+    """What answers to a budget take, and what they are worth."""
+    latency_ms, accuracy = asked.latency_ms.value, asked.accuracy.value
+    return "-" if math.isnan(accuracy) else f"{latency_ms:.2f}, {accuracy:.2f}"
 
 
 def _histogram(
     bench: Bench,
-    raw: dict[str, list[float]],
+    raw: Mapping[str, list[float]],
     limits: Sequence[float],
     device: str,
     folder: pathlib.Path,
 ) -> None:
-    """Figure 3: latencies of random cells, and of raw samples for two budgets."""
+    """Figure 3: latencies of random cells, and of all seeds' raw samples for two budgets."""
     random = bench.space.sample(_SAMPLED, seeds.stream(0, "figure 3"))
     everywhere = bench.models[device].costs(random)[LATENCY]
     edges = np.linspace(everywhere.min(), everywhere.max(), _BINS + 1)
@@ -430,4 +524,4 @@ def _histogram(
             if own:
                 series.append(shares(f"{method}, at most {limits[place]:.2f} ms", own))
     chart = charts.Chart(f"Raw samples on {device}", "latency, ms", "share of samples, %", series)
-    charts.write(chart, folder, "nag3")
+    charts.write(chart, folder, f"nag3_{device}")

@@ -1,7 +1,10 @@
 """NAG on this machine: five budgets of latency, files measured, against independent search.
 
-One policy answers all budgets; independent policies, taught by the same records, share its steps
-and have one budget each (section 4.2, table 3). Of either one's candidates the first is delivered
+One policy answers all budgets; independent policies, taught by the same records and by the same
+evaluator, share its steps and have one budget each (section 4.2, table 3): of latency alone, where
+the one for all knows other costs too. Candidates are what policies draw; "refined" are those that
+`generate` answers with, for which neighbours of the best draws are tried. Of each the first is
+delivered
 whose untrained file keeps the budget here, as `generate` does, with inherited weights: what is
 compared are measured latencies and accuracies on the test split, by budget and by the area that
 each front covers. Policies of single budgets lie in ROOT/cifar10_once_for_all/reproduce.
@@ -25,6 +28,7 @@ from tfgen.deployment import devices
 from tfgen.evidence.record import Record, RecordStore
 from tfgen.generators.base import Evidence
 from tfgen.generators.nag import Nag, NagConfig, NagGenerator
+from tfgen.generators.nag_evaluator import Evaluator
 from tfgen.selection import Candidate, Selector
 from tfgen.space import catalog
 from tfgen.training import datasets
@@ -34,7 +38,8 @@ from tools.reports import Column, duration, percent
 from tools.reproduce_setting import configured, digest
 
 CONFIG = "cifar10_once_for_all"
-NAG, INDEPENDENT = METHODS = ("nag", "independent policy")
+NAG, REFINED, INDEPENDENT = METHODS = ("nag", "nag, refined", "independent policy")
+_NAG = "nag"  # the method by its name in a bundle
 _QUANTILES = (0.1, 0.9)  # of random networks' latencies, between which budgets lie
 _DRAWN = 4_000  # networks, of which latencies are looked at
 _CANDIDATES = 10  # of a budget, that are timed untrained
@@ -112,17 +117,24 @@ class Lab:
         latency = devices.latency_model(devices.HOST, self.bundle.space)
         return CostModel(self.bundle.space, latency=latency)
 
+    def evaluator(self) -> Evaluator:
+        """What taught the bundle's policy."""
+        generator = self.bundle.generator(_NAG)
+        assert isinstance(generator, NagGenerator)  # the config's
+        return generator.evaluator
+
     def independent(
         self, costs: CostModel, budget: Budget, config: NagConfig, seed: int
     ) -> tuple[NagGenerator, float]:
-        """A policy of one budget, and the seconds that its training took."""
+        """A policy of one budget, and the seconds that its training took, with an evaluator."""
         taught_by = [(*record.key, record.metric) for record in self.records]
-        made_of = [str(budget), dataclasses.asdict(config), seed, taught_by]
+        configs = [dataclasses.asdict(one) for one in (config, self.config)]
+        made_of = [str(budget), configs, seed, taught_by]
         folder = self.work.root / "reproduce" / f"nag-{digest(made_of)}"
         if not folder.is_dir():
             evidence = Evidence(self.bundle.space, costs, self.records)
             since = time.perf_counter()
-            state = Nag().fit_budget(evidence, budget, config, seed).state()
+            state = Nag().fit_budget(evidence, budget, config, seed, self.evaluator()).state()
             with workdir.writing_folder(folder) as fresh:
                 workdir.write_arrays(fresh / "generator.npz", state)
                 workdir.write_json(fresh / "fit.json", {"seconds": time.perf_counter() - since})
@@ -154,7 +166,7 @@ def lab(root: pathlib.Path, data_dir: str | None) -> Lab:
     assert isinstance(config, NagConfig)  # the config's
     with RecordStore(work.records, catalog.get(experiment.space)) as store:
         supernet = supernets.load(experiment, work, dataset)
-        known = supernets.evaluator(supernet, dataset, store).known
+        known = supernets.evaluator(experiment, supernet, dataset, store).known
         records = pipeline.inherited_records(experiment, work, known)
     return Lab(bundles.load(work.bundle), records, dataset, work, config)
 
@@ -176,14 +188,16 @@ def host(
     drawn_ms = costs.costs(lab.bundle.space.sample(_DRAWN, random))[LATENCY]
     limits = np.quantile(drawn_ms, np.linspace(*_QUANTILES, budgets))
     few = dataclasses.replace(lab.config, steps=max(1, lab.config.steps // budgets))
-    selector = Selector(count=_CANDIDATES)
+    refining = Selector(count=_CANDIDATES)
+    drawing = dataclasses.replace(refining, refinements=0)
     rows: list[Delivered] = []
     for limit in map(float, limits):
         budget = Budget({LATENCY: limit}, None, devices.HOST)
         alone, trained = lab.independent(costs, budget, few, seed)
-        for method, generators, prepared in (
-            (NAG, lab.bundle.generators, None),
-            (INDEPENDENT, {NAG: alone}, trained),
+        for method, generators, prepared, selector in (
+            (NAG, lab.bundle.generators, None, drawing),
+            (REFINED, lab.bundle.generators, None, refining),
+            (INDEPENDENT, {_NAG: alone}, trained, drawing),
         ):
             answering = dataclasses.replace(lab.bundle, generators=generators)
             rows.append(_delivered(lab, answering, costs, budget, method, selector, seed, prepared))
@@ -206,7 +220,7 @@ def _delivered(
     limit = budget.limits[LATENCY]
     since = time.perf_counter()
     try:
-        found = pipeline.answer(answering, budget, costs, NAG, selector, seed, lambda text: None)
+        found = pipeline.answer(answering, budget, costs, _NAG, selector, seed, lambda text: None)
     except errors.InfeasibleBudgetError:
         found = []
     seconds = time.perf_counter() - since

@@ -8,9 +8,9 @@ Cells are revealed in rounds, some at random and then those that the policy and 
 answer to budgets on the devices for training; all devices share them. Nothing else of the table of
 accuracies is told before answers are judged. Three families of devices (`_KEPT_OUT`) are kept out
 of rounds and training. They are asked twice: once with the latencies of all cells, of which the
-policy reads ten and the range, while selection compares every candidate; and once where ten random
-cells were measured and all else is predicted (`cost.adapted_latency`), so an answer may be over
-its budget. Answers are selected from the revealed cells, the policy's draws and neighbours of the
+policy reads ten and the range, while selection compares every candidate; and once where these ten
+were measured and all else is predicted (`cost.adapted_latency`), so an answer may be over its
+budget. Answers are selected from the revealed cells, the policy's draws and neighbours of the
 best of both, by what the evaluator expects; a cell that was revealed is expected to be what it is.
 `regret` is what an answer lacks to the best cell within the budget, in points of c10_valid.
 
@@ -57,7 +57,6 @@ _KEPT_OUT = {
     "server processors": r"(gold|silver)_\w+",
     "one generation of graphics cards": r"(2080ti|titan_rtx)_\w+",
 }
-_MEASURED = 10  # cells of a new device
 _ENOUGH = 0.9  # of raw samples within a budget
 _RISING = 0.95  # of a budget: where the best cell uses as much, accuracy still rises with cost
 QUANTILES = (0.05, 0.95)  # of a device's latencies, between which budgets lie
@@ -221,6 +220,7 @@ class Bench:
     def __init__(self, tables: pathlib.Path):
         self.space = catalog.get("nasbench201")
         self.cells = self.space.choices(list(self.space.enumerate()))
+        self._numbers = {tuple(cell): row for row, cell in enumerate(self.cells.tolist())}
         self.models: dict[str, CostModel] = {}
         self._latencies: dict[str, np.ndarray] = {}
         for name in devices.known_on(self.space, tables):
@@ -233,6 +233,10 @@ class Bench:
         self.trained = [name for name in self.models if not kept_out.fullmatch(name)]
         if not self.trained:
             raise errors.UsageError(f"{tables}: no device's latencies are known for all cells")
+
+    def rows(self, choices: Choices) -> np.ndarray:
+        """Where these cells are among all [cells]."""
+        return np.array([self._numbers[tuple(cell)] for cell in choices.tolist()])
 
     def latencies(self, device: str) -> np.ndarray:
         """Of all cells on a device, ms [cells]."""
@@ -248,18 +252,16 @@ class Bench:
             for limit in self.limits(name, np.linspace(*QUANTILES, budgets)):
                 yield name, float(limit)
 
-    def measured(self, device: str, tables: pathlib.Path, seed: int) -> CostModel:
-        """The cost model of a device of which ten random cells were measured, and no others."""
-        random = seeds.stream(seed, "measured", device)
-        rows = random.choice(len(self.cells), _MEASURED, replace=False)
+    def measured(self, device: str, tables: pathlib.Path, cells: Choices) -> CostModel:
+        """The cost model of a device of which these cells were measured, and no others."""
         known = {name: devices.latency_model(name, self.space, tables_dir=tables)
                  for name in self.trained}  # fmt: skip
         adapted = AdaptedLatency(
-            f"{device}, {_MEASURED} cells measured",
+            f"{device}, {len(cells)} cells measured",
             self.space,
             known,
-            self.cells[rows],
-            self._latencies[device][rows],
+            cells,
+            self._latencies[device][self.rows(cells)],
             devices.numbered(self.space, tables),
         )
         return CostModel(self.space, latency=adapted)
@@ -298,7 +300,6 @@ class Judge:
         self._bench = bench
         table = NasBench201(tables / TABLE, (VALID,))
         # In the order of the bench's cells [cells].
-        self._rows = {tuple(cell): row for row, cell in enumerate(bench.cells.tolist())}
         self._accuracies = table.accuracies[VALID][table.rows(bench.cells)]
 
     def answer(
@@ -307,7 +308,7 @@ class Judge:
         """The answer that a cell [1, decisions] is."""
         ms = self._bench.latencies(device)
         best = int(np.argmax(np.where(ms <= limit_ms, self._accuracies, -1.0)))
-        (row,) = self._found(cell)
+        (row,) = self._bench.rows(cell)
         accuracy = float(self._accuracies[row])
         kept = ms[row] <= limit_ms
         return Answer(
@@ -323,21 +324,19 @@ class Judge:
             within,
         )
 
-    def best_accuracy(self, device: str, limit_ms: float) -> float:
-        """Of the best cell within a budget, per cent."""
-        return float(self._accuracies[self._bench.latencies(device) <= limit_ms].max())
+    def front(self, device: str, limits: Sequence[float]) -> tuple[list[float], list[float]]:
+        """What the best cell within each budget takes, ms, and its accuracy, per cent."""
+        ms = self._bench.latencies(device)
+        best = [int(np.argmax(np.where(ms <= limit, self._accuracies, -1.0))) for limit in limits]
+        return ms[best].tolist(), self._accuracies[best].tolist()
 
     def best_of(self, device: str, limit_ms: float, choices: Choices) -> Choices | None:
         """The best of some cells within a budget [1, decisions]; None where none is."""
-        rows = self._found(choices)
+        rows = self._bench.rows(choices)
         rows = rows[self._bench.latencies(device)[rows] <= limit_ms]
         if not len(rows):
             return None
         return self._bench.cells[[rows[np.argmax(self._accuracies[rows])]]]
-
-    def _found(self, choices: Choices) -> np.ndarray:
-        """Rows of cells [cells]."""
-        return np.array([self._rows[tuple(cell)] for cell in choices.tolist()])
 
 
 class _Prediction(NamedTuple):
@@ -583,9 +582,11 @@ def _measured_answers(
     seed: int,
     number: int,
 ) -> list[Answer]:
-    """NAG's answers on devices that were kept out and of which ten cells were measured."""
+    """NAG's answers on devices that were kept out, of which the policy's ten were measured."""
     kept_out = [device for device in bench.models if device not in bench.trained]
-    own = {device: generator.on(bench.measured(device, tables, seed)) for device in kept_out}
+    ten = generator.references
+    assert ten is not None  # it is a policy of many devices
+    own = {device: generator.on(bench.measured(device, tables, ten)) for device in kept_out}
     answers = []
     for device, limit in bench.asked(kept_out, sizes.budgets):
         cell = _selected(sizes, own[device], records, limit, seed)

@@ -79,7 +79,9 @@ class Lab:
         self.folder = work.root / "reproduce"
         self._stack = contextlib.ExitStack()
         store = self._stack.enter_context(RecordStore(work.records, self.space))
-        self.evaluate: Inheritance = supernets.evaluator(self.supernet, self.dataset, store)
+        self.evaluate: Inheritance = supernets.evaluator(
+            experiment, self.supernet, self.dataset, store
+        )
 
     def __enter__(self) -> Lab:
         return self
@@ -99,7 +101,7 @@ class Lab:
         """Accuracy on the whole test split with inherited weights [networks]."""
         from tfgen.training import supernet_training
 
-        calibration = supernets.calibration(self.dataset)
+        calibration = supernets.calibration(self.experiment, self.dataset).x
         return np.array(
             [
                 supernet_training.score(

@@ -4,7 +4,8 @@ Figure 1 compares delivered networks with the prototype and with other Keras mod
 trained on the same data. Beside it is a comparison at equal evaluations: of the networks that the
 cycles scored and that the generator, when it has learned, answers to each requirement; of as many
 random points of the space; and of uniform multipliers of its widths: which has the best NetScore
-and keeps a requirement?
+and keeps a requirement? A third table is of seeds alone: which share of what the generator makes of
+them for a requirement keeps it, where nothing predicts or chooses?
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from tfgen.cost.cost_model import CostModel, count
 from tfgen.cost.netscore import information_density, netscore
 from tfgen.evidence.record import RecordStore
 from tfgen.experiment import Experiment
-from tfgen.generators.gensynth import GensynthGenerator
+from tfgen.generators.gensynth import GensynthGenerator, seed_numbers
 from tfgen.learning import Say
 from tfgen.selection import NETSCORE, Ranking, Selector
 from tfgen.space.layers import LayerSlots, slots_of
@@ -41,6 +42,7 @@ CYCLES, RANDOM, UNIFORM = "generative synthesis", "random points", "uniform mult
 _STEPS = 32  # of a uniform multiplier
 _REQUIREMENTS = 5
 _ANSWERS = 10  # of the learned generator, to each requirement
+_SEEDS = 20  # of the learned generator, for each requirement
 _NEAR, _FAR = 0.02, 0.2  # below the largest network's score, where requirements begin and end
 _METRICS = "metrics.json"
 _MODEL = "model.keras"
@@ -113,6 +115,29 @@ class Searched:
     netscore: float
 
 
+@dataclasses.dataclass(frozen=True)
+class Seeds:
+    """What the generator, when it has learned, makes of seeds alone: nothing chooses among them.
+
+    Attributes:
+      required: the least metric, on the search split.
+      seeds: how many.
+      networks: different ones that they gave.
+      metric: mean over seeds, with inherited weights.
+      keeping: share of the seeds whose networks keep the requirement.
+      random_keeping: the same of random points of the space.
+      macs: mean over seeds.
+    """
+
+    required: float
+    seeds: int
+    networks: int
+    metric: float
+    keeping: float
+    random_keeping: float
+    macs: float
+
+
 def figure(number: int, root: pathlib.Path, data_dir: str | None, seed: int,
            folder: pathlib.Path, say: Say) -> None:  # fmt: skip
     """Writes figure `number` of the paper and the comparison at equal evaluations.
@@ -135,8 +160,14 @@ def figure(number: int, root: pathlib.Path, data_dir: str | None, seed: int,
     if not (work.bundle / workdir.MANIFEST).is_file():
         raise errors.UsageError(f"{work.bundle}: no bundle; run generate --prototype first")
     generated = _generated(work)
-    found = searched(work, data_dir, seed, say)
+    found, of_seeds = searched(work, data_dir, seed, say)
     folder.mkdir(parents=True, exist_ok=True)
+    reports.write_csv(folder / f"gensynth{number}_seeds.csv", of_seeds)
+    reports.write_markdown(
+        folder / f"gensynth{number}_seeds.md",
+        "What the learned generator makes of seeds alone, weights inherited.",
+        reports.markdown(_OF_SEEDS, of_seeds),
+    )
     reports.write_csv(folder / f"gensynth{number}_searched.csv", found)
     reports.write_markdown(
         folder / f"gensynth{number}_searched.md",
@@ -200,8 +231,13 @@ def _slots(model: pathlib.Path) -> Sequence[LayerSlots]:
 # --- equal evaluations ----------------------------------------------------------------------------
 
 
-def searched(work: workdir.WorkDir, data_dir: str | None, seed: int, say: Say) -> list[Searched]:
-    """The comparison at equal evaluations; what is scored is kept beside the run's records."""
+def searched(
+    work: workdir.WorkDir, data_dir: str | None, seed: int, say: Say
+) -> tuple[list[Searched], list[Seeds]]:
+    """The comparison at equal evaluations, and what seeds give without any choice.
+
+    What is scored is kept beside the run's records.
+    """
     from tfgen.training import supernet_training
 
     config = workdir.read_manifest(work.bundle)["config"]
@@ -210,7 +246,7 @@ def searched(work: workdir.WorkDir, data_dir: str | None, seed: int, say: Say) -
     supernet = supernets.load(experiment, work, dataset)
     space = supernet.space
     with RecordStore(work.records, space) as store:
-        known = supernets.evaluator(supernet, dataset, store).known
+        known = supernets.evaluator(experiment, supernet, dataset, store).known
     metrics = np.array([record.metric for record in known.values()])
     pools = {CYCLES: (space.choices(list(known)), metrics)}
     whole = known[space.point({})].metric
@@ -220,7 +256,7 @@ def searched(work: workdir.WorkDir, data_dir: str | None, seed: int, say: Say) -
     new = [architecture for architecture in map(space.architecture, answers)
            if architecture not in known]  # fmt: skip
     with RecordStore(work.root / "reproduce" / "records.db", space) as store:
-        score = supernets.evaluator(supernet, dataset, store)
+        score = supernets.evaluator(experiment, supernet, dataset, store)
         if new:
             scored = _scored(space, score, space.choices(new), say)
             pools[CYCLES] = tuple(map(np.concatenate, zip(pools[CYCLES], scored, strict=True)))
@@ -228,6 +264,9 @@ def searched(work: workdir.WorkDir, data_dir: str | None, seed: int, say: Say) -
         drawn = space.sample(evaluations, seeds.stream(seed, "random points"))
         pools[RANDOM] = _scored(space, score, drawn, say)
         pools[UNIFORM] = _scored(space, score, _uniform(space), say)
+        of_seeds = [
+            _of_seeds(bundle, required, score, pools[RANDOM][1], seed) for required in requirements
+        ]
     rows = []
     for required in requirements:
         for method, (choices, scores) in pools.items():
@@ -242,7 +281,7 @@ def searched(work: workdir.WorkDir, data_dir: str | None, seed: int, say: Say) -
                 lower(space, space.architecture(choices[best])),
                 dataset.task,
                 dataset.test,
-                supernets.calibration(dataset),
+                supernets.calibration(experiment, dataset).x,
             )
             (reached,) = _netscores(space, choices[best][None], np.array([tested]))
             rows.append(
@@ -251,14 +290,12 @@ def searched(work: workdir.WorkDir, data_dir: str | None, seed: int, say: Say) -
                 )
             )
         say(f"required {percent(required)} %: compared")
-    return rows
+    return rows, of_seeds
 
 
 def _answers(bundle: bundles.Bundle, required: float, seed: int) -> Choices:
     """What the generator answers to a requirement on inherited weights [networks, decisions]."""
-    generator = bundle.generator(prototypes.METHOD)
-    assert isinstance(generator, GensynthGenerator)  # a prototype's bundle
-    costs = CostModel(bundle.space)
+    generator, costs = _generator(bundle), CostModel(bundle.space)
     selector = Selector(count=_ANSWERS, confidence=0.5, ranking=Ranking(NETSCORE))
     try:
         found = selector.select(
@@ -273,6 +310,35 @@ def _answers(bundle: bundles.Bundle, required: float, seed: int) -> Choices:
     except errors.InfeasibleBudgetError:
         return bundle.space.sample(0, seeds.stream(seed, "none"))
     return bundle.space.choices([candidate.architecture for candidate in found])
+
+
+def _generator(bundle: bundles.Bundle) -> GensynthGenerator:
+    generator = bundle.generator(prototypes.METHOD)
+    assert isinstance(generator, GensynthGenerator)  # a prototype's bundle
+    return generator
+
+
+def _of_seeds(
+    bundle: bundles.Bundle,
+    required: float,
+    score: Inheritance,
+    random_metrics: np.ndarray,
+    seed: int,
+) -> Seeds:
+    """The networks of seeds for one requirement, each scored."""
+    numbers = seed_numbers(seeds.derive(seed, "seeds alone"), _SEEDS)
+    choices = _generator(bundle).networks(numbers, np.full(_SEEDS, required))
+    records = score([bundle.space.architecture(row) for row in choices])
+    metrics = np.array([record.metric for record in records])
+    return Seeds(
+        required,
+        _SEEDS,
+        len(np.unique(choices, axis=0)),
+        float(metrics.mean()),
+        float((metrics >= required).mean()),
+        float((random_metrics >= required).mean()),
+        float(CostModel(bundle.space).costs(choices)["macs"].mean()),
+    )
 
 
 def _scored(
@@ -327,6 +393,15 @@ _SEARCHED = (
     Column("metric, %", lambda row: _number(100 * row.metric, 1)),
     Column("on test, %", lambda row: _number(100 * row.tested, 1)),
     Column("NetScore", lambda row: _number(row.netscore, 2)),
+)
+_OF_SEEDS = (
+    Column("required, %", lambda row: percent(row.required)),
+    Column("seeds", lambda row: str(row.seeds)),
+    Column("different networks", lambda row: str(row.networks)),
+    Column("mean metric, %", lambda row: percent(row.metric)),
+    Column("keep the requirement, %", lambda row: percent(row.keeping, 0)),
+    Column("random points that do, %", lambda row: percent(row.random_keeping, 0)),
+    Column("million MACs", lambda row: f"{row.macs / 1e6:.2f}"),
 )
 
 

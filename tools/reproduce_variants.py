@@ -194,7 +194,7 @@ def _scored(
     work = workdir.WorkDir(own)
     supernets.train(experiment, work, dataset, None, say)
     supernet = supernets.load(experiment, work, dataset)
-    score = functools.partial(_score, supernet, dataset, variant.forced)
+    score = functools.partial(_score, experiment, supernet, dataset, variant.forced)
     space = supernet.space
     choices = space.sample(networks, seeds.stream(seed, "variants"))
     accuracies = KeptScores(own / "scores.json", score)(choices)
@@ -206,7 +206,11 @@ def _scored(
 
 
 def _score(
-    supernet: Supernet, dataset: datasets.Dataset, forced: bool, choices: np.ndarray
+    experiment: Experiment,
+    supernet: Supernet,
+    dataset: datasets.Dataset,
+    forced: bool,
+    choices: np.ndarray,
 ) -> float:
     """Of one network; where it was not forced in training it takes any sub-blocks here too."""
     from tfgen.training import supernet_training
@@ -218,7 +222,7 @@ def _score(
         lower(supernet.space, architecture),
         dataset.task,
         supernets.searched(dataset),
-        supernets.calibration(dataset),
+        supernets.calibration(experiment, dataset).x,
         taken=None if forced else supernet_training.any_sub_blocks(supernet, random),
     )
 

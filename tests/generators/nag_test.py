@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import gzip
 import itertools
+import math
 import pathlib
 from unittest import mock
 
@@ -369,9 +370,10 @@ class ReproductionTest(absltest.TestCase):
                 reproduce_nag.revealed_in_rounds(bench, told, few, 1, path, lambda _: None)
             # The bench, which rounds and fits are given beside it, knows no accuracy.
             held = [v for v in vars(bench).values() if isinstance(v, np.ndarray | dict)]
-            self.assertLen(held, 3)
-            self.assertEqual(set(held[1]), set(toys))
+            self.assertLen(held, 4)
+            self.assertEqual(set(held[1].values()), set(range(5**6)))  # where which cell is
             self.assertEqual(set(held[2]), set(toys))
+            self.assertEqual(set(held[3]), set(toys))
             rows = reproduce_nag.nag_variants(
                 "nag5",
                 {"K = 2": dataclasses.replace(config, budgets=2)},
@@ -394,9 +396,22 @@ class ReproductionTest(absltest.TestCase):
             self.assertEqual(summary.over, 0, summary.method)
             # Policies of one budget have 50 steps here, and none of their answers is refined.
             long = summary.method in (reproduce_front.NAG, reproduce_front.REFINED)
-            self.assertLess(summary.regret, 1.5 if long else 3.0, summary.method)
-            self.assertLen(summary.accuracies, 3)
-        for name in ("nag1.md", "nag3.md", "nag4.md", "nag3.png", "nag5.html", "nag_front.csv"):
+            self.assertLess(summary.regret.value, 1.5 if long else 3.0, summary.method)
+            self.assertLen(summary.budgets, 3)
+            for asked in summary.budgets:
+                self.assertLessEqual(asked.latency_ms.high, asked.limit_ms)
+            # Nobody lowers targets but the policy for all budgets, and evolution draws nothing.
+            self.assertEqual(math.isnan(summary.held.value), not long, summary.method)
+            drawing = summary.method != reproduce_front.EVOLUTION
+            self.assertEqual(math.isnan(summary.within.value), not drawing, summary.method)
+        for name in (
+            "nag1.md",
+            "nag3.md",
+            "nag4.md",
+            "nag3_steep.png",
+            "nag5_steep.html",
+            "nag_front.csv",
+        ):
             self.assertTrue((out / name).is_file(), name)
         self.assertEqual([row.variant for row in rows], ["K = 2"])
         self.assertBetween(rows[0].within, 0.5, 1.0)

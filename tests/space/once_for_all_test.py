@@ -1,7 +1,9 @@
 """The spaces of Once-for-All by hand, and networks that its authors published."""
 
+import collections
 import copy
 import dataclasses
+import gzip
 import json
 import pathlib
 
@@ -12,12 +14,12 @@ from tfgen.cost.cost_model import CostModel
 from tfgen.space import catalog, once_for_all
 from tfgen.space.lowering import lower
 
-_NETWORKS = pathlib.Path(__file__).parents[1] / "testdata" / "once_for_all_networks.json"
+_NETWORKS = pathlib.Path(__file__).parents[1] / "testdata" / "once_for_all_networks.json.gz"
 
 
 def networks():
-    """The authors' configs by name, without what a reader of shapes does not need."""
-    return json.loads(_NETWORKS.read_text())
+    """The authors' configs by name, all 50, without what a reader of shapes does not need."""
+    return json.loads(gzip.decompress(_NETWORKS.read_bytes()))
 
 
 class SpaceTest(absltest.TestCase):
@@ -92,6 +94,16 @@ class NetworkTest(parameterized.TestCase):
         space, network = once_for_all.network(networks()[name])
         sized = dataclasses.replace(space, input_shape=(side, side, 3))
         self.assertEqual(round(CostModel(sized).cost(network)["macs"] / 1e6), millions)
+
+    def test_all_that_were_published_are_points_of_three_spaces(self):
+        # `network` compares each layer with the config: channels, kernel and stride.
+        read = [once_for_all.network(config) for config in networks().values()]
+        found = collections.Counter(space.name for space, _ in read)
+        # By the configs' names and first widths, 16 and 24; ten differ in nothing that is read.
+        self.assertEqual(
+            found, {"once_for_all": 24, "once_for_all_wide": 10, "once_for_all_proxyless": 16}
+        )
+        self.assertLen({(space.name, network.fingerprint) for space, network in read}, 40)
 
     def test_what_is_read(self):
         space, network = once_for_all.network(networks()["pixel1_lat-20ms_top1-71.4_finetune-25"])

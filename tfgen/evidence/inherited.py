@@ -26,8 +26,9 @@ _SEED = 0  # nothing is random
 
 
 def fingerprint(supernet: Supernet, examples: Split, calibration: np.ndarray) -> str:
-    """Twelve hex digits that stand for a recipe: of the weights, and of how many images."""
-    digest = hashlib.sha256(f"{len(examples)} {len(calibration)}".encode())
+    """Twelve hex digits that stand for a recipe: of the weights and of the images."""
+    digest = hashlib.sha256(f"{len(examples)}".encode())
+    digest.update(np.ascontiguousarray(calibration).data)
     for name, variable in sorted(supernet.variables.items()):
         digest.update(name.encode())
         digest.update(np.ascontiguousarray(variable.numpy()).data)
@@ -62,7 +63,8 @@ class Inheritance:
           dataset_fingerprint: of the data that examples are of.
           task: whose metric is the score.
           examples: of the search split; the more, the longer an evaluation takes.
-          calibration: images of the training split [images, height, width, channels].
+          calibration: images of the training split, moved as in training
+            [images, height, width, channels].
         """
         self._store = store
         self._supernet = supernet

@@ -244,6 +244,11 @@ class NagGenerator(Drawing):
         """R, that taught the policy."""
         return Evaluator.restored(self._encoding, self._state)
 
+    @property
+    def references(self) -> Choices | None:
+        """Networks whose latencies tell a policy of many devices what device it is on."""
+        return self._state.get(_REFERENCES)
+
     def on(self, cost_model: CostModel) -> NagGenerator:
         """The same policy on another device; nothing is trained.
 
@@ -254,7 +259,7 @@ class NagGenerator(Drawing):
         Raises:
           UsageError: the policy is one of another single device.
         """
-        targets, references = self.platform.targets, self._state.get(_REFERENCES)
+        targets, references = self.platform.targets, self.references
         device = "" if cost_model.latency is None else cost_model.latency.device
         if references is None and device != targets.device:
             own = targets.device or "none"
@@ -339,10 +344,37 @@ class Nag:
         platform = Platform.of(evidence.cost_model, config.costs, config.budgets)
         return self._fit(evidence, [platform], None, config, seed)
 
+    def evaluator(self, evidence: Evidence, config: NagConfig, seed: int) -> Evaluator:
+        """R by itself, as `fit` has it with the same arguments."""
+        from tfgen.generators import nag_training
+
+        evidence.check(self.name, self.needs)
+        records = evidence.records or ()
+        return nag_training.fit_evaluator(
+            [Platform.of(evidence.cost_model, config.costs, config.budgets)],
+            evidence.space.choices([record.architecture for record in records]),
+            np.array([record.metric for record in records]),
+            Encoding(evidence.space),
+            config,
+            seed,
+        )
+
     def fit_budget(
-        self, evidence: Evidence, budget: Budget, config: NagConfig, seed: int
+        self,
+        evidence: Evidence,
+        budget: Budget,
+        config: NagConfig,
+        seed: int,
+        evaluator: Evaluator | None = None,
     ) -> NagGenerator:
         """A policy for one budget alone: repeated independent search (section 4.2, table 3).
+
+        Args:
+          evidence: as `fit` reads it.
+          budget: the one.
+          config: how.
+          seed: of everything.
+          evaluator: that all such searches share; None to fit one for this budget.
 
         Raises:
           UsageError: the budget limits none of the config's costs.
@@ -352,7 +384,8 @@ class Nag:
         asked = platform.targets.asked(budget)
         if not asked.any():
             raise errors.UsageError(f"the budget limits none of {', '.join(config.costs)}")
-        return self._fit(evidence, [dataclasses.replace(platform, only=asked)], None, config, seed)
+        only = dataclasses.replace(platform, only=asked)
+        return self._fit(evidence, [only], None, config, seed, evaluator)
 
     def fit_devices(
         self, evidence: Evidence, devices: Sequence[CostModel], config: NagConfig, seed: int
@@ -382,10 +415,11 @@ class Nag:
         references: Choices | None,
         config: NagConfig,
         seed: int,
+        evaluator: Evaluator | None = None,
     ) -> NagGenerator:
         from tfgen.generators import nag_training  # TensorFlow: only fits need it
 
-        state = nag_training.train(platforms, evidence, config, seed)
+        state = nag_training.train(platforms, evidence, config, seed, evaluator)
         if references is not None:
             state[_REFERENCES] = references
         if platforms[0].only is not None:

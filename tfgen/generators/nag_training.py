@@ -44,11 +44,16 @@ from tfgen.space.search_space import Choices, SearchSpace
 _TESTED_BUDGETS = 50  # of each platform, for the ranking accuracy
 _CLIPPED_NORM = 1.0
 _LEAST_SHARE = 1e-9
+_COMPILED = 4  # kinds of fits of which the steps are kept
 _EXPONENT = 0.07  # of MnasNet's soft constraint, and TuNAS's weight of the absolute one
 
 
 def train(
-    platforms: Sequence[Platform], evidence: Evidence, config: NagConfig, seed: int
+    platforms: Sequence[Platform],
+    evidence: Evidence,
+    config: NagConfig,
+    seed: int,
+    evaluator: Evaluator | None = None,
 ) -> dict[str, np.ndarray]:
     """Trains evaluator and policy; returns their state, for the first platform.
 
@@ -57,6 +62,7 @@ def train(
       evidence: records; its costs are not read.
       config: how.
       seed: of weights, batches, budgets and samples.
+      evaluator: that was fitted to these records, with the same costs and K; None to fit one.
 
     Raises:
       UsageError: there are too few records.
@@ -65,7 +71,8 @@ def train(
     assert evidence.records is not None
     choices = space.choices([record.architecture for record in evidence.records])
     accuracies = np.array([record.metric for record in evidence.records])
-    evaluator = fit_evaluator(platforms, choices, accuracies, encoding, config, seed)
+    if evaluator is None:
+        evaluator = fit_evaluator(platforms, choices, accuracies, encoding, config, seed)
     expected = [
         ExpectedAccuracies(evaluator, platform, choices, accuracies) for platform in platforms
     ]
@@ -228,7 +235,7 @@ class _EvaluatorLearner(_Learner):
 
 # Compiling takes as long as hundreds of steps, and repeated searches fit alike again and again. One
 # fit at a time: these learners are the process's own.
-@functools.lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=_COMPILED)
 def _evaluator_learner(features: int, inputs: int, config: NagConfig) -> _EvaluatorLearner:
     return _EvaluatorLearner(features, inputs, config)
 
@@ -355,7 +362,7 @@ class _Policy(_Learner):
         )
 
 
-@functools.lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=_COMPILED)
 def _policy(space: str, inputs: int, config: NagConfig) -> _Policy:
     """Of a space as JSON: a text can be looked up."""
     return _Policy(Encoding(SearchSpace.from_json(json.loads(space))), inputs, config)
