@@ -125,6 +125,15 @@ class PrototypesTest(absltest.TestCase):
             ],
         )
 
+        # Without the bundle the generator is read again: it answers as it did.
+        candidates = (out / "candidates.json").read_text()
+        (out / "bundle").rename(self.root / "older")
+        resumed = run(*arguments, "--stop_after=candidates")
+        self.assertEqual(resumed.returncode, 0, resumed.stderr)
+        self.assertNotIn("are scored", resumed.stderr)
+        self.assertIn("gain 1/3", resumed.stderr)
+        self.assertEqual((out / "candidates.json").read_text(), candidates)
+
         # What was made is not made again; the bundle answers other requirements.
         again = run(*arguments[:1], "--require=r2=0.55", *arguments[2:], "--stop_after=candidates")
         self.assertEqual(again.returncode, 0, again.stderr)

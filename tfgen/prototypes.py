@@ -3,6 +3,7 @@
 prototype/      the model as it was read: its space, its weights
 supernet/       its weights, trained a little so that networks with some of its channels work
 records.db      networks that were generated and scored
+generator/      the generator that learned from them
 gains.json      what training to the end adds to inherited weights
 gains/          these trainings in float, after their last epoch
 bundle/         what answers, as any other bundle does
@@ -10,6 +11,7 @@ bundle/         what answers, as any other bundle does
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -46,6 +48,7 @@ if TYPE_CHECKING:  # TensorFlow is imported where it is needed
     from tfgen.nets.supernet import Supernet
 
 GAINS = "gains.json"
+_GENERATOR, _STATE = "generator", "state.npz"
 _GAIN_TRAININGS = "gains"
 METHODS = METHOD, _BASELINE = ("gensynth", "random")
 _KNOWN = 1.5  # times the share of the most frequent class, of a network that knows something
@@ -196,7 +199,7 @@ def make(
     supernet = supernets.load(experiment, work, dataset)
     with RecordStore(work.records, space) as store, store.owned():
         score = supernets.evaluator(experiment, supernet, dataset, store)
-        generator = _generator(experiment, supernet, dataset, score, say)
+        generator = _generator(experiment, work, supernet, dataset, score, say)
         gains = _gains(experiment, work, supernet, dataset, score, generator, say)
         records = list(score.known.values())
     scale = PerformanceScale.of([record.metric for record in records])
@@ -246,7 +249,14 @@ def _made(experiment: Experiment, dataset: Dataset, work: workdir.WorkDir) -> bu
         and manifest["data"] == {dataset.name: dataset.fingerprint}
         and manifest["parents"].get(workdir.MANIFEST) == prototype
     )
-    return bundles.load(work.bundle) if same else None
+    if not same:
+        return None
+    bundle = bundles.load(work.bundle)
+    assert bundle.shared is not None  # a prototype's
+    # Older ones know what networks score by the statistics of other images.
+    images, known = supernets.calibration(experiment, dataset).x, bundle.shared.examples.train.x
+    alike = images.shape == known.shape and np.allclose(images, known, rtol=0, atol=1e-6)
+    return bundle if alike else None
 
 
 def read(
@@ -341,6 +351,35 @@ def _guessed(dataset: Dataset) -> float:
 
 
 def _generator(
+    experiment: Experiment,
+    work: workdir.WorkDir,
+    supernet: Supernet,
+    dataset: Dataset,
+    score: Inheritance,
+    say: Say,
+) -> GensynthGenerator:
+    """Runs the cycles of generative synthesis, or reads what they ended with.
+
+    Kept, because the cycles of another machine, or of as many threads as it has, end with another
+    one: reactions are sums in float. Gains and deliveries are of the networks that this one makes.
+    """
+    config = dataclasses.asdict(experiment.methods[METHOD])
+    told = json.loads(json.dumps({"method": config, "recipe": score.recipe}))
+    folder, data = work.root / _GENERATOR, {dataset.name: dataset.fingerprint}
+    workdir.recover(folder)
+    if score.known and (folder / workdir.MANIFEST).is_file():
+        known = workdir.read_manifest(folder)
+        if (known["config"], known["seed"], known["data"]) == (told, experiment.seed, data):
+            with contextlib.suppress(*errors.MALFORMED):  # an older tfgen's is made again
+                return GensynthGenerator(supernet.space, workdir.read_arrays(folder / _STATE))
+    generator = _learned(experiment, supernet, dataset, score, say)
+    with workdir.writing_folder(folder) as fresh:
+        workdir.write_arrays(fresh / _STATE, generator.state())
+        workdir.write_manifest(fresh, config=told, seed=experiment.seed, data=data, parents={})
+    return generator
+
+
+def _learned(
     experiment: Experiment, supernet: Supernet, dataset: Dataset, score: Inheritance, say: Say
 ) -> GensynthGenerator:
     """Runs the cycles of generative synthesis."""
@@ -391,6 +430,7 @@ def _gains(
     reached is told for the test split. None of these trainings is delivered, and no other network
     is scored there before its contract.
     """
+    from tfgen.evidence import inherited
     from tfgen.training import trainer
 
     assert experiment.fine_tuning is not None  # a prototype's has it
@@ -404,9 +444,14 @@ def _gains(
     gains = []
     distils = experiment.fine_tuning.distils
     teacher = supernets.taught_by(space, supernets.prototype_weights(work)) if distils else None
+    # What these trainings start from, and how they go on.
+    common = (
+        f"{inherited.of_weights(supernet)}-{experiment.fine_tuning.fingerprint}-{trainer.VERSION}"
+    )
     for number, architecture in enumerate(networks, start=1):
-        key = f"{architecture.fingerprint}-{score.recipe}-{experiment.fine_tuning.fingerprint}"
-        if "test" not in known.get(key, {}):  # older: of the search split
+        key = f"{architecture.fingerprint}-{common}"
+        (record,) = score([architecture])
+        if key not in known:
             layers = lower(space, architecture)
             trained = trainer.train(
                 layers,
@@ -418,17 +463,15 @@ def _gains(
                 kept=work.root / _GAIN_TRAININGS / architecture.fingerprint,
             )
             outputs = trainer.predict(trained.model, dataset.test.x)
-            (record,) = score([architecture])
             known[key] = {
-                "inherited": record.metric,
                 "validation": trained.metric,
                 "test": dataset.task.score(dataset.test.y, outputs),
             }
             workdir.write_json(path, known)
-        own = known[key]
+        reached = known[key]["test"]
         say(
-            f"gain {number}/{len(networks)}: {own['inherited']:.4f} inherited, {own['test']:.4f} "
-            "on test when trained"
+            f"gain {number}/{len(networks)}: {record.metric:.4f} inherited, {reached:.4f} on test "
+            "when trained"
         )
-        gains.append([own["inherited"], own["test"]])
+        gains.append([record.metric, reached])
     return np.array(gains)

@@ -27,6 +27,7 @@ from tfgen.training.datasets import Dataset, Split, at_once
 
 if TYPE_CHECKING:  # TensorFlow is imported where it is needed
     from tfgen.evidence.inherited import Inheritance
+    from tfgen.nets.aligned import Aligned
     from tfgen.nets.keras_compat import tf
     from tfgen.nets.network import Weights
     from tfgen.nets.supernet import Supernet
@@ -175,7 +176,7 @@ def _lent(
         return _by_layer(prototype_weights(work)), 0, 0
     if stage is None:
         return None, 0, 0
-    training, kept = _largest_training(experiment, work, dataset)
+    training, wider, kept = _largest_training(experiment, work, dataset)
     before = training.epoch
     if before < stage.epochs and chosen.num_replicas_in_sync > 1:
         raise errors.UsageError(
@@ -194,31 +195,31 @@ def _lent(
             f"{dataset.task.metric} {score:.4f}, {seconds:.0f} s, {left:.0f} min left"
         )
         begin = time.monotonic()
-    weights = network.weights_of(training.model, _largest(space_of(experiment, work)))
+    weights = wider.narrowed(network.weights_of(training.model, wider.layers))
     return weights, training.epoch - before, stage.epochs - training.epoch
 
 
 def _largest_training(
     experiment: Experiment, work: workdir.WorkDir, dataset: Dataset
-) -> tuple[FloatTraining, keeping.Kept]:
-    """That of the largest network by itself after its last whole epoch, and where it is kept."""
-    from tfgen.nets import network
+) -> tuple[FloatTraining, Aligned, keeping.Kept]:
+    """That of the largest network by itself after its last whole epoch, and where it is kept.
+
+    And how the network's weights are had from what is trained.
+    """
     from tfgen.nets.supernet import Supernet
     from tfgen.training import float_training
 
     recipe, space = experiment.supernet, space_of(experiment, work)
     assert recipe is not None and recipe.largest_alone is not None  # callers look
     largest = _largest(space)
-    model = network.build(largest, space.input_shape)
     at_random = Supernet(space, seeds.derive(experiment.seed, "supernet"), recipe.switchable)
-    for name, arrays in at_random.weights(largest).items():
-        network.assign(model, name, arrays)
     seed = seeds.derive(experiment.seed, "largest")
-    training = float_training.FloatTraining(model, dataset, recipe.largest_alone, seed)
-    told = {"space": space.name, "stage": dataclasses.asdict(recipe.largest_alone)}
+    stage, start = recipe.largest_alone, at_random.weights(largest)
+    training, wider = float_training.of_layers(largest, dataset, stage, seed, start)
+    told = {"space": space.name, "stage": dataclasses.asdict(stage), **wider.told}
     kept = keeping.Kept(work.largest, told, seed, {dataset.name: dataset.fingerprint})
     kept.restore(training)
-    return training, kept
+    return training, wider, kept
 
 
 def _scalars() -> Any:

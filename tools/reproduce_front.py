@@ -9,10 +9,10 @@ On the same revealed cells (`reproduce_nag`) and one device at a time:
   multi-objective      such a policy, taught by MnasNet's reward: OFA-MO of table 1
   evolution            regularized evolution by what the evaluator expects: OFA of table 1
 
-The policies of one budget share the steps of the one for all budgets, and one evaluator, which
-evolution asks too. Policies draw 1,000 networks for an answer, evolution looks at 1,000 different
-ones that keep the budget; `looked at` is how many different ones of the draws do. Raw samples are
-those for the budget itself, of all policies alike. What each seed and device gave lies in
+The policies of one budget share the steps of the one for all budgets. All have one evaluator, which
+evolution asks too. Policies draw 1,000 networks for an answer, of which the different ones within
+the budget are told; evolution looks at 1,000 such, or at all there are. Raw samples are those for
+the budget itself, of all policies alike. What each seed and device gave lies in
 WORK_DIR/nasbench201_nag, so that a stopped run goes on.
 """
 
@@ -177,8 +177,8 @@ TABLE_1 = (
     Column("over budget", lambda s: f"{s.over}"),
     Column("unanswered", lambda s: f"{s.unanswered}"),
     Column("raw samples within, %", lambda s: s.within.text(percent)),
-    Column("asked for less, %", lambda s: s.held.text(percent)),
-    Column("looked at", lambda s: s.looked.text("{:,.0f}".format)),
+    Column("within, once asked for less, %", lambda s: s.held.text(percent)),
+    Column("different draws within", lambda s: s.looked.text("{:,.0f}".format)),
 )
 TABLE_4 = (
     Column("device", lambda s: s.device),
@@ -281,8 +281,8 @@ def _asked(
     evaluator = Nag().evaluator(evidence, sizes.config, seed)
     ranked = time.perf_counter() - since
     since = time.perf_counter()
-    whole = Nag().fit(evidence, sizes.config, seed)
-    prepared = time.perf_counter() - since
+    whole = Nag().fit(evidence, sizes.config, seed, evaluator)
+    prepared = ranked + time.perf_counter() - since
 
     def answered(
         method: str,
@@ -307,7 +307,8 @@ def _asked(
         raw = generator.draw(np.repeat(target[None], reproduce_nag.RAW, axis=0), seed)
         raw_ms = bench.models[device].costs(raw)[LATENCY]
         within = float((raw_ms <= limit).mean())
-        (drawn,) = generator.propose([budget], _EXPECTATIONS, seed)
+        own = seeds.forked(seed, "round", 0)  # selection's draws
+        (drawn,) = generator.propose([budget], _EXPECTATIONS, own)
         kept = bench.models[device].costs(drawn.choices)[LATENCY] <= limit
         looked = len(different(drawn.choices[kept]))
         held = float(kept.mean()) if generator is whole else None
@@ -354,11 +355,10 @@ def _asked(
             yield answered(method, budget, alone, since, ranked)
     for budget in budgets:
         since = time.perf_counter()
-        best = None
+        best, looked = None, 0
         with contextlib.suppress(errors.InfeasibleBudgetError):
-            best = _evolved(bench, whole, records, device, budget, seed)
+            best, looked = _evolved(bench, whole, records, device, budget, seed)
         seconds = time.perf_counter() - since
-        looked = 0 if best is None else _EXPECTATIONS
         yield row(EVOLUTION, budget, best, None, None, looked, seconds, ranked), np.zeros(0)
 
 
@@ -369,8 +369,11 @@ def _evolved(
     device: str,
     budget: Budget,
     seed: int,
-) -> Architecture:
-    """The best that evolution finds among the paper's 1,000 networks, by what is expected."""
+) -> tuple[Architecture, int]:
+    """The best that evolution finds among the paper's 1,000 networks, by what is expected.
+
+    And how many it looked at: where fewer keep the budget, those.
+    """
     expected = Expected(generator, records, -reproduce_nag.CAUTION)
 
     def evaluate(architectures: Sequence[Architecture], unused_seed: int) -> list[Record]:
@@ -384,7 +387,7 @@ def _evolved(
     config = RegularizedEvolutionConfig(population=100, sample=25, batch=25)
     own = seeds.derive(seed, "evolution")
     found = RegularizedEvolution().search(evidence, budget, _EXPECTATIONS, config, own)
-    return found.best(1)[0].architecture
+    return found.best(1)[0].architecture, len(found.records)
 
 
 # --- results --------------------------------------------------------------------------------------
@@ -439,28 +442,28 @@ def _write(
     asked = (
         f"{sizes.revealed} cells revealed, {sizes.budgets} budgets a device, {seeds_done} seeds; "
         f"{_EXPECTATIONS:,} draws for each answer, more where refined. A policy for all budgets "
-        f"has {sizes.config.steps:,} steps, one for a single budget a share of them. Means over "
-        "seeds, and the least and the largest of a seed."
+        f"has {sizes.config.steps:,} steps, one for a single budget a share of them."
     )
+    means = "Means over seeds, and the least and the largest of a seed."
     reports.write_csv(folder / "nag_front.csv", rows)
-    told = [asked, reports.markdown(TABLE_1, summaries)]
+    told = [f"{asked} {means}", reports.markdown(TABLE_1, summaries)]
     for name in names:
         own = [s for s in summaries if s.device == name]
         told += [
-            f"On {name}, milliseconds and per cent of c10_valid, by budget:",
+            f"On {name}, milliseconds and per cent of c10_valid, by budget, means over seeds:",
             reports.markdown(_by_budget(own, _taken), own),
         ]
     reports.write_markdown(folder / "nag1.md", *told)
     own = [s for s in summaries if s.device == first]
     reports.write_markdown(
         folder / "nag3.md",
-        f"c10_valid of the answers on {first}, per cent. {asked}",
+        f"c10_valid of the answers on {first}, per cent. {asked} {means}",
         reports.markdown(_by_budget(own, lambda a: a.accuracy.text("{:.2f}".format)), own),
     )
     reports.write_markdown(
         folder / "nag4.md",
-        f"{asked} Times are medians, the least and the largest. Before any budget all but the "
-        "policy for all budgets train the evaluator alone.",
+        f"{asked} Times are medians over seeds or, for each budget, over all answers, with the "
+        "least and the largest. Before any budget all train the evaluator, and nag its policy.",
         reports.markdown(TABLE_4, summaries),
     )
     for name in names:

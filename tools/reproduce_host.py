@@ -4,10 +4,9 @@ One policy answers all budgets; independent policies, taught by the same records
 evaluator, share its steps and have one budget each (section 4.2, table 3): of latency alone, where
 the one for all knows other costs too. Candidates are what policies draw; "refined" are those that
 `generate` answers with, for which neighbours of the best draws are tried. Of each the first is
-delivered
-whose untrained file keeps the budget here, as `generate` does, with inherited weights: what is
-compared are measured latencies and accuracies on the test split, by budget and by the area that
-each front covers. Policies of single budgets lie in ROOT/cifar10_once_for_all/reproduce.
+delivered whose untrained file keeps the budget here, as `generate` does, with inherited weights:
+what is compared are measured latencies and accuracies on the test split, by budget and by the area
+that each front covers. Policies of single budgets lie in ROOT/cifar10_once_for_all/reproduce.
 """
 
 from __future__ import annotations
@@ -126,10 +125,12 @@ class Lab:
     def independent(
         self, costs: CostModel, budget: Budget, config: NagConfig, seed: int
     ) -> tuple[NagGenerator, float]:
-        """A policy of one budget, and the seconds that its training took, with an evaluator."""
+        """A policy of one budget, and the seconds that its training took, the evaluator's aside."""
+        from tfgen.nets import network
+
         taught_by = [(*record.key, record.metric) for record in self.records]
-        configs = [dataclasses.asdict(one) for one in (config, self.config)]
-        made_of = [str(budget), configs, seed, taught_by]
+        evaluator = network.digest({"evaluator": self.evaluator().state()})
+        made_of = [repr(budget), dataclasses.asdict(config), seed, taught_by, evaluator]
         folder = self.work.root / "reproduce" / f"nag-{digest(made_of)}"
         if not folder.is_dir():
             evidence = Evidence(self.bundle.space, costs, self.records)

@@ -35,6 +35,7 @@ from tfgen import errors, seeds, workdir
 from tfgen.cost.adapted_latency import AdaptedLatency
 from tfgen.cost.budget import Budget
 from tfgen.cost.cost_model import LATENCY, CostModel
+from tfgen.cost.latency import Interval
 from tfgen.deployment import devices
 from tfgen.evidence.record import Record
 from tfgen.evidence.tabular import NasBench201
@@ -264,7 +265,28 @@ class Bench:
             self._latencies[device][self.rows(cells)],
             devices.numbered(self.space, tables),
         )
-        return CostModel(self.space, latency=adapted)
+        ms = self._latencies[device][self.rows(cells)]
+        return CostModel(self.space, latency=_TenMeasured(adapted, cells, ms))
+
+
+class _TenMeasured:
+    """A device's latencies as predicted; of cells that were measured, what was measured."""
+
+    remark = ""
+
+    def __init__(self, predicted: AdaptedLatency, cells: Choices, ms: np.ndarray):
+        self.device = predicted.device
+        self._predicted = predicted
+        self._ms = {tuple(cell): float(own) for cell, own in zip(cells.tolist(), ms, strict=True)}
+
+    def predict(self, choices: Choices, confidence: float) -> Interval:
+        """As `cost.latency.LatencyModel` has it."""
+        told = self._predicted.predict(choices, confidence)
+        ms, high_ms = told.ms.copy(), told.high_ms.copy()
+        for row, cell in enumerate(choices.tolist()):
+            ms[row] = self._ms.get(tuple(cell), ms[row])
+            high_ms[row] = self._ms.get(tuple(cell), high_ms[row])
+        return Interval(ms, high_ms)
 
 
 class Revealer:

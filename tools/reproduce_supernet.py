@@ -750,13 +750,15 @@ def tuned(
 
 def _fine_tuned(lab: Lab, architecture: Architecture, seed: int) -> float:
     """Accuracy on the validation split after the config's fine-tuning."""
+    from tfgen.evidence import inherited
     from tfgen.training import trainer
 
     recipe = lab.experiment.fine_tuning
     assert recipe is not None  # an experiment with a supernet has one
     path = lab.folder / "tuned.json"
     known = workdir.read_json(path) if path.is_file() else {}
-    key = f"{architecture.fingerprint}-{lab.evaluate.recipe}-{recipe.fingerprint}-{seed}"
+    start = inherited.of_weights(lab.supernet)
+    key = f"{architecture.fingerprint}-{start}-{recipe.fingerprint}-{trainer.VERSION}-{seed}"
     if key not in known:
         layers = lower(lab.space, architecture)
         weights = lab.supernet.weights(layers)

@@ -243,12 +243,17 @@ def searched(
     config = workdir.read_manifest(work.bundle)["config"]
     experiment = Experiment.from_config({k: v for k, v in config.items() if k != "answers"})
     dataset = datasets.load(experiment.dataset, data_dir)
+    calibration = supernets.calibration(experiment, dataset).x
     supernet = supernets.load(experiment, work, dataset)
     space = supernet.space
     with RecordStore(work.records, space) as store:
         known = supernets.evaluator(experiment, supernet, dataset, store).known
     metrics = np.array([record.metric for record in known.values()])
     pools = {CYCLES: (space.choices(list(known)), metrics)}
+    if space.point({}) not in known:
+        raise errors.UsageError(
+            f"{work.root}: an older tfgen scored its networks; run generate --prototype again"
+        )
     whole = known[space.point({})].metric
     requirements = [float(r) for r in np.linspace(whole - _NEAR, whole - _FAR, _REQUIREMENTS)]
     bundle = bundles.load(work.bundle)
@@ -264,8 +269,11 @@ def searched(
         drawn = space.sample(evaluations, seeds.stream(seed, "random points"))
         pools[RANDOM] = _scored(space, score, drawn, say)
         pools[UNIFORM] = _scored(space, score, _uniform(space), say)
+        low, _ = _generator(bundle).range
         of_seeds = [
-            _of_seeds(bundle, required, score, pools[RANDOM][1], seed) for required in requirements
+            _of_seeds(bundle, required, score, pools[RANDOM][1], seed)
+            for required in requirements
+            if required >= low  # a lower one would be asked as this
         ]
     rows = []
     for required in requirements:
@@ -281,7 +289,7 @@ def searched(
                 lower(space, space.architecture(choices[best])),
                 dataset.task,
                 dataset.test,
-                supernets.calibration(experiment, dataset).x,
+                calibration,
             )
             (reached,) = _netscores(space, choices[best][None], np.array([tested]))
             rows.append(

@@ -190,14 +190,18 @@ def _scored(
     seed: int,
     say: Say,
 ) -> list[Scored]:
+    from tfgen.evidence import inherited
+
     own = root / digest([experiment.supernet_json(), dataset.fingerprint])
     work = workdir.WorkDir(own)
     supernets.train(experiment, work, dataset, None, say)
     supernet = supernets.load(experiment, work, dataset)
-    score = functools.partial(_score, experiment, supernet, dataset, variant.forced)
+    calibration = supernets.calibration(experiment, dataset).x
+    score = functools.partial(_score, supernet, dataset, calibration, variant.forced)
     space = supernet.space
     choices = space.sample(networks, seeds.stream(seed, "variants"))
-    accuracies = KeptScores(own / "scores.json", score)(choices)
+    recipe = inherited.fingerprint(supernet, supernets.searched(dataset), calibration)
+    accuracies = KeptScores(own / f"scores-{recipe}.json", score)(choices)
     macs = CostModel(space).costs(choices)["macs"]
     return [
         Scored(variant.name, space.architecture(row).fingerprint, float(cost), float(accuracy))
@@ -206,9 +210,9 @@ def _scored(
 
 
 def _score(
-    experiment: Experiment,
     supernet: Supernet,
     dataset: datasets.Dataset,
+    calibration: np.ndarray,
     forced: bool,
     choices: np.ndarray,
 ) -> float:
@@ -222,7 +226,7 @@ def _score(
         lower(supernet.space, architecture),
         dataset.task,
         supernets.searched(dataset),
-        supernets.calibration(experiment, dataset).x,
+        calibration,
         taken=None if forced else supernet_training.any_sub_blocks(supernet, random),
     )
 

@@ -130,18 +130,34 @@ class AlignedTest(parameterized.TestCase):
     def test_what_does_not_fit_together_is_left_as_it_is(self, layers):
         self.assertEqual(aligned.aligned(layers).layers, layers)
 
-    def test_a_float_stage_in_16_bits_has_the_networks_own_weights(self):
-        stage = FloatStage(1, batch_size=16, learning_rate=0.01, bfloat16=True)
-        weights = trainer._floated(MIXED, self.dataset, stage, 2, None, None, None, None)
-        shapes = {
-            (name, part): value.shape
-            for name, own in weights.items()
-            for part, value in own.items()
-        }
-        self.assertEqual(shapes["wide", "kernel"], (3, 3, 12, 20))
-        self.assertEqual(shapes["each", "kernel"], (3, 3, 12, 1))
-        self.assertEqual(shapes["fewer", "variance"], (18,))
-        network.with_weights(MIXED, (8, 8, 3), weights)
+    def test_a_training_in_16_bits_is_of_the_wider_network(self):
+        stage = FloatStage(2, batch_size=16, learning_rate=0.05, bfloat16=True)
+        start = trainer._random_weights(MIXED, 2)  # kernels alone: added scales are Keras's, 1
+        training, wider = float_training.of_layers(MIXED, self.dataset, stage, 2, start)
+        self.assertEqual(wider.told["channels"][0], 16)
+        for _ in range(2):
+            self.assertTrue(np.isfinite(training.run_epoch()))
+        wide = network.weights_of(training.model, wider.layers)
+        own = wider.narrowed(wide)
+        self.assertEqual(own["wide"]["kernel"].shape, (3, 3, 12, 20))
+        self.assertEqual(own["each"]["kernel"].shape, (3, 3, 12, 1))
+        self.assertEqual(own["fewer"]["variance"].shape, (18,))
+        moved = np.abs(own["fewer"]["kernel"] - start["fewer"]["kernel"]).max()
+        self.assertGreater(moved, 0.01)
+        # What was added is zero, to the bit, but for scales of what is zero.
+        back = wider.widened(own)
+        for name in ("second", "each", "wide", "fewer"):
+            for part in ("kernel", "beta", "mean"):
+                np.testing.assert_array_equal(back[name][part], wide[name][part], f"{name}/{part}")
+
+    def test_a_training_in_32_bits_is_of_the_network_itself(self):
+        stage = FloatStage(1, batch_size=16)
+        start = trainer._random_weights(MIXED, 2)
+        training, wider = float_training.of_layers(MIXED, self.dataset, stage, 2, start)
+        self.assertEqual(wider.layers, MIXED)
+        self.assertEqual(wider.told, {})
+        found = network.weights_of(training.model, MIXED)
+        np.testing.assert_array_equal(found["wide"]["kernel"], start["wide"]["kernel"])
 
 
 if __name__ == "__main__":

@@ -24,7 +24,9 @@ class SoftNetworkTest(parameterized.TestCase):
     @parameterized.product(name=("mnist_mobile", "cifar10_mobile_v3"), quantized=(False, True))
     def test_shares_of_0_and_1_are_the_network(self, name, quantized):
         # Activations are not rounded in a soft network.
-        self.enter_context(mock.patch.object(supernet, "_rounded_activation", lambda x, bits: x))
+        self.enter_context(
+            mock.patch.object(supernet, "_rounded_activation", lambda x, bits, signed: x)
+        )
         net = scattered(name)
         space, x, soft = net.space, images(net.space), SoftNetwork(net)
         run = tf.function(lambda shares: soft.outputs(x, shares, quantized=quantized))

@@ -29,10 +29,21 @@ def fingerprint(supernet: Supernet, examples: Split, calibration: np.ndarray) ->
     """Twelve hex digits that stand for a recipe: of the weights and of the images."""
     digest = hashlib.sha256(f"{len(examples)}".encode())
     digest.update(np.ascontiguousarray(calibration).data)
+    _add_weights(digest, supernet)
+    return digest.hexdigest()[:12]
+
+
+def of_weights(supernet: Supernet) -> str:
+    """Twelve hex digits that stand for what trainings start from: the weights alone."""
+    digest = hashlib.sha256()
+    _add_weights(digest, supernet)
+    return digest.hexdigest()[:12]
+
+
+def _add_weights(digest: hashlib._Hash, supernet: Supernet) -> None:
     for name, variable in sorted(supernet.variables.items()):
         digest.update(name.encode())
         digest.update(np.ascontiguousarray(variable.numpy()).data)
-    return digest.hexdigest()[:12]
 
 
 class Inheritance:

@@ -148,6 +148,11 @@ class GensynthGenerator(Drawing):
         if not self._low < self._high:
             raise ValueError("the generator has no range of requirements")
 
+    @property
+    def range(self) -> tuple[float, float]:
+        """Of the requirements that it knows."""
+        return self._low, self._high
+
     def surrogate(self, scale: PerformanceScale) -> InsightSurrogate:
         """What the inquisitor expects of networks, as selection reads it."""
         insight = Insight.restored(self._space, self._state)

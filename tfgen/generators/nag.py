@@ -339,10 +339,16 @@ class Nag:
     needs = frozenset({"records"})
     config = NagConfig
 
-    def fit(self, evidence: Evidence, config: NagConfig, seed: int) -> NagGenerator:
+    def fit(
+        self,
+        evidence: Evidence,
+        config: NagConfig,
+        seed: int,
+        evaluator: Evaluator | None = None,
+    ) -> NagGenerator:
         evidence.check(self.name, self.needs)
         platform = Platform.of(evidence.cost_model, config.costs, config.budgets)
-        return self._fit(evidence, [platform], None, config, seed)
+        return self._fit(evidence, [platform], None, config, seed, evaluator)
 
     def evaluator(self, evidence: Evidence, config: NagConfig, seed: int) -> Evaluator:
         """R by itself, as `fit` has it with the same arguments."""

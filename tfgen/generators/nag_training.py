@@ -62,7 +62,8 @@ def train(
       evidence: records; its costs are not read.
       config: how.
       seed: of weights, batches, budgets and samples.
-      evaluator: that was fitted to these records, with the same costs and K; None to fit one.
+      evaluator: that was fitted to these records, with the same costs, their ranges and K; None to
+        fit one.
 
     Raises:
       UsageError: there are too few records.

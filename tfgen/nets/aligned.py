@@ -56,6 +56,13 @@ class Aligned:
     layers: tuple[LayerSpec, ...]
     tensors: Mapping[str, _Tensor]
 
+    @property
+    def told(self) -> dict[str, list[int]]:
+        """What tells a training of the wider network from one of the network itself, as JSON."""
+        if self.layers == self.own:
+            return {}
+        return {"channels": [layer.out_channels for layer in self.layers]}
+
     def widened(self, weights: Weights) -> dict[str, dict[str, np.ndarray]]:
         """The wider network's weights, of any parts of the network's own."""
         found = {}
@@ -102,15 +109,17 @@ def aligned(layers: Sequence[LayerSpec]) -> Aligned:
     for layer in own:
         made = _made(layer, [tensors[name] for name in layer.inputs])
         if made is None:
-            return _as_it_is(own)
+            return as_it_is(own)
         tensors[layer.name] = made
     if not tensors[own[-1].name].is_same:
-        return _as_it_is(own)
+        return as_it_is(own)
     wide = tuple(_wide(layer, tensors) for layer in own)
     return Aligned(own, wide, tensors)
 
 
-def _as_it_is(own: tuple[LayerSpec, ...]) -> Aligned:
+def as_it_is(layers: Sequence[LayerSpec]) -> Aligned:
+    """A network that stands for itself."""
+    own = tuple(layers)
     made = {layer.name: _Tensor.same(layer.out_channels) for layer in own}
     return Aligned(own, own, {INPUT: _Tensor.same(own[0].in_channels), **made})
 

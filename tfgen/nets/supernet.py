@@ -470,13 +470,20 @@ class Supernet:
                 kernel = self._kernel(layer, read, written)
                 if owners:
                     kernel = _rounded_kernel(kernel, layer, top)
-                y = _convolved(layer, sources[0], kernel)
-                if layer.batch_norm:
+                own = next(fixed, None) if layer.batch_norm else None
+                if own is not None:
                     scale, shift = self._scale_and_shift(layer, written, rate)
-                    y, own = _normalised(y, scale, shift, next(fixed, None))
-                    moments.append(own)
+                    kernel, bias = _folded(layer, kernel, scale, shift, own)
+                    y = tf.nn.bias_add(_convolved(layer, sources[0], kernel), bias)
+                    moments.append((own[0], own[1]))
+                elif layer.batch_norm:
+                    y = _convolved(layer, sources[0], kernel)
+                    y, found = _normalised(y, *self._scale_and_shift(layer, written, rate))
+                    moments.append(found)
                 else:
-                    y = y + tf.gather(self.variables[f"{layer.name}/{BIAS}"], written)
+                    y = _convolved(layer, sources[0], kernel)
+                    bias = tf.gather(self.variables[f"{layer.name}/{BIAS}"], written)
+                    y = tf.nn.bias_add(y, bias)
                 y = ACTIVATIONS[layer.activation](y)
             elif layer.op == "slice":
                 if not layer.offset:  # one split: the gradients of slices fill with zeros, slowly
@@ -485,7 +492,7 @@ class Supernet:
             else:
                 y = _OPS[layer.op](layer, sources)
             if owners.get(layer.name) == layer.name:
-                y = _rounded_activation(y, layer.activation_bits)
+                y = _rounded_activation(y, layer.activation_bits, layer.activation == "linear")
             tensors[layer.name] = y
         return tensors[group[-1].name], moments
 
@@ -572,22 +579,30 @@ def _pointwise(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
 
 
 def _normalised(
-    x: tf.Tensor, scale: tf.Tensor, shift: tf.Tensor, moments: tf.Tensor | None
+    x: tf.Tensor, scale: tf.Tensor, shift: tf.Tensor
 ) -> tuple[tf.Tensor, tuple[tf.Tensor, tf.Tensor]]:
-    """x [batch, .., channels] by these moments, or by its own; and the moments."""
+    """x [batch, .., channels] by its own moments; and the moments."""
     vectors = len(x.shape) == 2
     y, mean, variance = tf.compat.v1.nn.fused_batch_norm(
-        x[:, None, None] if vectors else x,
-        scale,
-        shift,
-        *([None, None] if moments is None else tf.unstack(moments)),
-        epsilon=blocks.NORM_EPSILON,
-        is_training=moments is None,
+        x[:, None, None] if vectors else x, scale, shift, epsilon=blocks.NORM_EPSILON
     )
-    if moments is None:  # it divides by one example less than it normalises by
-        count = tf.cast(tf.reduce_prod(tf.shape(x)[:-1]), tf.float32)
-        variance *= (count - 1.0) / count
-    return y[:, 0, 0] if vectors else y, (mean, variance)
+    # It divides by one example less than it normalises by.
+    count = tf.cast(tf.reduce_prod(tf.shape(x)[:-1]), tf.float32)
+    return y[:, 0, 0] if vectors else y, (mean, variance * ((count - 1.0) / count))
+
+
+def _folded(
+    layer: LayerSpec, kernel: tf.Tensor, scale: tf.Tensor, shift: tf.Tensor, moments: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """A kernel with the normalisation by these moments in it, and its bias [channels].
+
+    A pass over the images less than to convolve and to normalise, and the bias goes with the
+    convolution. Rounded weights stay on their levels: what is scaled are whole channels.
+    """
+    mean, variance = tf.unstack(moments)
+    gain = scale * tf.math.rsqrt(variance + blocks.NORM_EPSILON)
+    by_channel = gain[:, None] if layer.op == "depthwise" else gain
+    return kernel * by_channel, shift - mean * gain
 
 
 def _rounded_kernel(kernel: tf.Tensor, layer: LayerSpec, top: tf.Tensor) -> tf.Tensor:
@@ -595,8 +610,10 @@ def _rounded_kernel(kernel: tf.Tensor, layer: LayerSpec, top: tf.Tensor) -> tf.T
     return levels[..., None] if layer.op == "depthwise" else levels
 
 
-def _rounded_activation(x: tf.Tensor, bits: int) -> tf.Tensor:
+def _rounded_activation(x: tf.Tensor, bits: int, signed: bool) -> tf.Tensor:
     """Rounded over the batch's range; the gradient goes straight through.
+
+    What is not signed, as after a ReLU, has its least value at 0: nobody looks for it.
 
     Nothing lies outside of that range, so this is the gradient of TensorFlow's own op, without the
     six passes over the batch that it and those of the minimum and the maximum take.
@@ -604,7 +621,8 @@ def _rounded_activation(x: tf.Tensor, bits: int) -> tf.Tensor:
 
     @tf.custom_gradient
     def straight_through(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
-        low, high = tf.minimum(tf.reduce_min(x), 0.0), tf.maximum(tf.reduce_max(x), _LEAST_RANGE)
+        low = tf.minimum(tf.reduce_min(x), 0.0) if signed else tf.constant(0.0)
+        high = tf.maximum(tf.reduce_max(x), _LEAST_RANGE)
         y = tf.quantization.fake_quant_with_min_max_vars(x, low, high, bits)
         return y, lambda upstream: upstream
 

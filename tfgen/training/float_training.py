@@ -8,13 +8,15 @@ last whole epoch and ends where the undisturbed one would, unless the model draw
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from tfgen import errors, seeds
+from tfgen.nets import aligned, network
 from tfgen.nets.keras_compat import keras, tf
+from tfgen.space.layers import LayerSpec
 from tfgen.training import augmentation, descent, kept, losses
 from tfgen.training.datasets import Dataset
 from tfgen.training.recipe import FloatStage
@@ -144,6 +146,36 @@ class FloatTraining:
         for i, velocity in enumerate(self._velocities):
             velocity.assign(state[f"velocity/{i}"])
         self.epoch = int(state["epoch"])
+
+
+def of_layers(
+    layers: Sequence[LayerSpec],
+    dataset: Dataset,
+    stage: FloatStage,
+    seed: int,
+    weights: network.Weights,
+    teacher: losses.Teacher | None = None,
+) -> tuple[FloatTraining, aligned.Aligned]:
+    """A training of a network of layers, and how its weights are had from what is trained.
+
+    In bfloat16 that is a wider one, see `nets.aligned`.
+
+    Args:
+      layers: the network.
+      dataset: see `FloatTraining`.
+      stage: see there.
+      seed: see there.
+      weights: it starts from; statistics are not needed.
+      teacher: see there.
+
+    Raises:
+      UsageError: as `FloatTraining`, or the layers are no network.
+    """
+    wider = aligned.aligned(layers) if stage.bfloat16 else aligned.as_it_is(layers)
+    model = network.build(wider.layers, dataset.train.x.shape[1:])
+    for name, arrays in wider.widened(weights).items():
+        network.assign(model, name, arrays)
+    return FloatTraining(model, dataset, stage, seed, teacher), wider
 
 
 @contextlib.contextmanager

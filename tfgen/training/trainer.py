@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from tfgen import errors, seeds, workdir
-from tfgen.nets import aligned, network
+from tfgen.nets import network
 from tfgen.nets.keras_compat import keras, tf
 from tfgen.space.layers import LayerSpec
 from tfgen.training import (
@@ -33,7 +33,7 @@ _STEPS_PER_CALL = 50
 _WATCHED_SHARE = 0.5  # of the steps, before activations are rounded
 # Of what a training makes of equal arguments: to be raised with every change of that, so that what
 # was trained before is not taken for it.
-VERSION = 3
+VERSION = 2
 _STATISTICS_BATCHES = 100
 _STEPS_PER_CHECK = 250
 _EVALUATED_AT_ONCE = 2048
@@ -183,18 +183,13 @@ def _floated(
 ) -> Weights:
     """What `train` goes on with: the weights after the float stage, statistics among them."""
     start = _random_weights(layers, seed) if weights is None else weights
-    wider = aligned.aligned(layers) if stage.bfloat16 else None
-    built, given = (layers, start) if wider is None else (wider.layers, wider.widened(start))
-    model = network.build(built, dataset.train.x.shape[1:])
-    for name, arrays in given.items():
-        network.assign(model, name, arrays)
+    training, wider = float_training.of_layers(layers, dataset, stage, seed, start, teacher)
     config = {
         "stage": dataclasses.asdict(stage),
         "layers": [layer.to_json() for layer in layers],
         "start": network.digest(start),
-        "channels": [layer.out_channels for layer in built],
+        **wider.told,
     }
-    training = float_training.FloatTraining(model, dataset, stage, seed, teacher)
     place = None
     if kept is not None:
         data = {dataset.name: dataset.fingerprint}
@@ -203,8 +198,7 @@ def _floated(
     for loss in keeping.epochs(training, stage.epochs, place):
         if progress is not None:
             progress(training.epoch * training.steps, loss)
-    found = network.weights_of(model, built)
-    return found if wider is None else wider.narrowed(found)
+    return wider.narrowed(network.weights_of(training.model, wider.layers))
 
 
 def _random_weights(layers: Sequence[LayerSpec], seed: int) -> Weights:
