@@ -294,12 +294,12 @@ class DevicesTest(absltest.TestCase):
 class ReproductionTest(absltest.TestCase):
     def test_cells_are_revealed_in_rounds_and_budgets_are_kept(self):
         folder = pathlib.Path(self.create_tempdir().full_path)
-        # A point for each 3x3 convolution and half of one for each 1x1.
+        # A point for each 3x3 convolution and half of one for each 1x1; on the test split less.
         lines = [
-            f"{tabulated.nasbench201_text(c)},{50.0 + c.count(3) + 0.5 * c.count(2)}"
+            f"{tabulated.nasbench201_text(c)},{50.0 + c.count(3) + 0.5 * c.count(2)},{40 - c[0]}"
             for c in itertools.product(range(5), repeat=6)
         ]
-        table = "\n".join([f"arch_str,{reproduce_nag.VALID}", *lines])
+        table = "\n".join([f"arch_str,{reproduce_nag.VALID},c10_test", *lines])
         (folder / reproduce_nag.TABLE).write_bytes(gzip.compress(table.encode()))
         cells = np.array(list(itertools.product(range(5), repeat=6)))
         toys = {
@@ -329,7 +329,27 @@ class ReproductionTest(absltest.TestCase):
             bench = reproduce_nag.Bench(folder)
             self.assertEqual(bench.trained, ["flat", "steep"])
             out, work = folder / "out", folder / "work"
-            found = reproduce_nag.nag_devices(folder, work, sizes, 1, out, lambda text: None)
+            real, opened, while_fitting = reproduce_nag.NasBench201, [], []
+
+            def opening(path, columns):
+                opened.append((path.name, columns))
+                return real(path, columns)
+
+            def training(*arguments):
+                before = len(opened)
+                made = train(*arguments)
+                while_fitting.extend(opened[before:])
+                return made
+
+            train = nag_training.train
+            with (
+                mock.patch.object(reproduce_nag, "NasBench201", opening),
+                mock.patch.object(nag_training, "train", training),
+            ):
+                found = reproduce_nag.nag_devices(folder, work, sizes, 1, out, lambda text: None)
+            # The judge and who reveals read one column of one table, a fit none.
+            self.assertEqual(set(opened), {(reproduce_nag.TABLE, (reproduce_nag.VALID,))})
+            self.assertEqual(while_fitting, [])
             self.assertEqual([(s.method, s.answers) for s in found[:2]], [("nag", 6), ("nag", 3)])
             (measured,) = (s for s in found if s.method == reproduce_nag.MEASURED)
             self.assertEqual(measured.devices, "kept out")

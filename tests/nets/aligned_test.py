@@ -40,7 +40,7 @@ MIXED = (
     other("sum", "add", ["first", "second"], 12, 12, activation="relu"),
     other("each", "depthwise", ["sum"], 12, 12, kernel=3, weight_bits=8, batch_norm=True),
     conv("wide", "each", 12, 20),
-    conv("slim", "each", 12, 5),
+    other("slim", "dense", ["each"], 12, 5, weight_bits=8, batch_norm=True, activation="relu"),
     other("both", "concat", ["wide", "slim"], 20, 25),
     conv("fewer", "both", 25, 18),
     other("some", "slice", ["fewer"], 18, 7, offset=4),

@@ -99,7 +99,7 @@ class Aligned:
 
 
 def aligned(layers: Sequence[LayerSpec]) -> Aligned:
-    """Widens what normalised convolutions make to the next multiple of 16.
+    """Widens what normalised layers make to the next multiple of 16.
 
     A network of which tensors would be added, multiplied or sliced that no longer have their
     channels at the same places is left as it is; so is one whose output would be wider.
@@ -127,7 +127,7 @@ def as_it_is(layers: Sequence[LayerSpec]) -> Aligned:
 def _made(layer: LayerSpec, read: Sequence[_Tensor]) -> _Tensor | None:
     """What a layer makes of wider tensors; None where it cannot."""
     first = read[0]
-    if layer.op == "conv" and layer.batch_norm:
+    if layer.op in ("conv", "dense") and layer.batch_norm:
         channels = -(-layer.out_channels // _MULTIPLE) * _MULTIPLE
         return _Tensor(channels, np.arange(layer.out_channels))
     if layer.op in ("conv", "dense"):
