@@ -228,6 +228,7 @@ def fit(
             learned = learning.learn(
                 experiment, records, metric, evaluate, seed, say, path, latency=latency
             )
+            scored = records
     else:
         supernet = supernets.load(experiment, work, dataset)
         shared = supernets.shared(experiment, supernet, dataset)
@@ -250,6 +251,7 @@ def fit(
                     examples=examples,
                     latency=latency,
                 )
+            scored = list(score.known.values())  # what was proposed too
     surrogate = learned.surrogate
     if experiment.gap_networks:
         gap = _gap(experiment, work, records, dataset, surrogate, shared, say)
@@ -270,7 +272,7 @@ def fit(
         bundle,
         config=experiment.to_json(),
         seed=experiment.seed,
-        reached={f"{metric} of the best record": max(r.metric for r in records), **reached},
+        reached={f"{metric} of the best record": max(r.metric for r in scored), **reached},
         parents={
             path.name: workdir.sha256(path)
             for path in (work.records, work.root / GAP, work.root / learning.PROPOSALS)

@@ -49,6 +49,7 @@ if TYPE_CHECKING:  # TensorFlow is imported where it is needed
 
 GAINS = "gains.json"
 _GENERATOR, _STATE = "generator", "state.npz"
+_CYCLES = 1  # version of what a generator learns: to be raised where a kept one is to be forgotten
 _GAIN_TRAININGS = "gains"
 METHODS = METHOD, _BASELINE = ("gensynth", "random")
 _KNOWN = 1.5  # times the share of the most frequent class, of a network that knows something
@@ -364,7 +365,8 @@ def _generator(
     one: reactions are sums in float. Gains and deliveries are of the networks that this one makes.
     """
     config = dataclasses.asdict(experiment.methods[METHOD])
-    told = json.loads(json.dumps({"method": config, "recipe": score.recipe}))
+    told = {"cycles": _CYCLES, "method": config, "recipe": score.recipe}
+    told = json.loads(json.dumps(told))
     folder, data = work.root / _GENERATOR, {dataset.name: dataset.fingerprint}
     workdir.recover(folder)
     if score.known and (folder / workdir.MANIFEST).is_file():

@@ -41,6 +41,7 @@ NAG, REFINED, INDEPENDENT = METHODS = ("nag", "nag, refined", "independent polic
 _NAG = "nag"  # the method by its name in a bundle
 _QUANTILES = (0.1, 0.9)  # of random networks' latencies, between which budgets lie
 _DRAWN = 4_000  # networks, of which latencies are looked at
+_TOLD = 32  # networks, whose latencies tell one profile from another
 _CANDIDATES = 10  # of a budget, that are timed untrained
 _CHANCE = 0.1  # accuracy of guesses, where the area of a front begins
 Say = Callable[[str], None]
@@ -130,7 +131,9 @@ class Lab:
 
         taught_by = [(*record.key, record.metric) for record in self.records]
         evaluator = network.digest({"evaluator": self.evaluator().state()})
-        made_of = [repr(budget), dataclasses.asdict(config), seed, taught_by, evaluator]
+        some = self.bundle.space.sample(_TOLD, seeds.stream(0, "latencies"))
+        latencies = costs.costs(some)[LATENCY].tolist()  # a machine may be profiled again
+        made_of = [repr(budget), dataclasses.asdict(config), seed, taught_by, evaluator, latencies]
         folder = self.work.root / "reproduce" / f"nag-{digest(made_of)}"
         if not folder.is_dir():
             evidence = Evidence(self.bundle.space, costs, self.records)

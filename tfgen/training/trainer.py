@@ -32,7 +32,8 @@ METRICS = "metrics.json"
 _STEPS_PER_CALL = 50
 _WATCHED_SHARE = 0.5  # of the steps, before activations are rounded
 # Of what a training makes of equal arguments: to be raised with every change of that, so that what
-# was trained before is not taken for it.
+# was trained before is not taken for it; not where only the order of sums changes (3 was never
+# shipped).
 VERSION = 2
 _STATISTICS_BATCHES = 100
 _STEPS_PER_CHECK = 250
