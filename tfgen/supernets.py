@@ -371,14 +371,14 @@ def end_scores(experiment: Experiment, supernet: Supernet, dataset: Dataset) -> 
     """What the largest and the smallest network score on the search split, weights inherited."""
     from tfgen.training import supernet_training
 
-    space = supernet.space
+    space, images = supernet.space, calibration(experiment, dataset).x
     return {
         name: supernet_training.score(
             supernet,
             lower(space, space.architecture(row)),
             dataset.task,
             searched(dataset),
-            calibration(experiment, dataset).x,
+            images,
         )
         for name, row in zip(("largest", "smallest"), supernet_training.ends(space), strict=True)
     }

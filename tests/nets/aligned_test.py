@@ -1,7 +1,5 @@
 """Networks with channels added compute and learn what they did without."""
 
-import dataclasses
-
 import numpy as np
 from absl.testing import absltest, parameterized
 
@@ -13,13 +11,9 @@ from tfgen.training import datasets, float_training, trainer
 from tfgen.training.recipe import FloatStage
 
 
-def conv(name, source, channels, out, size=(8, 8), kernel=3, **changes):
-    return LayerSpec(
-        name=name, op="conv", inputs=(source,), in_channels=channels, out_channels=out,
-        in_size=size, out_size=size, kernel=kernel, weight_bits=8, activation="relu",
-        batch_norm=True,
-    ) if not changes else dataclasses.replace(conv(name, source, channels, out, size, kernel),
-                                              **changes)  # fmt: skip
+def conv(name, source, channels, out, activation="relu", batch_norm=True):
+    return other(name, "conv", [source], channels, out, kernel=3, weight_bits=8,
+                 activation=activation, batch_norm=batch_norm)  # fmt: skip
 
 
 def other(name, op, sources, channels, out, size=(8, 8), out_size=None, **more):
