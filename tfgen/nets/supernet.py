@@ -470,20 +470,15 @@ class Supernet:
                 kernel = self._kernel(layer, read, written)
                 if owners:
                     kernel = _rounded_kernel(kernel, layer, top)
-                own = next(fixed, None) if layer.batch_norm else None
-                if own is not None:
+                y = _convolved(layer, sources[0], kernel)
+                if layer.batch_norm:
                     scale, shift = self._scale_and_shift(layer, written, rate)
-                    kernel, bias = _folded(layer, kernel, scale, shift, own)
-                    y = tf.nn.bias_add(_convolved(layer, sources[0], kernel), bias)
-                    moments.append((own[0], own[1]))
-                elif layer.batch_norm:
-                    y = _convolved(layer, sources[0], kernel)
-                    y, found = _normalised(y, *self._scale_and_shift(layer, written, rate))
-                    moments.append(found)
+                    y, own = _normalised(y, scale, shift, next(fixed, None))
+                    moments.append(own)
                 else:
-                    y = _convolved(layer, sources[0], kernel)
-                    bias = tf.gather(self.variables[f"{layer.name}/{BIAS}"], written)
-                    y = tf.nn.bias_add(y, bias)
+                    y = tf.nn.bias_add(
+                        y, tf.gather(self.variables[f"{layer.name}/{BIAS}"], written)
+                    )
                 y = ACTIVATIONS[layer.activation](y)
             elif layer.op == "slice":
                 if not layer.offset:  # one split: the gradients of slices fill with zeros, slowly
@@ -579,30 +574,22 @@ def _pointwise(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
 
 
 def _normalised(
-    x: tf.Tensor, scale: tf.Tensor, shift: tf.Tensor
+    x: tf.Tensor, scale: tf.Tensor, shift: tf.Tensor, moments: tf.Tensor | None
 ) -> tuple[tf.Tensor, tuple[tf.Tensor, tf.Tensor]]:
-    """x [batch, .., channels] by its own moments; and the moments."""
+    """x [batch, .., channels] by these moments, or by its own; and the moments."""
     vectors = len(x.shape) == 2
     y, mean, variance = tf.compat.v1.nn.fused_batch_norm(
-        x[:, None, None] if vectors else x, scale, shift, epsilon=blocks.NORM_EPSILON
+        x[:, None, None] if vectors else x,
+        scale,
+        shift,
+        *([None, None] if moments is None else tf.unstack(moments)),
+        epsilon=blocks.NORM_EPSILON,
+        is_training=moments is None,
     )
-    # It divides by one example less than it normalises by.
-    count = tf.cast(tf.reduce_prod(tf.shape(x)[:-1]), tf.float32)
-    return y[:, 0, 0] if vectors else y, (mean, variance * ((count - 1.0) / count))
-
-
-def _folded(
-    layer: LayerSpec, kernel: tf.Tensor, scale: tf.Tensor, shift: tf.Tensor, moments: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """A kernel with the normalisation by these moments in it, and its bias [channels].
-
-    A pass over the images less than to convolve and to normalise, and the bias goes with the
-    convolution. Rounded weights stay on their levels: what is scaled are whole channels.
-    """
-    mean, variance = tf.unstack(moments)
-    gain = scale * tf.math.rsqrt(variance + blocks.NORM_EPSILON)
-    by_channel = gain[:, None] if layer.op == "depthwise" else gain
-    return kernel * by_channel, shift - mean * gain
+    if moments is None:  # it divides by one example less than it normalises by
+        count = tf.cast(tf.reduce_prod(tf.shape(x)[:-1]), tf.float32)
+        variance *= (count - 1.0) / count
+    return y[:, 0, 0] if vectors else y, (mean, variance)
 
 
 def _rounded_kernel(kernel: tf.Tensor, layer: LayerSpec, top: tf.Tensor) -> tf.Tensor:
