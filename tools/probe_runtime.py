@@ -87,6 +87,7 @@ def layers(op: str, container_bits: int, activation_bits: int) -> list[LayerSpec
         "add": [{}, {"activation": "relu"}],
         "max_pool": [{"kernel": 2, "stride": 2}, {"kernel": 3}],
         "mean": [{"out_size": ()}, {"out_size": (1, 1)}],
+        "pad": [{"offset": 1}, {"offset": 2}],
         "resize": [{"stride": 2}, {"stride": 3}],
         "slice": [{"offset": 1, "out_channels": 3}],
     }.get(op, [{}])
@@ -99,6 +100,8 @@ def timed_layer(op: str, container_bits: int, activation_bits: int) -> LayerSpec
     fields = {"dense": {"out_channels": channels}, "conv": {"out_channels": channels}}.get(op, {})
     if op in ("conv", "depthwise", "max_pool"):
         fields["kernel"] = 3
+    if op == "pad":
+        fields["offset"] = 1
     if op == "resize":
         fields["stride"] = 2
     return _layer(op, channels, side, container_bits, activation_bits, **fields)
@@ -111,6 +114,8 @@ def _layer(
     size = (side, side) if side else ()
     steps = fields.get("stride", 1)
     out = side * steps if op == "resize" else -(-side // steps)
+    if op == "pad":
+        out += 2 * fields["offset"]
     made = {"depthwise": channels, "concat": 2 * channels, "flatten": side * side * channels}
     defaults: dict[str, Any] = {
         "out_channels": made.get(op, _OUTPUT_CHANNELS if op in WEIGHTED_OPS else channels),
@@ -228,6 +233,9 @@ def _unweighted(layer: LayerSpec, reals: Sequence[np.ndarray]) -> np.ndarray:
             return np.concatenate(reals, axis=-1)
         case "flatten":
             return x.reshape(len(x), -1)
+        case "pad":
+            around = (layer.offset, layer.offset)
+            return np.pad(x, [(0, 0), around, around, (0, 0)])
         case "resize":
             return x.repeat(layer.stride, 1).repeat(layer.stride, 2)
         case "slice":

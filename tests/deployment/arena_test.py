@@ -1,16 +1,17 @@
 """The arena that counting promises is the one that the interpreter allocates, to the byte."""
 
 import pathlib
+from collections.abc import Callable
 
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from tests.space.small import encoder_decoder, every_op, mlp
+from tests.space.small import encoder_decoder, every_op, mlp, padded
 from tfgen import errors, seeds
 from tfgen.cost import arena as counted
 from tfgen.deployment import arena, probe
 from tfgen.space import bits, catalog, published
-from tfgen.space.layers import LayerSlots, layers_of, slots_of
+from tfgen.space.layers import LayerSlots, LayerSpec, layers_of, slots_of
 from tfgen.space.lowering import lower_batch
 
 POLICY = bits.load("litert-2.3")
@@ -60,9 +61,11 @@ class ArenaTest(parameterized.TestCase):
     def test_every_op(self, activation: str, io: str) -> None:
         self.compare(slots_of(every_op(activation=activation)), (8, 8, 1), io=io)
 
-    @parameterized.parameters("float", "int8")
-    def test_images_come_out(self, io: str) -> None:
-        self.compare(slots_of(encoder_decoder()), (8, 8, 1), io=io)
+    @parameterized.product(make=(encoder_decoder, padded), io=("float", "int8"))
+    def test_images_come_out_and_are_padded(
+        self, make: Callable[[], tuple[LayerSpec, ...]], io: str
+    ) -> None:
+        self.compare(slots_of(make()), (8, 8, 1), io=io)
 
     def test_by_hand(self) -> None:
         # 100-70-3 with integer ends. The input is kept, at 0 .. 100; hidden_1 is needed with it, at

@@ -5,9 +5,10 @@ import json
 import pathlib
 from collections.abc import Sequence
 
+import numpy as np
 from absl.testing import absltest, parameterized
 
-from tests.space.small import encoder_decoder, every_op, mlp
+from tests.space.small import encoder_decoder, every_op, mlp, padded
 from tfgen import errors
 from tfgen.cost import arena, cost_model
 from tfgen.deployment import delivered, probe
@@ -38,7 +39,8 @@ class CostsTest(parameterized.TestCase):
     @parameterized.parameters("float", "int8")
     def test_as_counted(self, io: str) -> None:
         image = (8, 8, 1)
-        for layers, shape in ((MLP, (5,)), (every_op(), image), (encoder_decoder(), image)):
+        networks = ((MLP, (5,)), (every_op(), image), (encoder_decoder(), image), (padded(), image))
+        for layers, shape in networks:
             slots = slots_of(layers)
             counted = {m: values[0] for m, values in cost_model.count(slots).items()}
             counted["peak_ram_kb"] = arena.arena_bytes(slots, io)[0] / 1000
@@ -61,6 +63,22 @@ class CostsTest(parameterized.TestCase):
             self.costs(short, [*short, MLP[1]], (5,))
         with self.assertRaisesRegex(errors.CorruptFileError, "'output' is not in the recipe"):
             self.costs(MLP, MLP[:2], (5,))
+
+    def test_other_zeros_than_promised(self) -> None:
+        layers = padded()
+        two = {"zeros": {"offset": 2, "out_size": (12, 12)}, "pool": {"in_size": (12, 12)}}
+        wider = [dataclasses.replace(layer, **two.get(layer.name, {})) for layer in layers]
+        with self.assertRaisesRegex(errors.CorruptFileError, "'zeros' is not as in recipe"):
+            self.costs(layers, wider, (8, 8, 1))
+        content = bytearray(probe.write_probe(layers, (8, 8, 1), POLICY))
+        alike = np.array([0, 0, 1, 1, 1, 1, 0, 0], np.int32).tobytes()
+        self.assertEqual(content.count(alike), 1)  # two of three pads are alike
+        content[content.index(alike) + 8] = 2  # two rows above
+        path, recipe = self.folder / "model.tflite", self.folder / "recipe.json"
+        path.write_bytes(content)
+        recipe.write_text(json.dumps({"layers": [layer.to_json() for layer in layers]}))
+        with self.assertRaisesRegex(errors.CorruptFileError, "not alike on each side"):
+            delivered.costs(path, recipe)
 
     def test_other_graphs_than_promised(self) -> None:
         layers = every_op()

@@ -1,16 +1,17 @@
 """Probes: sizes that counting tells exactly, kernels that XNNPACK takes, many timed at once."""
 
 import pathlib
+from collections.abc import Callable
 
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from tests.space.small import encoder_decoder, every_op, mlp
+from tests.space.small import encoder_decoder, every_op, mlp, padded
 from tfgen import errors, seeds
 from tfgen.cost import file_size
 from tfgen.deployment import benchmark, probe, tflite_file, timing
 from tfgen.space import bits, catalog
-from tfgen.space.layers import layers_of, slots_of
+from tfgen.space.layers import LayerSpec, layers_of, slots_of
 from tfgen.space.lowering import lower_batch
 
 POLICY = bits.load("litert-2.3")
@@ -37,9 +38,13 @@ class SizeTest(parameterized.TestCase):
         content = probe.write_probe(layers, (8, 8, 1), POLICY)
         self.assertEqual(file_size.file_bytes(slots_of(layers), POLICY), len(content))
 
-    @parameterized.product(activation_bits=(8, 16), io=("float", "int8"))
-    def test_images_come_out(self, activation_bits: int, io: str) -> None:
-        layers = encoder_decoder(activation_bits)
+    @parameterized.product(
+        make=(encoder_decoder, padded), activation_bits=(8, 16), io=("float", "int8")
+    )
+    def test_images_come_out_and_are_padded(
+        self, make: Callable[[int], tuple[LayerSpec, ...]], activation_bits: int, io: str
+    ) -> None:
+        layers = make(activation_bits)
         content = probe.write_probe(layers, (8, 8, 1), POLICY, io=io)
         self.assertEqual(file_size.file_bytes(slots_of(layers), POLICY, io), len(content))
 

@@ -7,7 +7,7 @@ from unittest import mock
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from tests.space.small import encoder_decoder, every_op, mlp
+from tests.space.small import encoder_decoder, every_op, mlp, padded
 from tfgen.deployment import probe, tflite_file, tflite_writer
 from tfgen.deployment.tflite_writer import Step, Weights
 from tfgen.space import bits
@@ -82,6 +82,9 @@ def compute(
             y = np.max(windows(first, layer, -np.inf), axis=0)
         elif layer.op == "mean":
             y = first.mean((1, 2), keepdims=bool(layer.out_size))
+        elif layer.op == "pad":
+            around = (layer.offset, layer.offset)
+            y = np.pad(first, [(0, 0), around, around, (0, 0)])
         elif layer.op == "resize":
             y = first.repeat(layer.stride, 1).repeat(layer.stride, 2)
         elif layer.op == "slice":
@@ -174,6 +177,7 @@ def single_ops(activation_bits: int) -> dict[str, list[LayerSpec]]:
             layer("a", "mean", INPUT, out_size=(1, 1)),
             layer("y", "multiply", INPUT, "a"),
         ],
+        "pad": [layer("y", "pad", INPUT, offset=2, out_size=(13, 12))],
         "resize": [layer("y", "resize", INPUT, stride=3, out_size=(27, 24))],
         "sigmoid": [layer("y", "sigmoid", INPUT)],
         "slice": [layer("y", "slice", INPUT, out_channels=3, offset=2)],
@@ -329,6 +333,9 @@ class CanonicalTest(parameterized.TestCase):
     @parameterized.parameters("float", "int8")
     def test_images_come_out(self, io: str) -> None:
         self.check(encoder_decoder(), (8, 8, 1), io)
+
+    def test_zeros_around_images(self) -> None:
+        self.check(padded(), (8, 8, 1), "float")
 
     def check(self, layers: Sequence[LayerSpec], shape: tuple[int, ...], io: str) -> None:
         from tfgen.deployment import export

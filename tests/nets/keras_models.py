@@ -65,6 +65,21 @@ def dense(keras: Any) -> Any:
     return keras.Model(inputs, k.Dense(10)(x))
 
 
+def imagenet(keras: Any) -> Any:
+    """How ResNet, DenseNet and EfficientNet begin: normalised pixels, zeros before a pool."""
+    k = keras.layers
+    inputs = keras.Input(SHAPE)
+    x = k.Normalization(mean=[0.5, 0.4, 0.3], variance=[0.2, 0.1, 0.3])(k.Rescaling(2.0)(inputs))
+    x = k.Normalization()(x)
+    x = k.Conv2D(8, 7, 2, use_bias=False)(k.ZeroPadding2D(3)(x))
+    x = k.MaxPooling2D(3, 2)(k.ZeroPadding2D(1)(x))  # of 8 pixels, negative ones among them
+    x = k.ReLU()(k.BatchNormalization()(x))
+    x = k.AveragePooling2D(3, 1)(k.ZeroPadding2D(1)(k.Conv2D(12, 1)(x)))
+    x = k.Conv2D(8, 3, 3)(k.ZeroPadding2D(2)(x))  # windows begin two before: no file has such
+    x = k.Normalization(axis=None, invert=True, mean=0.5, variance=2.0)(k.Flatten()(x))
+    return keras.Model(inputs, k.Dense(10)(x))
+
+
 def branches(keras: Any) -> Any:
     """Inception's way: branches side by side, of which the input is one."""
     k = keras.layers
@@ -143,7 +158,7 @@ def scaled(keras: Any) -> Any:
     return keras.Model(inputs, k.Dense(10)(x))
 
 
-_ALL = (residual, everyday, depthwise, dense, branches, plain, segmenting, scaled)
+_ALL = (residual, everyday, depthwise, dense, imagenet, branches, plain, segmenting, scaled)
 MODELS = {f.__name__: f for f in _ALL}
 
 
@@ -162,6 +177,9 @@ def main(version: str, folder: str) -> None:
         model.set_weights(
             [w + random.uniform(0.05, 0.3, w.shape).astype(w.dtype) for w in model.get_weights()]
         )
+        for layer in model.layers:
+            if hasattr(layer, "finalize_state"):  # a normalisation reads its weights once
+                layer.finalize_state()
         model.compile(optimizer="adam", loss="mse")
         where = pathlib.Path(folder, name)
         model.save(f"{where}.keras")

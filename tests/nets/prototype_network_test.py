@@ -50,7 +50,7 @@ class ReadingTest(parameterized.TestCase):
 
     @parameterized.parameters(
         (version, name, suffix)
-        for name, suffixes in zip(keras_models.MODELS, ["keras h5", "h5 keras"] * 4, strict=False)
+        for name, suffixes in zip(keras_models.MODELS, ["keras h5", "h5 keras"] * 5, strict=False)
         for version, suffix in zip("23", suffixes.split(), strict=True)
     )
     def test_a_network_computes_what_the_model_does(self, version, name, suffix):
@@ -410,10 +410,24 @@ class FormTest(parameterized.TestCase):
         self.assertEqual(kernel[:3, :3].min(), 1.0)
         self.assertEqual((np.abs(kernel[3]).max(), np.abs(kernel[:, 3]).max()), (0.0, 0.0))
         far = dataclasses.replace(pad, config={"padding": [[3, 0], [3, 0]]})
-        with self.assertRaisesRegex(errors.CorruptFileError, "begin 3 before .* leave .5, 5."):
+        with self.assertRaisesRegex(errors.CorruptFileError, "'c' .*before it than .*: 3, 0, 3, 0"):
             prototype_network.read(graph(far, nodes[1]), "m")
-        with self.assertRaisesRegex(errors.CorruptFileError, "reads an image with zeros"):
+        with self.assertRaisesRegex(errors.CorruptFileError, "'f' .*before it than .*: 0, 1, 0, 1"):
             prototype_network.read(graph(pad, Node("f", "Flatten", {}, ("p",), ())), "m")
+
+    def test_zeros_that_lie_otherwise_are_a_pad(self):
+        pad = Node("p", "ZeroPadding2D", {"padding": [[2, 2], [2, 2]]}, (IN,), ())
+        pool = Node(
+            "m", "MaxPooling2D", {"pool_size": 3, "strides": 2, "padding": "valid"}, ("p",), ()
+        )
+        # 8 pixels and four zeros are 12: windows of 3 have 5 places by steps of 2 and 4 by steps of
+        # 3. Without a pad a file has 4 and 3, and none more by a wider kernel.
+        apart = conv(read="p", strides=3, padding="valid")
+        for node, op, size in ((pool, "max_pool", 5), (apart, "conv", 4)):
+            found = prototype_network.read(graph(pad, node), "m")
+            zeros, windows = found.layers
+            self.assertEqual((zeros.op, zeros.offset, zeros.out_size), ("pad", 2, (12, 12)))
+            self.assertEqual((windows.op, windows.kernel, windows.out_size), (op, 3, (size, size)))
 
     def test_a_single_channel_is_convolved(self):
         # A dense layer of one input has no file.

@@ -87,6 +87,7 @@ class LiteRt23Test(parameterized.TestCase):
             "max_pool",
             "mean",
             "multiply",
+            "pad",
             "resize",
             "sigmoid",
             "slice",

@@ -105,6 +105,22 @@ def encoder_decoder(activation_bits: int = 8) -> tuple[LayerSpec, ...]:
     return tuple(layers)
 
 
+def padded(activation_bits: int = 8) -> tuple[LayerSpec, ...]:
+    """For 8x8x1 images and three classes, with zeros around images that no windows bring."""
+    layers: list[LayerSpec] = []
+    add = functools.partial(_add, layers, activation_bits)
+    stem = {"weight_bits": 8, "activation": "relu", "batch_norm": True}
+    add("stem", "conv", INPUT, 8, 8, kernel=3, **stem)
+    add("zeros", "pad", "stem", 8, 10, offset=1)
+    add("pool", "max_pool", "zeros", 8, 4, kernel=3, stride=2, valid=True)
+    add("around", "pad", "pool", 8, 8, offset=2)
+    add("apart", "conv", "around", 12, 2, kernel=3, stride=3, valid=True, weight_bits=8)
+    add("again", "pad", "apart", 12, 4, offset=1)
+    add("flatten", "flatten", "again", 192, 0)
+    add("output", "dense", "flatten", 3, 0, weight_bits=8)
+    return tuple(layers)
+
+
 def small_space() -> SearchSpace:
     """Two depths, widths 1..3 and two bit-widths: small enough to enumerate by hand.
 

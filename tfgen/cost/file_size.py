@@ -109,8 +109,9 @@ _CODES = {
     "quantize": _CODE_OF_VERSION_1,
 }
 # Constant inputs of ops without weights; of some, one of two numbers.
-_PARAMETERS = {"flatten": 1, "mean": 1, "resize": 1, "slice": 3}
+_PARAMETERS = {"flatten": 1, "mean": 1, "pad": 1, "resize": 1, "slice": 3}
 _PAIRS, _PAIR = ("flatten", "mean", "resize"), 1 << 15
+_PADDINGS = 32  # bytes of a pad's, two numbers for each of four dimensions
 
 
 def _options(slot: LayerSlots) -> _Table | None:
@@ -130,6 +131,7 @@ def _options(slot: LayerSlots) -> _Table | None:
         "max_pool": _table(*valid, (1, 4), (2, 4), (3, 4), (4, 4)),  # padding, strides, window
         "mean": _table(*[(0, 1)] * image),  # whether the image's dimensions are kept
         "multiply": _EMPTY,
+        "pad": _EMPTY,
         "resize": _table((1, 1)),  # that pixels' centres lie at halves
         "slice": _table((0, 4), (1, 4)),  # masks of begin and end
     }.get(slot.op)
@@ -251,12 +253,15 @@ def _layer(slot: LayerSlots, times: Mask, operator: _Table, with_options: _Table
 
 def _parameters(slots: Sequence[LayerSlots]) -> Iterator[_Part]:
     """The constants that tell ops what to do; equal ones are one tensor."""
-    for times, _ in _parameter_sizes(slots):
-        yield _Part(times, (_PARAMETER_TENSOR, _BUFFER), 2 * _OFFSET + _vector(1))
+    for times, size in _parameter_sizes(slots):
+        shape = _vector(2 if size == _PADDINGS else 1)
+        yield _Part(times, (_PARAMETER_TENSOR, _BUFFER), 2 * _OFFSET + shape)
 
 
 def _parameter_sizes(slots: Sequence[LayerSlots]) -> Iterator[tuple[Counts, int]]:
     """How many parameters of a kind a file has [architectures], and the bytes of one."""
+    if pads := [np.where(s.present, s.offset, 0) for s in slots if s.op == "pad"]:
+        yield np.count_nonzero(_distinct(pads), axis=1), _PADDINGS
     pairs = [np.where(s.present, _pair(s), 0) for s in slots if s.op in _PAIRS]
     if pairs:
         yield np.count_nonzero(_distinct(pairs), axis=1), 8
@@ -289,7 +294,8 @@ def _constants(slots: Sequence[LayerSlots], policy: BitPolicy) -> Counts:
                 total += np.where(slot.present, _rounded(data + _OFFSET, _ALIGNMENT), 0)
             first = np.where(slot.present, kernel, first)
         elif slot.op in _PARAMETERS:
-            first = np.where(slot.present, 16 if slot.op == "slice" else 8, first)
+            size = {"pad": _PADDINGS, "slice": 16}.get(slot.op, 8)
+            first = np.where(slot.present, size, first)
     for times, size in _parameter_sizes(slots):
         total += times * _rounded(size + _OFFSET, _ALIGNMENT)
     # Behind the first constant's data, which end the file, stands no length.

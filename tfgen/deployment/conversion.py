@@ -100,7 +100,7 @@ def _is_layer(
     if layer.weighted:
         kernel, _ = tflite_file.unpack(model, tensors[op.inputs[1]])
         return np.array_equal(_kernel(twin, layer), kernel)
-    if layer.op == "resize":
+    if layer.op in ("pad", "resize"):
         return tuple(tensors[op.outputs[0]].shape[1:-1]) == layer.out_size
     if layer.op == "slice":
         offset = tflite_file.slice_offset(model, tensors[op.inputs[1]])

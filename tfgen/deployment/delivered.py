@@ -87,7 +87,7 @@ def _layers(
             activation_bits=_activation_bits(output),
             activation=tflite_file.fused_activation(op.builtinOptions),
             batch_norm=promised[name].batch_norm,
-            offset=tflite_file.slice_offset(model, constants[0]) if ops[kind] == "slice" else 0,
+            offset=_offset(ops[kind], model, constants),
         )
         if layer.weighted:
             kernel, bias = constants
@@ -115,6 +115,12 @@ def _stride(op: str, options: Any, source: Any, output: Any) -> int:
     if op == "resize":
         return int(output.shape[1]) // int(source.shape[1])
     return int(getattr(options, "strideH", 1))
+
+
+def _offset(op: str, model: Any, constants: Sequence[Any]) -> int:
+    """The first channel of a slice, the zeros of a pad."""
+    readers = {"pad": tflite_file.pad_offset, "slice": tflite_file.slice_offset}
+    return readers[op](model, constants[0]) if op in readers else 0
 
 
 def _activation_bits(tensor: Any) -> int:

@@ -36,6 +36,7 @@ FILE_OPS = {  # op of a LayerSpec -> op of the file
     "max_pool": "MAX_POOL_2D",
     "mean": "MEAN",
     "multiply": "MUL",
+    "pad": "PAD",
     "resize": "RESIZE_NEAREST_NEIGHBOR",
     "sigmoid": "LOGISTIC",
     "slice": "STRIDED_SLICE",
@@ -231,6 +232,7 @@ _VERSIONS = {
     "MAX_POOL_2D": (1, 2, 3),
     "MEAN": (1, 2, 3),
     "MUL": (1, 3, 4),
+    "PAD": (1, 2, 3),
     "QUANTIZE": (1, 1, 2),
     "RESHAPE": (1, 1, 1),
     "RESIZE_NEAREST_NEIGHBOR": (3, 3, 4),  # with pixels' centres at halves
@@ -458,7 +460,21 @@ def is_valid(options: Any) -> bool:
 
 def slice_offset(model: Any, begin: Any) -> int:
     """The first channel that a slice takes, from the tensor of its begins."""
-    return int(np.asarray(model.buffers[begin.buffer].data, np.uint8).view(np.int32)[-1])
+    return int(_integers(model, begin)[-1])
+
+
+def pad_offset(model: Any, paddings: Any) -> int:
+    """The zeros that a pad puts on each side of an image; raises ValueError where they differ."""
+    found = _integers(model, paddings)
+    zeros = int(found[2]) if len(found) == 8 else 0
+    if zeros < 1 or found.tolist() != [0, 0, zeros, zeros, zeros, zeros, 0, 0]:
+        raise ValueError(f"a pad by {found.tolist()} is not alike on each side of an image")
+    return zeros
+
+
+def _integers(model: Any, tensor: Any) -> np.ndarray:
+    """What a constant that tells an op what to do holds."""
+    return np.asarray(model.buffers[tensor.buffer].data, np.uint8).view(np.int32)
 
 
 def unpack(model: Any, tensor: Any) -> tuple[np.ndarray, int]:

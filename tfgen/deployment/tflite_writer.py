@@ -19,6 +19,7 @@ _INTEGERS = {2: "INT2", 4: "INT4", 8: "INT8", 16: "INT16"}
 _IMAGE_AXES = (1, 2)  # of [batch, height, width, channels]
 
 Step = tuple[float, int]  # scale and zero point
+Parameter = Sequence[int] | Sequence[Sequence[int]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -197,7 +198,7 @@ class _Graph:
         )
         return [kernel, bias]
 
-    def parameter(self, values: Sequence[int]) -> int:
+    def parameter(self, values: Parameter) -> int:
         """A constant that tells an op what to do."""
         data = np.array(values, np.int32)
         return self._tensor(data.shape, self.schema.TensorType.INT32, "", data=data)
@@ -267,12 +268,14 @@ class _Graph:
         return len(self._graph.tensors) - 1
 
 
-def _parameters(layer: LayerSpec) -> list[Sequence[int]]:
+def _parameters(layer: LayerSpec) -> list[Parameter]:
     """The constant inputs of an op without weights."""
     if layer.op == "flatten":
         return [(-1, layer.out_channels)]
     if layer.op == "mean":
         return [_IMAGE_AXES]
+    if layer.op == "pad":  # zeros before and behind, of each dimension
+        return [((0, 0), *[(layer.offset, layer.offset)] * 2, (0, 0))]
     if layer.op == "resize":
         return [layer.out_size]
     if layer.op == "slice":
@@ -312,6 +315,8 @@ def _options(schema: Any, layer: LayerSpec) -> tuple[Any, str]:
     elif layer.op == "resize":
         made = schema.ResizeNearestNeighborOptionsT()
         made.halfPixelCenters = True  # else (n / size * factor) is a little below n for some
+    elif layer.op == "pad":
+        made = schema.PadOptionsT()
     elif layer.op == "slice":
         made = schema.StridedSliceOptionsT()
         made.beginMask = made.endMask = 0b0111

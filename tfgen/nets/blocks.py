@@ -122,6 +122,7 @@ _SIMPLE: Mapping[str, Callable[[LayerSpec], keras.layers.Layer]] = {
         keepdims=bool(spec.out_size), name=spec.name
     ),
     "multiply": lambda spec: keras.layers.Multiply(name=spec.name),
+    "pad": lambda spec: keras.layers.ZeroPadding2D(spec.offset, name=spec.name),
     "resize": lambda spec: keras.layers.UpSampling2D(
         spec.stride, interpolation="nearest", name=spec.name
     ),

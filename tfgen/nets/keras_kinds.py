@@ -29,6 +29,7 @@ KINDS = (
     "GlobalAveragePooling2D",
     "MaxPooling2D",
     "Multiply",
+    "Normalization",
     "ReLU",
     "Rescaling",
     "Reshape",

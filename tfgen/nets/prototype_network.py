@@ -5,6 +5,8 @@
     windows; of a vector it becomes a part of the dense layer that reads it.
   * Dropout and noise are left out, and so is a softmax at the end: outputs are logits.
   * A 1x1 convolution is a dense layer at each position.
+  * Zeros around an image are part of the convolution that reads it where a file has such windows;
+    elsewhere a pad adds them, as many on each side.
 
 What has no such form is refused, and the layer named. A network of these layers with these weights
 computes what the model does (tested to 1e-4 of its outputs).
@@ -29,7 +31,9 @@ from tfgen.space.layers import INPUT, MOVING_OPS, LayerSpec, Size, check_network
 
 _BITS = 8
 _WIDENING = 2  # of a kernel's side, for zeros that files put elsewhere
-_MOST_ARRAYS = {"BatchNormalization": 4, "SeparableConv2D": 3}  # 2 elsewhere
+_MOST_ARRAYS = {"BatchNormalization": 4, "Normalization": 3, "SeparableConv2D": 3}  # 2 elsewhere
+_COUNTS = ("Normalization",)  # whose last array is a number of examples
+_LEAST_DEVIATION = 1e-7  # Keras's epsilon, below which no deviation is divided by
 _FUSED = ("relu", "relu6")
 _APART = {"sigmoid": "sigmoid", "hard_silu": "hard_swish", "hard_swish": "hard_swish"}
 
@@ -77,12 +81,16 @@ def read(graph: KerasGraph, source: str) -> PrototypeNetwork:
     return PrototypeNetwork(layers, graph.input_shape, reader.weights, tuple(reader.remarks))
 
 
-_ABSORBING = ("BatchNormalization", "Dense", "Flatten", "Rescaling")  # of normalised vectors
+# Of normalised vectors.
+_ABSORBING = ("BatchNormalization", "Dense", "Flatten", "Normalization", "Rescaling")
 _OF_VECTORS = ("dense", "hard_swish", "mean", "sigmoid")
 
 
 class _NoForm(Exception):
     """Why a layer has no form."""
+
+
+_NO_ZEROS = (0, 0, 0, 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +109,7 @@ class _Tensor:
     layer: str
     channels: int
     size: Size
-    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    padding: tuple[int, int, int, int] = _NO_ZEROS
     affine: tuple[np.ndarray, np.ndarray] | None = dataclasses.field(default=None, compare=False)
 
 
@@ -133,12 +141,13 @@ class _Reader:
             raise _NoForm("such layers are not read")
         if node.config.get("data_format") == "channels_first":
             raise _NoForm("channels come first")
-        if any(array.dtype.kind != "f" for array in node.arrays):
+        weights = node.arrays[: -1 if node.kind in _COUNTS else None]
+        if any(array.dtype.kind != "f" for array in weights):
             raise _NoForm("weights that are no floats are not read")
         if len(node.arrays) > _MOST_ARRAYS.get(node.kind, 2):
             raise _NoForm(f"it has {len(node.arrays)} arrays of weights")
-        if any(any(tensor.padding) for tensor in inputs) and node.kind not in _PADDED:
-            raise _NoForm("it reads an image with zeros around it")
+        if node.kind not in _PADDED:
+            inputs = [self.padded(node, tensor) for tensor in inputs]
         if any(tensor.affine for tensor in inputs) and node.kind not in _ABSORBING:
             raise _NoForm("it reads a normalised vector, as dense layers alone do")
         self._tensors[node.name] = _FORMS[node.kind](self, node, inputs)
@@ -251,15 +260,38 @@ class _Reader:
             self.weights[name] = {k: np.asarray(v, np.float32) for k, v in weights.items()}
         return out
 
-    def window(self, node: Node, x: _Tensor, kernel: int) -> _Window:
-        """How the windows of a kernel lie, which may become wider; raises _NoForm."""
-        found = _window(node.config, x, kernel, widens=True)
+    def window(
+        self, node: Node, x: _Tensor, kernel: int, widens: bool = True
+    ) -> tuple[_Tensor, _Window]:
+        """What windows read of x, and how they lie there; raises _NoForm.
+
+        Zeros around x are those of a file's windows, which a wider kernel may need, or a pad's.
+        """
+        found = _window(node.config, x, kernel, widens)
+        if found is None:
+            x = self.padded(node, x)
+            found = _window(node.config, x, kernel)
+            assert found is not None  # nothing is around x
         if found.kernel != kernel:
             self.remarks.append(
                 f"{node.name}: zeros around its image are zeros of a kernel of {found.kernel}, "
                 f"which was {kernel}"
             )
-        return found
+        return dataclasses.replace(x, padding=_NO_ZEROS), found
+
+    def padded(self, node: Node, x: _Tensor) -> _Tensor:
+        """x with its zeros around it, which a pad adds; raises _NoForm."""
+        if not any(x.padding):
+            return x
+        if len(set(x.padding)) > 1:
+            sides = ", ".join(map(str, x.padding))
+            raise _NoForm(
+                "it reads an image with other zeros before it than behind (top, bottom, left, "
+                f"right: {sides}), which are read of convolutions alone, and not of all"
+            )
+        zeros = x.padding[0]
+        size = tuple(side + 2 * zeros for side in x.size)
+        return self.layer(node, "pad", [x], suffix="_pad", size=size, offset=zeros)
 
     def activated(self, node: Node, x: _Tensor, activation: str) -> _Tensor:
         """Applies an activation: as part of the op that makes x, or as an op of its own."""
@@ -348,12 +380,12 @@ def _conv(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tensor:
     (x,) = inputs
     config, kernel = node.config, node.arrays[0]
     kernel_size = _square(config["kernel_size"], "kernel")
-    window = reader.window(node, x, kernel_size)
+    x, window = reader.window(node, x, kernel_size)
     groups = int(config.get("groups", 1))
     bias = _bias(node, kernel.shape[-1])
     if groups == x.channels and kernel.shape[-1] == groups:
         weights = {KERNEL: window.around(np.swapaxes(kernel, 2, 3)), BIAS: bias}
-        y = reader.layer(node, "depthwise", [_bare(x)], weights=weights, **window.fields())
+        y = reader.layer(node, "depthwise", [x], weights=weights, **window.fields())
     elif groups != 1:
         raise _NoForm(f"convolutions in {groups} groups are not read")
     elif window.kernel == 1 and window.stride == 1:
@@ -362,7 +394,7 @@ def _conv(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tensor:
         y = reader.layer(
             node,
             "conv",
-            [_bare(x)],
+            [x],
             weights={KERNEL: window.around(kernel), BIAS: bias},
             channels=kernel.shape[-1],
             **window.fields(),
@@ -391,9 +423,9 @@ def _depthwise(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tenso
     if kernel.shape[-1] != 1:
         raise _NoForm(f"a depth multiplier of {kernel.shape[-1]} is not read")
     kernel_size = _square(node.config["kernel_size"], "kernel")
-    window = reader.window(node, x, kernel_size)
+    x, window = reader.window(node, x, kernel_size)
     weights = {KERNEL: window.around(kernel), BIAS: _bias(node, x.channels)}
-    y = reader.layer(node, "depthwise", [_bare(x)], weights=weights, **window.fields())
+    y = reader.layer(node, "depthwise", [x], weights=weights, **window.fields())
     return reader.activated(node, y, _activation(node.config))
 
 
@@ -403,11 +435,11 @@ def _separable(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tenso
     if depthwise.shape[-1] != 1:
         raise _NoForm(f"a depth multiplier of {depthwise.shape[-1]} is not read")
     kernel_size = _square(node.config["kernel_size"], "kernel")
-    window = reader.window(node, x, kernel_size)
+    x, window = reader.window(node, x, kernel_size)
     y = reader.layer(
         node,
         "depthwise",
-        [_bare(x)],
+        [x],
         suffix="_depthwise",
         weights={KERNEL: window.around(depthwise), BIAS: np.zeros(x.channels)},
         **window.fields(),
@@ -464,6 +496,22 @@ def _rescaling(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tenso
     return _scaled(reader, node, x, scale, offset)
 
 
+def _normalization(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tensor:
+    """By moments of the data, which Keras keeps in the config or, once adapted, as weights."""
+    (x,) = inputs
+    config = node.config
+    if list(np.atleast_1d(config.get("axis", -1))) not in ([], [-1], [len(x.size) + 1]):
+        raise _NoForm("normalisation of another axis than the channels is not read")
+    moments = node.arrays[:2] or (config.get("mean"), config.get("variance"))
+    mean, variance = (
+        np.broadcast_to(np.asarray(moment, np.float64).ravel(), (x.channels,)) for moment in moments
+    )
+    deviation = np.maximum(np.sqrt(variance), _LEAST_DEVIATION)
+    if config.get("invert"):
+        return _scaled(reader, node, x, deviation, mean)
+    return _scaled(reader, node, x, 1.0 / deviation, -mean / deviation)
+
+
 def _scaled(
     reader: _Reader, node: Node, x: _Tensor, scale: np.ndarray, offset: np.ndarray
 ) -> _Tensor:
@@ -484,7 +532,7 @@ def _average(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tensor:
     """A depthwise layer of equal weights, where no window reaches beyond the image."""
     (x,) = inputs
     side = _square(node.config["pool_size"], "window")
-    window = _window(node.config, x, side)
+    x, window = reader.window(node, x, side, widens=False)
     if (side, side) == x.size and window.size == (1, 1):
         return reader.layer(node, "mean", [x], size=(1, 1))
     ends = [(out - 1) * window.stride + side for out in window.size]
@@ -504,7 +552,7 @@ def _average(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tensor:
 def _max_pool(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tensor:
     (x,) = inputs
     side = _square(node.config["pool_size"], "window")
-    window = _window(node.config, x, side)
+    x, window = reader.window(node, x, side, widens=False)
     return reader.layer(node, "max_pool", [x], **window.fields())
 
 
@@ -627,6 +675,7 @@ _FORMS: Mapping[str, _Form] = {
     "GlobalAveragePooling2D": _global_mean,
     "MaxPooling2D": _max_pool,
     "Multiply": _multiply,
+    "Normalization": _normalization,
     "ReLU": _relu,
     "Rescaling": _rescaling,
     "Reshape": _reshape,
@@ -681,8 +730,10 @@ class _Window:
         return np.pad(kernel, [*sides, *[(0, 0)] * (kernel.ndim - 2)])
 
 
-def _window(config: Mapping[str, Any], x: _Tensor, kernel: int, widens: bool = False) -> _Window:
-    """How windows lie; raises _NoForm where none of a file's do so.
+def _window(
+    config: Mapping[str, Any], x: _Tensor, kernel: int, widens: bool = False
+) -> _Window | None:
+    """How windows lie; None where none of a file's do so; raises _NoForm where none can.
 
     Files pad so that out = ceil(in / stride), or not at all. Zeros that lie otherwise are zeros of
     a wider kernel, where the layer has one.
@@ -722,13 +773,7 @@ def _window(config: Mapping[str, Any], x: _Tensor, kernel: int, widens: bool = F
                 return _Window(stride, same, False, side, firsts.pop())
     if not any(x.padding):
         return _Window(stride, size, True, kernel)
-    raise _NoForm(
-        f"windows that begin {pads[0][0]} before the image and leave {size} lie otherwise in a file"
-    )
-
-
-def _bare(x: _Tensor) -> _Tensor:
-    return dataclasses.replace(x, padding=(0, 0, 0, 0))
+    return None
 
 
 def _square(value: Any, what: str) -> int:

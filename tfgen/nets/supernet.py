@@ -626,6 +626,7 @@ _OPS: Mapping[str, Callable[[LayerSpec, Sequence[tf.Tensor]], tf.Tensor]] = {
     ),
     "mean": lambda layer, x: tf.reduce_mean(x[0], axis=(1, 2), keepdims=bool(layer.out_size)),
     "multiply": lambda layer, x: x[0] * x[1],
+    "pad": lambda layer, x: tf.pad(x[0], [[0, 0], *[[layer.offset] * 2] * 2, [0, 0]]),
     "resize": lambda layer, x: tf.image.resize(x[0], layer.out_size, "nearest"),
     "sigmoid": lambda layer, x: tf.sigmoid(x[0]),
 }

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 WEIGHTED_OPS = ("dense", "conv", "depthwise")
-# Ops whose output is its input's numbers, moved: the tensor has the input's range.
-MOVING_OPS = ("flatten", "max_pool", "resize", "slice")
+# Ops whose output is its input's numbers, moved, and zeros: the tensor has the input's range.
+MOVING_OPS = ("flatten", "max_pool", "pad", "resize", "slice")
 WINDOWED_OPS = ("conv", "depthwise", "max_pool")
 OPS = (*WEIGHTED_OPS, *MOVING_OPS, "add", "concat", "hard_swish", "mean", "multiply", "sigmoid")
 # Activations that an op applies by itself; the others are ops of their own.
@@ -48,7 +48,7 @@ class LayerSpec:
       activation_bits: width of one element of the output.
       activation: what the op applies to its result, one of FUSED_ACTIVATIONS.
       batch_norm: whether batch normalisation stands between a weighted op and its activation.
-      offset: of a slice, the first channel it takes.
+      offset: of a slice, the first channel it takes; of a pad, the zeros on each side of the image.
     """
 
     name: str
@@ -85,8 +85,11 @@ class LayerSpec:
             raise ValueError(f"layer {self.name!r}: weights belong to {WEIGHTED_OPS}: {self}")
         if self.valid and self.op not in WINDOWED_OPS:
             raise ValueError(f"layer {self.name!r}: {self.op} has no windows")
-        larger = tuple(side * self.stride for side in self.in_size)
-        if self.op == "resize" and (not self.in_size or self.out_size != larger):
+        larger = {
+            "pad": tuple(side + 2 * self.offset for side in self.in_size),
+            "resize": tuple(side * self.stride for side in self.in_size),
+        }.get(self.op)
+        if larger is not None and (not self.in_size or self.out_size != larger):
             raise ValueError(f"layer {self.name!r}: its size must be {larger}: {self}")
         least = 2 if self.op in ("add", "concat", "multiply") else 1
         if len(self.inputs) < least or (len(self.inputs) > least and self.op != "concat"):

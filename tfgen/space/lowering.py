@@ -175,6 +175,8 @@ class _Walk:
             height = width = self.column(1)
         elif op == "resize":
             height, width = x.height * steps, x.width * steps
+        elif op == "pad":
+            height, width = (n + 2 * self.column(offset) for n in (x.height, x.width))
         elif valid:
             height, width = ((n - self.column(kernel)) // steps + 1 for n in (x.height, x.width))
         elif isinstance(stride, int) and stride == 1:

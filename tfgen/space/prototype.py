@@ -24,7 +24,7 @@ _STEPS = 8  # of a group's menu: eighths of its channels
 _CHANNEL_STEP = 4  # low-bit kernels read channels in fours
 _LEAST_CUT = 8  # channels: fewer are left whole
 # Ops that keep channels apart.
-_SAME = ("depthwise", "hard_swish", "max_pool", "mean", "resize", "sigmoid")
+_SAME = ("depthwise", "hard_swish", "max_pool", "mean", "pad", "resize", "sigmoid")
 Rows = npt.NDArray[np.int64]  # [channels that are kept]
 
 
