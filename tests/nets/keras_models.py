@@ -145,6 +145,21 @@ def everyday(keras: Any) -> Any:
     return keras.Model(pixels, k.Dense(10)(k.Dropout(0.1)(x)))
 
 
+def arithmetic(keras: Any) -> Any:
+    """Signs between layers and numbers: hard-swish and its gate as MobileNetV3 writes them."""
+    k = keras.layers
+    inputs = keras.Input(SHAPE)
+    x = (inputs / 0.5 - 1) * 0.9
+    x = k.BatchNormalization()(k.Conv2D(8, 3, padding="same", use_bias=False)(x))
+    x = x * (k.ReLU(6.0)(x + 3.0) * (1.0 / 6.0))
+    x = k.DepthwiseConv2D(3, padding="same")(2.0 * x) / 3
+    gate = k.Conv2D(8, 1)(k.GlobalAveragePooling2D(keepdims=True)(x))
+    gate = k.ReLU(6.0)(3.0 + gate) * (1.0 / 6.0)
+    x = 1 - x * gate
+    x = x + k.Conv2D(8, 1)(x)
+    return keras.Model(inputs, k.Dense(10)(k.GlobalAveragePooling2D()(x)) - 0.5)
+
+
 def scaled(keras: Any) -> Any:
     """Images of a single channel between layers, and a vector that is scaled and normalised."""
     k = keras.layers
@@ -158,7 +173,9 @@ def scaled(keras: Any) -> Any:
     return keras.Model(inputs, k.Dense(10)(x))
 
 
-_ALL = (residual, everyday, depthwise, dense, imagenet, branches, plain, segmenting, scaled)
+_ALL = (
+    residual, everyday, depthwise, dense, imagenet, branches, plain, segmenting, scaled, arithmetic,
+)  # fmt: skip
 MODELS = {f.__name__: f for f in _ALL}
 
 

@@ -50,7 +50,7 @@ class ReadingTest(parameterized.TestCase):
 
     @parameterized.parameters(
         (version, name, suffix)
-        for name, suffixes in zip(keras_models.MODELS, ["keras h5", "h5 keras"] * 5, strict=False)
+        for name, suffixes in zip(keras_models.MODELS, ["keras h5", "h5 keras"] * 5, strict=True)
         for version, suffix in zip("23", suffixes.split(), strict=True)
     )
     def test_a_network_computes_what_the_model_does(self, version, name, suffix):
@@ -124,9 +124,18 @@ class ReadingTest(parameterized.TestCase):
             "  return keras.Sequential([keras.Input((4,)), Dense(3, name='mine')])\n"
             "def unbuilt():\n"
             "  return keras.Sequential([keras.layers.Dense(3)])\n"
-            "def plus_one():\n"
+            "def signs(last=lambda x, y: y - 1):\n"
             "  x = keras.Input((4,))\n"
-            "  return keras.Model(x, keras.layers.Dense(3)(x + 1.0))\n"
+            "  y = 2 - keras.layers.Dense(4)(x / 4)\n"
+            "  return keras.Model(x, keras.layers.Dense(3)(last(x, y)))\n"
+            "def difference():\n"
+            "  return signs(lambda x, y: x - y)\n"
+            "def inverse():\n"
+            "  return signs(lambda x, y: 1 / y)\n"
+            "def endless():\n"
+            "  return signs(lambda x, y: y * float('inf'))\n"
+            "def square():\n"
+            "  return signs(lambda x, y: y ** 2)\n"
             "def nameless():\n"
             "  return keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name='')])\n"
             "def reshaped():\n"
@@ -146,8 +155,20 @@ class ReadingTest(parameterized.TestCase):
             keras_file.read(f"{file}:fail")
         with self.assertRaisesRegex(errors.CorruptFileError, "was never built"):
             keras_file.read(f"{file}:unbuilt")
-        with self.assertRaisesRegex(errors.CorruptFileError, "'add.*' is called with a constant"):
-            keras_file.read(f"{file}:plus_one")
+        # x / 4, 2 - y and y - 1, each as scale and offset.
+        nodes = [n.config for n in keras_file.read(f"{file}:signs").nodes if n.kind == "Rescaling"]
+        self.assertEqual(
+            [(config["scale"], config["offset"]) for config in nodes],
+            [(0.25, 0.0), (-1.0, 2.0), (1.0, -1.0)],
+        )
+        for function, message in (
+            ("difference", "'subtract.*': - of two layers"),
+            ("inverse", "'true_divide.*': a division by a layer"),
+            ("endless", "'multiply.*' is called with what is no number"),
+            ("square", "'power.*' .Power of keras"),
+        ):
+            with self.assertRaisesRegex(errors.CorruptFileError, message):
+                keras_file.read(f"{file}:{function}")
         with self.assertRaisesRegex(errors.CorruptFileError, "a layer has no name"):
             keras_file.read(f"{file}:nameless")
         with self.assertRaisesRegex(errors.CorruptFileError, "'reshape.*' .Reshape of keras"):
@@ -205,6 +226,27 @@ class RefusalTest(parameterized.TestCase):
             "'os'.* .function.: such layers are not read",
         ),
         ({"class_name": "TFOpLambda", "config": {"function": "io.write_file"}}, "TFOpLambda"),
+        (
+            {"class_name": "Dense", "config": {"activation": {
+                "class_name": "TFOpLambda", "config": {"function": "io.write_file"}}}},
+            "names TFOpLambda .*write_file.*, which is never",
+        ),
+        # Keras makes an object of whatever a call has.
+        *(
+            (
+                {"class_name": "TFOpLambda", "config": {"name": "sum", "function": "math.add"},
+                 "inbound_nodes": call},
+                "'sum' is called with what is no number and no layer",
+            )
+            for call in (
+                [["x", 0, 0, {"y": {"class_name": "Lambda", "config": {}}, "name": None}]],
+                [["_CONSTANT_VALUE", -1, "ls", {"y": ["x", 0, 0], "name": None}]],
+                [["x", 0, 0, {"y": 1.0, "name": None, "z": {"class_name": "Lambda"}}]],
+                [["x", 0, 0, {"y": True}]],
+                [{"args": [1.0], "kwargs": {"y": {"class_name": "Lambda"}}}],
+                None,
+            )
+        ),
         (
             {"class_name": "Dense", "config": {"activation": {
                 "module": "os", "class_name": "function", "config": "system"}}},

@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import math
 import os
 import pathlib
 import re
@@ -37,8 +38,20 @@ _PARTS_OF = re.compile(
     r"(tf_)?keras(\.src)?(\.(initializers|regularizers|constraints|dtype_policies|mixed_precision)"
     r"[a-z0-9_.]*)?"
 )
-# What `x + y` and `x * y` of Keras 3 are: operations that compute what the layers of that name do.
-_OPERATIONS_OF, _OPERATIONS = "keras.src.ops.numpy", ("Add", "Multiply")
+# What `x + y`, `x / 255` and the like are: operations of Keras 3; of Keras 2 layers that call a
+# function by its name, of which no other may be named.
+_OPERATIONS_OF = "keras.src.ops.numpy"
+_OPERATIONS = {"Add": "+", "Multiply": "*", "Subtract": "-", "Divide": "/", "TrueDivide": "/"}
+_CALLING = "TFOpLambda"
+_FUNCTIONS = {
+    "__operators__.add": "+",
+    "math.add": "+",
+    "math.divide": "/",
+    "math.multiply": "*",
+    "math.subtract": "-",
+    "math.truediv": "/",
+}
+_OF_LAYERS = {"+": "Add", "*": "Multiply"}  # the layers that do the same with two
 _RUN = ("function", "Lambda", "__lambda__")
 # Of the whole model Keras makes nothing of these, compile=False; of nested ones it does.
 _UNREAD = ("compile_config", "build_config")
@@ -232,7 +245,8 @@ def _check(config: Any, nested: bool = False, of: str = "it") -> None:
     layers = config.get("layers")
     for layer in layers if isinstance(layers, list) else ():
         kind = layer.get("class_name") if isinstance(layer, Mapping) else None
-        if not (kind in KINDS or kind in _MODELS) or not _is_home(kind, layer.get("module")):
+        known = kind in KINDS or kind in _MODELS or _sign(layer) is not None
+        if not known or not _is_home(kind, layer.get("module")):
             own = layer.get("config") if kind else None
             name = own.get("name") if isinstance(own, Mapping) else layer
             home = f" of {layer['module']}" if kind in KINDS else ""
@@ -241,16 +255,21 @@ def _check(config: Any, nested: bool = False, of: str = "it") -> None:
     own = config.get("config")
     if kind in KINDS and isinstance(own, Mapping) and own.get("name"):
         of = f"layer {own['name']!r}"
-    if kind in _RUN or not _is_home(kind, module):
-        named = own if kind in _RUN else module
+    other = kind == _CALLING and _sign(config) is None  # whatever it calls
+    if kind in _RUN or other or not _is_home(kind, module):
+        named = own if kind in _RUN or other else module
         raise Refused(f"{of} names {kind} {named!r}, which is never imported or run")
     for name in (kind, config.get("registered_name")):
         if isinstance(name, str) and ">" in name:  # as Keras writes what users registered
             raise Refused(f"{of} names {name!r}, which is never imported or run")
     if nested and config.get("compile_config") not in _NONE:
         raise Refused(f"it names how a part of it, {kind}, is compiled, which is never run")
+    unread = () if nested else _UNREAD
+    if kind == _CALLING or kind in _OPERATIONS and module == _OPERATIONS_OF:
+        _operands(config)  # all that its call may have
+        unread = ("inbound_nodes",)
     for key, value in config.items():
-        if nested or key not in _UNREAD:
+        if key not in unread:
             _check(value, True, of)
 
 
@@ -258,8 +277,49 @@ def _is_home(kind: Any, module: Any) -> bool:
     """Whether a class may be named of that module; None where a description names none."""
     if kind in _OPERATIONS and module == _OPERATIONS_OF:
         return True
-    home = _LAYERS_OF if kind in KINDS or kind in _MODELS else _PARTS_OF
+    home = _LAYERS_OF if kind in (*KINDS, *_MODELS, _CALLING) else _PARTS_OF
     return module is None or home.fullmatch(str(module)) is not None
+
+
+def _sign(layer: Any) -> str | None:
+    """Which arithmetic a layer of a description is, "+" for a sum; None of other layers."""
+    if not isinstance(layer, Mapping):
+        return None
+    kind, config = layer.get("class_name"), layer.get("config")
+    if kind == _CALLING:
+        function = config.get("function") if isinstance(config, Mapping) else None
+        return _FUNCTIONS.get(function) if isinstance(function, str) else None
+    return _OPERATIONS.get(str(kind)) if layer.get("module") == _OPERATIONS_OF else None
+
+
+def _operands(layer: Mapping[str, Any]) -> tuple[str | float, str | float]:
+    """The two that an arithmetic is of: a layer's name, or a number; refuses all else."""
+    calls = layer.get("inbound_nodes")
+    found: list[Any] = []
+    match calls:
+        case [{"args": [*values], "kwargs": {}, **rest}] if not rest and not calls[0]["kwargs"]:
+            found = values
+        case [[str() as name, -1, value, {"y": y, **rest}]] if name == _CONSTANT:
+            found = [value, y] if rest in ({}, {"name": None}) else []
+        case [[str(), int(), int(), {"y": y, **rest}]]:
+            found = [calls[0][:3], y] if rest in ({}, {"name": None}) else []
+    operands = [_operand(value) for value in found]
+    if len(operands) != 2 or None in operands:
+        own = layer.get("config")
+        name = own.get("name") if isinstance(own, Mapping) else None
+        raise Refused(f"layer {name!r} is called with what is no number and no layer")
+    return operands[0], operands[1]
+
+
+def _operand(value: Any) -> str | float | None:
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    match value:
+        case [str() as name, int(), int()] if name != _CONSTANT:
+            return _first(value)
+        case {"class_name": "__keras_tensor__", "config": {"keras_history": [*history]}}:
+            return _first(history) if len(history) == 3 else None
+    return None
 
 
 def _keras(version: str) -> Any:
@@ -310,6 +370,7 @@ def _walk(
     """Adds a model's layers; returns the name of its output."""
     made: dict[str, str] = {}
     links = dict(_links(model, inputs, made))
+    arithmetic = _arithmetic(model)
     # Keras 3 knows operations that are no layers.
     layers = {layer.name: layer for layer in getattr(model, "operations", model.layers)}
     for name in _ordered(links):
@@ -318,6 +379,13 @@ def _walk(
         if not name:
             raise Refused("a layer has no name")
         own = f"{prefix}{name}"
+        if name in arithmetic:
+            kind, config = arithmetic[name]
+            nodes.append(
+                {"name": own, "class": kind, "config": config, "inputs": read, "arrays": 0}
+            )
+            made[name] = own
+            continue
         if type(layer).__name__ in _NESTED and hasattr(layer, "layers"):
             made[name] = _walk(layer, f"{own}/", read, nodes, arrays)
             continue
@@ -341,11 +409,46 @@ def _walk(
     return made[last]
 
 
+def _arithmetic(model: Any) -> dict[str, tuple[str, dict[str, float]]]:
+    """By layer that is `x + y` and the like, the class and config of a layer that computes it."""
+    found: dict[str, tuple[str, dict[str, float]]] = {}
+    if type(model).__name__ == "Sequential":
+        return found
+    for layer in model.get_config()["layers"]:
+        sign = _sign(layer)
+        if sign is not None:
+            found[layer["name"]] = _computed(layer["name"], sign, *_operands(layer))
+    return found
+
+
+def _computed(
+    name: str, sign: str, left: str | float, right: str | float
+) -> tuple[str, dict[str, float]]:
+    """The same, of one or two layers."""
+    if isinstance(left, str) and isinstance(right, str):
+        if sign not in _OF_LAYERS:
+            raise Refused(f"layer {name!r}: {sign} of two layers is not read")
+        return _OF_LAYERS[sign], {}
+    scale, offset = 1.0, 0.0
+    number = left if isinstance(right, str) else right
+    assert isinstance(number, float)  # layers, or a layer and a number, were told apart
+    if sign == "+":
+        offset = number
+    elif sign == "*":
+        scale = number
+    elif sign == "-":
+        scale, offset = (1.0, -number) if isinstance(left, str) else (-1.0, number)
+    elif isinstance(right, str) or not number:
+        raise Refused(f"layer {name!r}: a division by a layer or by 0 is not read")
+    else:
+        scale = 1.0 / number
+    return "Rescaling", {"scale": scale, "offset": offset}
+
+
 def _check_own(layer: Any, name: str) -> None:
     """Refuses classes and activations of others, whatever they are called, and operations."""
     called, home = type(layer).__name__, type(layer).__module__
-    operation = called in _OPERATIONS and home == _OPERATIONS_OF
-    if not hasattr(layer, "get_weights") and not operation:
+    if not hasattr(layer, "get_weights"):
         raise Refused(f"layer {name!r} ({called} of {home}): such layers are not read")
     for what in (type(layer), getattr(layer, "activation", None)):
         module = getattr(what, "__module__", "") or type(what).__module__
@@ -373,6 +476,16 @@ def _links(
         name, calls = layer["name"], layer["inbound_nodes"]
         if name in made:
             continue
+        if _sign(layer) is not None:
+            if len(calls) != 1:
+                raise Refused(
+                    f"layer {name!r} is called {len(calls)} times: shared layers are not read"
+                )
+            read = [operand for operand in _operands(layer) if isinstance(operand, str)]
+            if not read:
+                raise Refused(f"layer {name!r} is called with numbers alone")
+            yield name, read
+            continue
         given = _arguments(calls)
         if layer["class_name"] in SKIPPED:  # whatever they do in training, networks have none
             given = [argument for argument in given if argument != "training"]
@@ -382,11 +495,7 @@ def _links(
             raise Refused(
                 f"layer {name!r} is called {len(calls)} times: shared layers are not read"
             )
-        read = _tensors(calls[0])
-        operation = layer["class_name"] in _OPERATIONS and layer.get("module") == _OPERATIONS_OF
-        if operation and len(read) != 2:
-            raise Refused(f"layer {name!r} is called with a constant, which is not read")
-        yield name, read
+        yield name, _tensors(calls[0])
 
 
 def _arguments(calls: Any) -> list[str]:

@@ -517,8 +517,20 @@ def _scaled(
 ) -> _Tensor:
     """x times a number and plus another, of each channel.
 
-    Of an image a 1x1 depthwise layer, of a vector a part of the dense layer that reads it.
+    A part of the layer with weights that makes x for this one alone. Else of an image a 1x1
+    depthwise layer, of a vector a part of the dense layer that reads it.
     """
+    made = reader.maker(x)
+    linear = made is not None and made.weighted and made.activation == "linear"
+    if made is not None and linear and not x.affine and reader.alone(node, x):
+        own = reader.weights[made.name]
+        last = (slice(None), None) if made.op == "depthwise" else slice(None)
+        for part, by in ((GAMMA, scale), (BETA, scale), (KERNEL, scale[last]), (BIAS, scale)):
+            if part in own and not (part == KERNEL and made.batch_norm):
+                own[part] = np.asarray(own[part] * by, np.float32)
+        added = BETA if made.batch_norm else BIAS
+        own[added] = np.asarray(own[added] + offset, np.float32)
+        return reader.same(node, x)
     if not x.size:
         if x.affine:
             scale, offset = scale * x.affine[0], scale * x.affine[1] + offset
