@@ -168,7 +168,7 @@ def scaled(keras: Any) -> Any:
     x = k.SeparableConv2D(12, 3, padding="same", activation="relu")(x)
     x = k.Dense(1, activation="relu")(x)
     x = k.Dense(9, activation="relu")(x)
-    x = k.Dense(16)(k.GlobalAveragePooling2D()(x))
+    x = k.Dense(16)(k.Identity()(k.GlobalMaxPooling2D()(x)))
     x = k.BatchNormalization()(k.Rescaling(0.5, offset=1.0)(x))
     return keras.Model(inputs, k.Dense(10)(x))
 

@@ -265,7 +265,7 @@ def _check(config: Any, nested: bool = False, of: str = "it") -> None:
     if nested and config.get("compile_config") not in _NONE:
         raise Refused(f"it names how a part of it, {kind}, is compiled, which is never run")
     unread = () if nested else _UNREAD
-    if kind == _CALLING or kind in _OPERATIONS and module == _OPERATIONS_OF:
+    if kind == _CALLING or (kind in _OPERATIONS and module == _OPERATIONS_OF):
         _operands(config)  # all that its call may have
         unread = ("inbound_nodes",)
     for key, value in config.items():

@@ -585,6 +585,18 @@ def _global_mean(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Ten
     return reader.layer(node, "mean", inputs, size=size)
 
 
+def _global_max(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tensor:
+    """A max pool of one window, the whole image."""
+    (x,) = inputs
+    if len(set(x.size)) != 1:
+        raise _NoForm("the maximum of an image that is not square is not read")
+    (side,) = set(x.size)
+    most = reader.layer(node, "max_pool", [x], size=(1, 1), kernel=side, stride=side)
+    if node.config.get("keepdims"):
+        return most
+    return reader.layer(node, "mean", [most], suffix="_vector", size=())
+
+
 def _flatten(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tensor:
     (x,) = inputs
     if not x.size:
@@ -685,6 +697,7 @@ _FORMS: Mapping[str, _Form] = {
     "DepthwiseConv2D": _depthwise,
     "Flatten": _flatten,
     "GlobalAveragePooling2D": _global_mean,
+    "GlobalMaxPooling2D": _global_max,
     "MaxPooling2D": _max_pool,
     "Multiply": _multiply,
     "Normalization": _normalization,
