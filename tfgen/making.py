@@ -210,8 +210,8 @@ def _is_of(
         known = workdir.read_manifest(trained)
     except errors.CorruptFileError:
         return False  # it is replaced
-    found = (known["config"], known["seed"], known["data"], known.get("versions"))
-    return found == (json.loads(json.dumps(config)), seed, data, workdir.versions())
+    own = workdir.is_made_by(known, config=config, seed=seed, data=data)
+    return own and known.get("versions") == workdir.versions()
 
 
 # --- in a child ---------------------------------------------------------------------------------

@@ -366,12 +366,11 @@ def _generator(
     """
     config = dataclasses.asdict(experiment.methods[METHOD])
     told = {"cycles": _CYCLES, "method": config, "recipe": score.recipe}
-    told = json.loads(json.dumps(told))
     folder, data = work.root / _GENERATOR, {dataset.name: dataset.fingerprint}
     workdir.recover(folder)
     if score.known and (folder / workdir.MANIFEST).is_file():
         known = workdir.read_manifest(folder)
-        if (known["config"], known["seed"], known["data"]) == (told, experiment.seed, data):
+        if workdir.is_made_by(known, config=told, seed=experiment.seed, data=data):
             with contextlib.suppress(*errors.MALFORMED):  # an older tfgen's is made again
                 return GensynthGenerator(supernet.space, workdir.read_arrays(folder / _STATE))
     generator = _learned(experiment, supernet, dataset, score, say)

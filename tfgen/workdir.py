@@ -394,6 +394,14 @@ def write_manifest(
     return manifest
 
 
+def is_made_by(
+    manifest: Mapping[str, Any], *, config: Mapping[str, Any], seed: int, data: Mapping[str, str]
+) -> bool:
+    """Whether what a manifest tells of was made so; arguments as `write_manifest` has them."""
+    made = (manifest["config"], manifest["seed"], manifest["data"])
+    return made == (json.loads(json.dumps(dict(config))), seed, dict(data))
+
+
 def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
     """Reads `manifest.json` and verifies every file it lists.
 

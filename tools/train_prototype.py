@@ -11,7 +11,6 @@ batches of an undisturbed run. DIR/model.keras is the network, DIR/metrics.json 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import itertools
 import pathlib
 import sys
@@ -22,6 +21,7 @@ from typing import Any
 from absl import flags
 
 from tfgen import errors, program, workdir
+from tfgen.nets import python_file
 from tfgen.training.recipe import LARGEST_SHIFT, LARGEST_ZOOM, FloatStage
 
 _MODEL = flags.DEFINE_string("model", None, "FILE.py:FUNCTION that returns a Keras model; needed.")
@@ -74,6 +74,7 @@ def main(argv: Sequence[str]) -> int:
     del argv
     if None in (_MODEL.value, _DATASET.value, _OUTPUT_DIR.value):
         raise errors.UsageError("give --model, --dataset and --output_dir")
+    _file(_MODEL.value)  # says what is wrong before data are read
     output = workdir.user_path(_OUTPUT_DIR.value)
     from tfgen.nets.keras_compat import keras  # not for --help
     from tfgen.training import datasets, float_training, kept, trainer
@@ -146,12 +147,7 @@ def main(argv: Sequence[str]) -> int:
 def _made(text: str) -> Any:
     """The model that a function of a file returns; raises UsageError."""
     file, function = _file(text), text.rpartition(":")[2]
-    spec = importlib.util.spec_from_file_location("prototype_factory", file)
-    if spec is None or spec.loader is None:
-        raise errors.UsageError(f"--model={text}: give FILE.py:FUNCTION")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look for the module that they are of
-    spec.loader.exec_module(module)
+    module = python_file.load(file)
     if not hasattr(module, function):
         raise errors.UsageError(f"--model={text}: {file} has no {function!r}")
     return getattr(module, function)()
@@ -160,7 +156,7 @@ def _made(text: str) -> Any:
 def _file(text: str) -> pathlib.Path:
     """The file of a function; raises UsageError."""
     file = workdir.user_path(text.rpartition(":")[0])
-    if not file.is_file():
+    if not file.is_file() or file.suffix != ".py":
         raise errors.UsageError(f"--model={text}: give FILE.py:FUNCTION")
     return file
 

@@ -10,7 +10,6 @@ is refused.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import json
 import math
 import os
@@ -26,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from tfgen import child_process, workdir
+from tfgen.nets import python_file
 from tfgen.nets.keras_kinds import INPUT_NODE, KINDS, SKIPPED
 
 GRAPH, ARRAYS = "graph.json", "arrays.npz"
@@ -102,15 +102,8 @@ def _model(path: str, factory: str | None) -> Any:
 
 def _made(path: str, factory: str) -> Any:
     """The model that a function of the user's own Python file returns."""
-    spec = importlib.util.spec_from_file_location("prototype_factory", path)
-    if spec is None or spec.loader is None:
-        raise Refused("it is no Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look for the module that they are of
-    sys.path.insert(0, str(pathlib.Path(path).parent))
     try:
-        spec.loader.exec_module(module)
-        return getattr(module, factory)()
+        return getattr(python_file.load(path), factory)()
     except Exception as error:  # it is the user's code
         raise Refused(
             f"{factory}() failed: {type(error).__name__}: {_first_line(error)}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
@@ -69,8 +68,7 @@ class Kept:
         if not (self.folder / workdir.MANIFEST).is_file():
             return
         known = workdir.read_manifest(self.folder)
-        config = json.loads(json.dumps(self.config))
-        if (known["config"], known["seed"], known["data"]) == (config, self.seed, self.data):
+        if workdir.is_made_by(known, config=self.config, seed=self.seed, data=self.data):
             training.restore(workdir.read_arrays(self.folder / CHECKPOINT))
 
     def save(self, training: Training) -> None:
