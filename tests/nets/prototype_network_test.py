@@ -231,6 +231,25 @@ class RefusalTest(parameterized.TestCase):
                 "class_name": "TFOpLambda", "config": {"function": "io.write_file"}}}},
             "names TFOpLambda .*write_file.*, which is never",
         ),
+        # Other classes that call what they name, and names that lead elsewhere.
+        (
+            {"class_name": "Dense", "config": {"activation": {
+                "class_name": "SlicingOpLambda", "config": {"function": "io.gfile.makedirs"}}}},
+            "names SlicingOpLambda .*makedirs.*, which is never",
+        ),
+        (
+            {"class_name": "Dense", "inbound_nodes": [{"args": [], "kwargs": {"training": {
+                "module": "keras", "class_name": "layers.StringLookup",
+                "config": {"vocabulary": "/etc/hostname"}}}}]},
+            "names layers.StringLookup .*hostname.*, which is never",
+        ),
+        ({"class_name": "Dense", "config": {"activation": {"class_name": ["Dense"]}}},
+         r"names \['Dense'\]"),
+        # Keras makes layers of lists and tuples too.
+        ({"class_name": "Functional", "config": {"layers": {
+            "class_name": "__tuple__", "items": []}}}, "has layers that are no list"),
+        ({"class_name": "Sequential", "config": [{"class_name": "Lambda"}]},
+         "a Sequential without a description"),
         # Keras makes an object of whatever a call has.
         *(
             (
@@ -243,6 +262,7 @@ class RefusalTest(parameterized.TestCase):
                 [["_CONSTANT_VALUE", -1, "ls", {"y": ["x", 0, 0], "name": None}]],
                 [["x", 0, 0, {"y": 1.0, "name": None, "z": {"class_name": "Lambda"}}]],
                 [["x", 0, 0, {"y": True}]],
+                [["x", 0, 0, {"y": 10**400}]],
                 [{"args": [1.0], "kwargs": {"y": {"class_name": "Lambda"}}}],
                 None,
             )
@@ -465,11 +485,28 @@ class FormTest(parameterized.TestCase):
         # 8 pixels and four zeros are 12: windows of 3 have 5 places by steps of 2 and 4 by steps of
         # 3. Without a pad a file has 4 and 3, and none more by a wider kernel.
         apart = conv(read="p", strides=3, padding="valid")
-        for node, op, size in ((pool, "max_pool", 5), (apart, "conv", 4)):
+        same = conv(read="p")
+        for node, op, size in ((pool, "max_pool", 5), (apart, "conv", 4), (same, "conv", 12)):
             found = prototype_network.read(graph(pad, node), "m")
             zeros, windows = found.layers
             self.assertEqual((zeros.op, zeros.offset, zeros.out_size), ("pad", 2, (12, 12)))
             self.assertEqual((windows.op, windows.kernel, windows.out_size), (op, 3, (size, size)))
+        # What both read is padded once: the converter makes one of equal ops.
+        both = (pad, dataclasses.replace(pool, config={**pool.config, "strides": 1}),
+                conv(read="p", padding="valid"), Node("a", "Add", {}, ("m", "c"), ()))  # fmt: skip
+        ops = [layer.op for layer in prototype_network.read(graph(*both), "m").layers]
+        self.assertEqual(ops, ["pad", "max_pool", "conv", "add"])
+        last = dataclasses.replace(pad, inputs=("c",))
+        ends = prototype_network.read(graph(conv(), last), "m").layers[-1]
+        self.assertEqual((ends.op, ends.out_size), ("pad", (12, 12)))
+
+    def test_a_vector_has_no_gates(self):
+        # Keras would multiply each example's vector with every other's image.
+        vector = Node("g", "GlobalAveragePooling2D", {}, (IN,), ())
+        image = Node("k", "GlobalAveragePooling2D", {"keepdims": True}, (IN,), ())
+        product = Node("q", "Multiply", {}, ("g", "k"), ())
+        with self.assertRaisesRegex(errors.CorruptFileError, "'q' .* differ in shape"):
+            prototype_network.read(graph(vector, image, product), "m")
 
     def test_a_single_channel_is_convolved(self):
         # A dense layer of one input has no file.

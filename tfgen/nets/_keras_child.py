@@ -38,6 +38,18 @@ _PARTS_OF = re.compile(
     r"(tf_)?keras(\.src)?(\.(initializers|regularizers|constraints|dtype_policies|mixed_precision)"
     r"[a-z0-9_.]*)?"
 )
+# Of classes that a description names no others are imported: a name with a dot in it leads
+# elsewhere, and what runs has many names.
+_PARTS = (
+    *("Constant", "GlorotNormal", "GlorotUniform", "HeNormal", "HeUniform", "Identity"),
+    *("IdentityInitializer", "LecunNormal", "LecunUniform", "Ones", "Orthogonal"),
+    *("OrthogonalInitializer", "RandomNormal", "RandomUniform", "TruncatedNormal"),
+    *("VarianceScaling", "Zeros"),
+    *("L1", "L1L2", "L2", "OrthogonalRegularizer"),
+    *("MaxNorm", "MinMaxNorm", "NonNeg", "RadialConstraint", "UnitNorm"),
+    *("DTypePolicy", "FloatDTypePolicy", "Policy"),
+)
+_DATA = ("TensorShape", "__keras_tensor__", "__numpy__", "__tensor__", "__tuple__")
 # What `x + y`, `x / 255` and the like are: operations of Keras 3; of Keras 2 layers that call a
 # function by its name, of which no other may be named.
 _OPERATIONS_OF = "keras.src.ops.numpy"
@@ -52,7 +64,6 @@ _FUNCTIONS = {
     "math.truediv": "/",
 }
 _OF_LAYERS = {"+": "Add", "*": "Multiply"}  # the layers that do the same with two
-_RUN = ("function", "Lambda", "__lambda__")
 # Of the whole model Keras makes nothing of these, compile=False; of nested ones it does.
 _UNREAD = ("compile_config", "build_config")
 _NONE = (None, {}, [])
@@ -235,30 +246,26 @@ def _check(config: Any, nested: bool = False, of: str = "it") -> None:
         raise Refused(f"{of} calls a layer with a constant, which is not read")
     if not isinstance(config, Mapping):
         return
-    layers = config.get("layers")
-    for layer in layers if isinstance(layers, list) else ():
-        kind = layer.get("class_name") if isinstance(layer, Mapping) else None
-        known = kind in KINDS or kind in _MODELS or _sign(layer) is not None
-        if not known or not _is_home(kind, layer.get("module")):
-            own = layer.get("config") if kind else None
-            name = own.get("name") if isinstance(own, Mapping) else layer
-            home = f" of {layer['module']}" if kind in KINDS else ""
-            raise Refused(f"layer {name!r} ({kind}{home}): such layers are not read")
-    kind, module = config.get("class_name"), config.get("module")
-    own = config.get("config")
+    layers = config.get("layers", [])
+    if not isinstance(layers, list):  # Keras makes layers of other forms too
+        raise Refused(f"{of} has layers that are no list")
+    for layer in layers:
+        if not _is_layer(layer):
+            raise Refused(f"layer {_described(layer)}: such layers are not read")
+    kind, module, own = (config.get(name) for name in ("class_name", "module", "config"))
+    if kind in _MODELS and not isinstance(own, Mapping):
+        raise Refused(f"{of} has a {kind} without a description")
     if kind in KINDS and isinstance(own, Mapping) and own.get("name"):
         of = f"layer {own['name']!r}"
-    other = kind == _CALLING and _sign(config) is None  # whatever it calls
-    if kind in _RUN or other or not _is_home(kind, module):
-        named = own if kind in _RUN or other else module
-        raise Refused(f"{of} names {kind} {named!r}, which is never imported or run")
-    for name in (kind, config.get("registered_name")):
-        if isinstance(name, str) and ">" in name:  # as Keras writes what users registered
-            raise Refused(f"{of} names {name!r}, which is never imported or run")
+    name = config.get("registered_name")
+    if isinstance(name, str) and ">" in name:  # as Keras writes what users registered
+        raise Refused(f"{of} names {name!r}, which is never imported or run")
+    if "class_name" in config and not (_is_layer(config) or _is_part(kind, module)):
+        raise Refused(f"{of} names {kind} {own or module!r}, which is never imported or run")
     if nested and config.get("compile_config") not in _NONE:
         raise Refused(f"it names how a part of it, {kind}, is compiled, which is never run")
     unread = () if nested else _UNREAD
-    if kind == _CALLING or (kind in _OPERATIONS and module == _OPERATIONS_OF):
+    if _sign(config) is not None:
         _operands(config)  # all that its call may have
         unread = ("inbound_nodes",)
     for key, value in config.items():
@@ -266,12 +273,34 @@ def _check(config: Any, nested: bool = False, of: str = "it") -> None:
             _check(value, True, of)
 
 
-def _is_home(kind: Any, module: Any) -> bool:
-    """Whether a class may be named of that module; None where a description names none."""
-    if kind in _OPERATIONS and module == _OPERATIONS_OF:
-        return True
-    home = _LAYERS_OF if kind in (*KINDS, *_MODELS, _CALLING) else _PARTS_OF
+def _is_layer(layer: Any) -> bool:
+    """Whether a description is of a layer that is read, or of a model of such."""
+    if not isinstance(layer, Mapping):
+        return False
+    if layer.get("module") == _OPERATIONS_OF:
+        return _sign(layer) is not None
+    known = layer.get("class_name") in (*KINDS, *_MODELS) or _sign(layer) is not None
+    return known and _is_of(layer.get("module"), _LAYERS_OF)
+
+
+def _is_part(kind: Any, module: Any) -> bool:
+    """Whether a class is a plain part of layers, or data."""
+    return kind in (*_PARTS, *_DATA) and _is_of(module, _PARTS_OF)
+
+
+def _is_of(module: Any, home: re.Pattern[str]) -> bool:
+    """Whether a module is of those, or none is named."""
     return module is None or home.fullmatch(str(module)) is not None
+
+
+def _described(layer: Any) -> str:
+    """A layer that is not read, for the user."""
+    if not isinstance(layer, Mapping):
+        return repr(layer)
+    kind, own = layer.get("class_name"), layer.get("config")
+    name = own.get("name") if isinstance(own, Mapping) else layer
+    home = f" of {layer['module']}" if kind in KINDS else ""
+    return f"{name!r} ({kind}{home})"
 
 
 def _sign(layer: Any) -> str | None:
@@ -293,9 +322,9 @@ def _operands(layer: Mapping[str, Any]) -> tuple[str | float, str | float]:
         case [{"args": [*values], "kwargs": {}, **rest}] if not rest and not calls[0]["kwargs"]:
             found = values
         case [[str() as name, -1, value, {"y": y, **rest}]] if name == _CONSTANT:
-            found = [value, y] if rest in ({}, {"name": None}) else []
+            found = [value, y] if _is_unnamed(rest) else []
         case [[str(), int(), int(), {"y": y, **rest}]]:
-            found = [calls[0][:3], y] if rest in ({}, {"name": None}) else []
+            found = [calls[0][:3], y] if _is_unnamed(rest) else []
     operands = [_operand(value) for value in found]
     if len(operands) != 2 or None in operands:
         own = layer.get("config")
@@ -304,9 +333,17 @@ def _operands(layer: Mapping[str, Any]) -> tuple[str | float, str | float]:
     return operands[0], operands[1]
 
 
+def _is_unnamed(rest: Mapping[str, Any]) -> bool:
+    """Whether a call has no more than a name."""
+    return not rest or (list(rest) == ["name"] and isinstance(rest["name"], str | None))
+
+
 def _operand(value: Any) -> str | float | None:
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        return float(value)
+    if isinstance(value, np.generic):  # of a model that was not read from a file
+        value = value.item()
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        number = float(value) if abs(value) <= sys.float_info.max else math.inf
+        return number if math.isfinite(number) else None
     match value:
         case [str() as name, int(), int()] if name != _CONSTANT:
             return _first(value)

@@ -130,6 +130,7 @@ class _Reader:
         self._readers[graph.output] += 1
         self._uses: dict[str, int] = {}
         self._makers: dict[str, str] = {}  # by layer, the node that it is of
+        self._pads: dict[tuple[str, int], _Tensor] = {}  # by what they are around, and how many
 
     def add(self, node: Node) -> None:
         """Adds a node's layers; raises _NoForm."""
@@ -290,8 +291,11 @@ class _Reader:
                 f"right: {sides}), which are read of convolutions alone, and not of all"
             )
         zeros = x.padding[0]
-        size = tuple(side + 2 * zeros for side in x.size)
-        return self.layer(node, "pad", [x], suffix="_pad", size=size, offset=zeros)
+        if (x.layer, zeros) not in self._pads:  # the converter makes one of equal ones
+            size = tuple(side + 2 * zeros for side in x.size)
+            made = self.layer(node, "pad", [x], suffix="_pad", size=size, offset=zeros)
+            self._pads[x.layer, zeros] = made
+        return self._pads[x.layer, zeros]
 
     def activated(self, node: Node, x: _Tensor, activation: str) -> _Tensor:
         """Applies an activation: as part of the op that makes x, or as an op of its own."""
@@ -321,7 +325,7 @@ class _Reader:
         if activation in ("silu", "swish"):
             gate = self.layer(node, "sigmoid", [x], suffix="_sigmoid")
             return self.layer(node, "multiply", [x, gate], suffix="_multiply")
-        if activation == "softmax" and node.name == self._output:
+        if activation == "softmax" and self.ends_in(node):
             self.remarks.append(f"{node.name}: outputs are logits, the softmax is left out")
             return self.same(node, x)
         raise _NoForm(f"activation {activation!r} is not read")
@@ -335,6 +339,10 @@ class _Reader:
     def alone(self, node: Node, x: _Tensor) -> bool:
         """Whether nothing but the node reads x."""
         return self._makers.get(x.layer) == node.name or self._uses.get(x.layer, 0) == 1
+
+    def ends_in(self, node: Node) -> bool:
+        """Whether the node makes the model's output."""
+        return node.name == self._output
 
     def since_mean(self, node: Node, x: _Tensor) -> list[LayerSpec]:
         """The mean of an image and the layers from it to x, of which each reads the one before.
@@ -630,7 +638,8 @@ def _reshape(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tensor:
 def _zero_padding(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tensor:
     (x,) = inputs
     (top, bottom), (left, right) = node.config["padding"]
-    return reader.same(node, dataclasses.replace(x, padding=(top, bottom, left, right)))
+    around = reader.same(node, dataclasses.replace(x, padding=(top, bottom, left, right)))
+    return reader.padded(node, around) if reader.ends_in(node) else around
 
 
 def _add(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tensor:
@@ -646,7 +655,7 @@ def _chained(reader: _Reader, node: Node, inputs: Sequence[_Tensor], op: str) ->
     """Sums and products of two, one after the other."""
     first, *others = inputs
     for number, other in enumerate(others, 1):
-        gate = op == "multiply" and other.size == (1, 1)
+        gate = op == "multiply" and bool(first.size) and other.size == (1, 1)
         if other.channels != first.channels or not (other.size == first.size or gate):
             raise _NoForm("its inputs differ in shape")
         suffix = "" if number == len(others) else f"_{number}"
@@ -776,9 +785,7 @@ def _window(
     stride = _square(config.get("strides") or kernel, "stride")
     same = tuple(-(-given // stride) for given in x.size)
     if config.get("padding", "valid") == "same":
-        if any(x.padding):
-            raise _NoForm("zeros are added twice")
-        return _Window(stride, same, False, kernel)
+        return None if any(x.padding) else _Window(stride, same, False, kernel)
     pads = (x.padding[:2], x.padding[2:])
     size = tuple(
         (given + sum(zeros) - kernel) // stride + 1

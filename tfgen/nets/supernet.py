@@ -406,6 +406,7 @@ class Supernet:
                     layer.kernel,
                     layer.stride,
                     layer.valid,
+                    layer.offset if layer.op == "pad" else None,  # a slice's is told in each call
                     layer.activation_bits,
                     bool(layer.out_size),
                 )

@@ -85,6 +85,8 @@ class LayerSpec:
             raise ValueError(f"layer {self.name!r}: weights belong to {WEIGHTED_OPS}: {self}")
         if self.valid and self.op not in WINDOWED_OPS:
             raise ValueError(f"layer {self.name!r}: {self.op} has no windows")
+        if self.op == "pad" and not self.offset:
+            raise ValueError(f"layer {self.name!r}: a pad adds zeros: {self}")
         larger = {
             "pad": tuple(side + 2 * self.offset for side in self.in_size),
             "resize": tuple(side * self.stride for side in self.in_size),
