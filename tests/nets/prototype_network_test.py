@@ -465,12 +465,12 @@ class FormTest(parameterized.TestCase):
         (layer,) = prototype_network.read(graph(*nodes), "m").layers
         self.assertEqual((layer.op, layer.stride, layer.out_size), ("conv", 2, (4, 4)))
         around = dataclasses.replace(pad, config={"padding": [[1, 1], [1, 1]]})
-        # One before and one behind: a kernel of 4 sees as many, and its last row is zeros.
-        found = prototype_network.read(graph(around, nodes[1]), "m")
-        self.assertEqual((found.layers[0].kernel, found.layers[0].out_size), (4, (4, 4)))
-        kernel = found.weights["c"]["kernel"]
-        self.assertEqual(kernel[:3, :3].min(), 1.0)
-        self.assertEqual((np.abs(kernel[3]).max(), np.abs(kernel[:, 3]).max()), (0.0, 0.0))
+        # One before and one behind: of 7 pixels so does a file, of 8 there is a pad.
+        (layer,) = prototype_network.read(graph(around, nodes[1], shape=(7, 7, 4)), "m").layers
+        self.assertEqual((layer.valid, layer.out_size), (False, (4, 4)))
+        zeros, layer = prototype_network.read(graph(around, nodes[1]), "m").layers
+        self.assertEqual((zeros.op, zeros.offset, zeros.out_size), ("pad", 1, (10, 10)))
+        self.assertEqual((layer.kernel, layer.valid, layer.out_size), (3, True, (4, 4)))
         far = dataclasses.replace(pad, config={"padding": [[3, 0], [3, 0]]})
         with self.assertRaisesRegex(errors.CorruptFileError, "'c' .*before it than .*: 3, 0, 3, 0"):
             prototype_network.read(graph(far, nodes[1]), "m")
@@ -483,7 +483,7 @@ class FormTest(parameterized.TestCase):
             "m", "MaxPooling2D", {"pool_size": 3, "strides": 2, "padding": "valid"}, ("p",), ()
         )
         # 8 pixels and four zeros are 12: windows of 3 have 5 places by steps of 2 and 4 by steps of
-        # 3. Without a pad a file has 4 and 3, and none more by a wider kernel.
+        # 3. Without a pad a file has 4 and 3.
         apart = conv(read="p", strides=3, padding="valid")
         same = conv(read="p")
         for node, op, size in ((pool, "max_pool", 5), (apart, "conv", 4), (same, "conv", 12)):

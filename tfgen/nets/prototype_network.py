@@ -30,7 +30,6 @@ from tfgen.nets.network import BETA, BIAS, GAMMA, KERNEL, MEAN, VARIANCE, Weight
 from tfgen.space.layers import INPUT, MOVING_OPS, LayerSpec, Size, check_network
 
 _BITS = 8
-_WIDENING = 2  # of a kernel's side, for zeros that files put elsewhere
 _MOST_ARRAYS = {"BatchNormalization": 4, "Normalization": 3, "SeparableConv2D": 3}  # 2 elsewhere
 _COUNTS = ("Normalization",)  # whose last array is a number of examples
 _LEAST_DEVIATION = 1e-7  # Keras's epsilon, below which no deviation is divided by
@@ -261,23 +260,16 @@ class _Reader:
             self.weights[name] = {k: np.asarray(v, np.float32) for k, v in weights.items()}
         return out
 
-    def window(
-        self, node: Node, x: _Tensor, kernel: int, widens: bool = True
-    ) -> tuple[_Tensor, _Window]:
+    def window(self, node: Node, x: _Tensor, kernel: int) -> tuple[_Tensor, _Window]:
         """What windows read of x, and how they lie there; raises _NoForm.
 
-        Zeros around x are those of a file's windows, which a wider kernel may need, or a pad's.
+        Zeros around x are those of a file's windows, or a pad's.
         """
-        found = _window(node.config, x, kernel, widens)
+        found = _window(node.config, x, kernel)
         if found is None:
             x = self.padded(node, x)
             found = _window(node.config, x, kernel)
             assert found is not None  # nothing is around x
-        if found.kernel != kernel:
-            self.remarks.append(
-                f"{node.name}: zeros around its image are zeros of a kernel of {found.kernel}, "
-                f"which was {kernel}"
-            )
         return dataclasses.replace(x, padding=_NO_ZEROS), found
 
     def padded(self, node: Node, x: _Tensor) -> _Tensor:
@@ -392,7 +384,7 @@ def _conv(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tensor:
     groups = int(config.get("groups", 1))
     bias = _bias(node, kernel.shape[-1])
     if groups == x.channels and kernel.shape[-1] == groups:
-        weights = {KERNEL: window.around(np.swapaxes(kernel, 2, 3)), BIAS: bias}
+        weights = {KERNEL: np.swapaxes(kernel, 2, 3), BIAS: bias}
         y = reader.layer(node, "depthwise", [x], weights=weights, **window.fields())
     elif groups != 1:
         raise _NoForm(f"convolutions in {groups} groups are not read")
@@ -403,7 +395,7 @@ def _conv(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tensor:
             node,
             "conv",
             [x],
-            weights={KERNEL: window.around(kernel), BIAS: bias},
+            weights={KERNEL: kernel, BIAS: bias},
             channels=kernel.shape[-1],
             **window.fields(),
         )
@@ -432,7 +424,7 @@ def _depthwise(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tenso
         raise _NoForm(f"a depth multiplier of {kernel.shape[-1]} is not read")
     kernel_size = _square(node.config["kernel_size"], "kernel")
     x, window = reader.window(node, x, kernel_size)
-    weights = {KERNEL: window.around(kernel), BIAS: _bias(node, x.channels)}
+    weights = {KERNEL: kernel, BIAS: _bias(node, x.channels)}
     y = reader.layer(node, "depthwise", [x], weights=weights, **window.fields())
     return reader.activated(node, y, _activation(node.config))
 
@@ -449,7 +441,7 @@ def _separable(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tenso
         "depthwise",
         [x],
         suffix="_depthwise",
-        weights={KERNEL: window.around(depthwise), BIAS: np.zeros(x.channels)},
+        weights={KERNEL: depthwise, BIAS: np.zeros(x.channels)},
         **window.fields(),
     )
     bias = rest[0] if rest else np.zeros(pointwise.shape[-1])
@@ -552,7 +544,7 @@ def _average(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tensor:
     """A depthwise layer of equal weights, where no window reaches beyond the image."""
     (x,) = inputs
     side = _square(node.config["pool_size"], "window")
-    x, window = reader.window(node, x, side, widens=False)
+    x, window = reader.window(node, x, side)
     if (side, side) == x.size and window.size == (1, 1):
         return reader.layer(node, "mean", [x], size=(1, 1))
     ends = [(out - 1) * window.stride + side for out in window.size]
@@ -572,7 +564,7 @@ def _average(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tensor:
 def _max_pool(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tensor:
     (x,) = inputs
     side = _square(node.config["pool_size"], "window")
-    x, window = reader.window(node, x, side, widens=False)
+    x, window = reader.window(node, x, side)
     return reader.layer(node, "max_pool", [x], **window.fields())
 
 
@@ -738,45 +730,28 @@ class _Window:
       stride: of them.
       size: of what comes out.
       valid: whether they stay within the image.
-      kernel: the side that the layer has here.
-      first: where in that kernel the layer's own begins; zeros are around it.
+      kernel: their side.
     """
 
     stride: int
     size: Size
     valid: bool
     kernel: int
-    first: int = 0
 
     def fields(self) -> dict[str, Any]:
         """As a LayerSpec has them."""
-        return {
-            "size": self.size,
-            "stride": self.stride,
-            "kernel": self.kernel,
-            "valid": self.valid,
-        }
-
-    def around(self, kernel: np.ndarray) -> np.ndarray:
-        """A kernel [side, side, ..] as the layer has it here."""
-        behind = self.kernel - self.first - len(kernel)
-        sides = [(self.first, behind)] * 2
-        return np.pad(kernel, [*sides, *[(0, 0)] * (kernel.ndim - 2)])
+        return dataclasses.asdict(self)
 
 
-def _window(
-    config: Mapping[str, Any], x: _Tensor, kernel: int, widens: bool = False
-) -> _Window | None:
+def _window(config: Mapping[str, Any], x: _Tensor, kernel: int) -> _Window | None:
     """How windows lie; None where none of a file's do so; raises _NoForm where none can.
 
-    Files pad so that out = ceil(in / stride), or not at all. Zeros that lie otherwise are zeros of
-    a wider kernel, where the layer has one.
+    Files pad so that out = ceil(in / stride), or not at all.
 
     Args:
       config: of the layer.
       x: what it reads.
       kernel: its side.
-      widens: whether the kernel may become wider.
     """
     if len(x.size) != 2:
         raise _NoForm("it reads no image")
@@ -793,19 +768,14 @@ def _window(
     )
     if min(size) < 1:
         raise _NoForm("its windows are larger than the image")
-    if size == same:
-        for side in range(kernel, kernel + 1 + (_WIDENING if widens else 0)):
-            # Zeros before the image, of those that the file adds.
-            before = [
-                max((out - 1) * stride + side - given, 0) // 2
-                for out, given in zip(same, x.size, strict=True)
-            ]
-            firsts = {b - zeros for b, (zeros, _) in zip(before, pads, strict=True)}
-            if len(firsts) == 1 and 0 <= min(firsts) <= side - kernel:
-                return _Window(stride, same, False, side, firsts.pop())
-    if not any(x.padding):
-        return _Window(stride, size, True, kernel)
-    return None
+    # Zeros before the image, of those that a file adds.
+    before = [
+        max((out - 1) * stride + kernel - given, 0) // 2
+        for out, given in zip(same, x.size, strict=True)
+    ]
+    if size == same and before == [zeros for zeros, _ in pads]:
+        return _Window(stride, same, False, kernel)
+    return None if any(x.padding) else _Window(stride, size, True, kernel)
 
 
 def _square(value: Any, what: str) -> int:
