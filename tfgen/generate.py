@@ -48,7 +48,12 @@ _PROTOTYPE = flags.DEFINE_string(
     "prototype", None, "A network of yours to make smaller ones of: a .keras or .h5 file, or "
     "FILE.py:FUNCTION that returns a model, which is run."
 )  # fmt: skip
-_TASK = flags.DEFINE_string("task", None, "The data set that --prototype is for: cifar10.")
+_TASK = flags.DEFINE_string(
+    "task",
+    None,
+    "The data set that --prototype is for: cifar10; tfds:NAME is any of TFDS whose images "
+    "have one size and a class each.",
+)
 _REQUIRE = flags.DEFINE_multi_string(
     "require", [], "With --prototype, what its networks must keep: accuracy=0.89. As --budget."
 )

@@ -77,8 +77,9 @@ def imagenet(keras: Any) -> Any:
     around = k.ZeroPadding2D(1)(k.Conv2D(12, 1)(x))
     pools = k.AveragePooling2D(3, 1)(around), k.MaxPooling2D(3, 1)(around)  # of one pad
     x = k.Conv2D(12, 3, padding="same")(k.ZeroPadding2D(1)(k.Concatenate()(pools)))
+    x = k.ReLU()(k.BatchNormalization()(x))
     x = k.Conv2D(8, 3, 3)(k.ZeroPadding2D(2)(x))  # windows begin two before: no file has such
-    x = k.ZeroPadding2D(1)(x)
+    x = k.ZeroPadding2D(1)(k.ReLU()(k.BatchNormalization()(x)))
     x = k.Normalization(axis=None, invert=True, mean=0.5, variance=2.0)(k.Flatten()(x))
     return keras.Model(inputs, k.Dense(10)(x))
 

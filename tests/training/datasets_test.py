@@ -1,5 +1,6 @@
 """Data sets: how they are made and split, and what is said where they are missing."""
 
+import pathlib
 import tempfile
 from unittest import mock
 
@@ -93,9 +94,91 @@ class ImagesTest(parameterized.TestCase):
 
     def test_an_unknown_data_set_names_the_known(self):
         with self.assertRaisesRegex(
-            errors.UsageError, "bccd, california_housing, camvid, cifar10, cifar10_16x16"
+            errors.UsageError, "bccd, california_housing, camvid, cifar10, .*, and tfds:NAME"
         ):
             datasets.load("imagenet")
+
+
+class OfTfdsTest(parameterized.TestCase):
+    """Directories as TFDS writes them, of builders that nothing else knows."""
+
+    def made(self, *, shape=(4, 6, 3), label=None, keys=("image", "label"), **splits):
+        """A directory: pixel values are the example's number, its class is that modulo 3."""
+        import tensorflow_datasets as tfds
+
+        class Own(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # as of others
+            name = "own"
+            pkg_dir_path = pathlib.Path(__file__).parent
+            VERSION = tfds.core.Version("1.0.0")
+
+            def _info(self):
+                features = {
+                    "image": tfds.features.Image(shape=shape),
+                    "label": label or tfds.features.ClassLabel(num_classes=3),
+                }
+                return tfds.core.DatasetInfo(
+                    builder=self,
+                    description="Numbers.",
+                    features=tfds.features.FeaturesDict(features),
+                    supervised_keys=keys,
+                )
+
+            def _split_generators(self, dl_manager):
+                del dl_manager
+                return {split: self._generate_examples(n) for split, n in splits.items()}
+
+            def _generate_examples(self, count):
+                size = [side or 5 for side in shape]
+                for number in range(count):
+                    yield number, {
+                        "image": np.full(size, number, np.uint8), "label": number % 3
+                    }  # fmt: skip
+
+        folder = self.create_tempdir().full_path
+        Own(data_dir=folder).download_and_prepare()
+        return folder
+
+    @parameterized.parameters(
+        ({"train": 25, "test": 4}, (23, 2, 4)),
+        ({"train": 25, "validation": 4}, (23, 2, 4)),
+        ({"train": 25, "validation": 3, "test": 4}, (25, 3, 4)),
+    )
+    def test_splits(self, splits, sizes):
+        folder = self.made(**splits)
+        data = datasets.load("tfds:own", folder)
+        found = [data.train, data.validation, data.test]
+        self.assertEqual(tuple(map(len, found)), sizes)
+        self.assertEqual((data.name, data.task), ("tfds:own", tasks.CLASSIFICATION))
+        for split in found:
+            self.assertEqual((split.x.dtype, split.x.shape[1:]), (np.float32, (4, 6, 3)))
+            numbers = np.rint(split.x[:, 0, 0, 0] * 255).astype(np.int64)
+            np.testing.assert_array_equal(split.y, numbers % 3)
+        # Each of the training images is in one split.
+        both = np.concatenate([data.train.x, data.validation.x])[: splits["train"]]
+        self.assertLen(np.unique(both[:, 0, 0, 0]), splits["train"])
+        self.assertEqual(datasets.load("tfds:own", folder).fingerprint, data.fingerprint)
+
+    @parameterized.parameters(
+        ({"train": 4}, "needs splits train and test or validation, has .'train'."),
+        ({"train": 4, "test": 1, "shape": (None, None, 3)}, "not bytes of one size"),
+        ({"train": 4, "test": 1, "label": np.int64}, "no images with a class each"),
+    )
+    def test_what_is_of_another_kind_says_so(self, made, message):
+        folder = self.made(**made)
+        with self.assertRaisesRegex(errors.UsageError, f"'tfds:own': .*{message}"):
+            datasets.load("tfds:own", folder)
+
+    def test_more_than_memory_has(self):
+        folder = self.made(train=4, test=1)
+        with (
+            mock.patch.object(datasets, "_LARGEST_BYTES", 1000),
+            self.assertRaisesRegex(errors.UsageError, "take 0.0 GB of memory"),  # 5 * 72 * 4 bytes
+        ):
+            datasets.load("tfds:own", folder)
+
+    def test_missing_data_says_how_to_fetch_it(self):
+        with self.assertRaisesRegex(errors.UsageError, "fetch it once .*tfds.load.'fashion_mnist'"):
+            datasets.load("tfds:fashion_mnist", self.create_tempdir().full_path)
 
 
 class SegmentationTest(absltest.TestCase):

@@ -548,7 +548,8 @@ def _average(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tensor:
     if (side, side) == x.size and window.size == (1, 1):
         return reader.layer(node, "mean", [x], size=(1, 1))
     ends = [(out - 1) * window.stride + side for out in window.size]
-    if any(end > given for end, given in zip(ends, x.size, strict=True)):
+    beyond = any(end > given for end, given in zip(ends, x.size, strict=True))
+    if beyond and node.config.get("padding") == "same":  # zeros that Keras does not count
         raise _NoForm("an average whose windows reach beyond the image is not read")
     weights = {
         KERNEL: np.full((side, side, x.channels, 1), 1.0 / side**2),
@@ -710,7 +711,8 @@ _FORMS: Mapping[str, _Form] = {
     "UpSampling2D": _resize,
     "ZeroPadding2D": _zero_padding,
 }
-_PADDED = ("Conv2D", "DepthwiseConv2D", "SeparableConv2D")
+# What counts zeros around an image as the convolutions of files do.
+_PADDED = ("AveragePooling2D", "Conv2D", "DepthwiseConv2D", "SeparableConv2D")
 
 
 def _copying(channels: int) -> dict[str, np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import gzip
@@ -9,7 +10,7 @@ import hashlib
 import io
 import math
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,8 @@ _NUMBERS_AT_ONCE = 1 << 23  # of inputs; layers make some ten times as many
 _CAMVID_CLASSES = 11
 _BCCD_BLOCK = 4  # of 640x480 pixels
 _BCCD_OBJECTS = 32  # in an image at most; there are 30
+OF_TFDS = "tfds:"  # before the name of any that TFDS has
+_LARGEST_BYTES = 8e9  # of a data set's images in memory
 _POLYNOMIAL_SAMPLES = 2_048
 _POLYNOMIAL_SEED = 2_020
 _POLYNOMIAL_NOISE = 0.05  # of the function's standard deviation
@@ -343,14 +346,7 @@ def _load_tfds(
     The features are inputs and targets; None for those that the data set itself calls so. Targets
     are classes, or a dict of arrays.
     """
-    import tensorflow_datasets as tfds
-    from absl import logging
-
-    import tfgen.nets.keras_compat  # noqa: F401  TensorFlow starts quietly from there
-
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.WARNING)  # TFDS tells at length what it reads
-    try:
+    with _reading_tfds(name, data_dir) as tfds:
         data = tfds.load(
             name,
             split=split,
@@ -362,6 +358,25 @@ def _load_tfds(
         )
         found = tfds.as_numpy(data)
         x, y = found if features is None else (found[feature] for feature in features)
+    digests = [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in x]
+    order = sorted(range(len(x)), key=digests.__getitem__)
+    if isinstance(y, dict):
+        return np.asarray(x)[order], {part: np.asarray(values)[order] for part, values in y.items()}
+    return np.asarray(x)[order], np.asarray(y)[order].astype(np.int64)
+
+
+@contextlib.contextmanager
+def _reading_tfds(name: str, data_dir: str | None) -> Iterator[Any]:
+    """TFDS as a module; raises UsageError, which says how to fetch the data, for what it raises."""
+    import tensorflow_datasets as tfds
+    from absl import logging
+
+    import tfgen.nets.keras_compat  # noqa: F401  TensorFlow starts quietly from there
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.WARNING)  # TFDS tells at length what it reads
+    try:
+        yield tfds
     except Exception as error:  # TFDS raises its own and those of what it downloads with
         where = f", data_dir={data_dir!r}" if data_dir else ""
         raise errors.UsageError(
@@ -371,11 +386,64 @@ def _load_tfds(
         ) from error
     finally:
         logging.set_verbosity(verbosity)
-    digests = [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in x]
-    order = sorted(range(len(x)), key=digests.__getitem__)
-    if isinstance(y, dict):
-        return np.asarray(x)[order], {part: np.asarray(values)[order] for part, values in y.items()}
-    return np.asarray(x)[order], np.asarray(y)[order].astype(np.int64)
+
+
+def of_tfds(source: str, data_dir: str | None = None) -> Dataset:
+    """Any images with classes that TFDS has: pixels in 0..1, all of one size.
+
+    Its split `test` is for test, else `validation`. What is left of these is for validation, else
+    the last tenth of `train`.
+
+    Args:
+      source: its name in TFDS; a directory that others made needs no code of theirs.
+      data_dir: the TFDS directory; None is TFDS's own default.
+
+    Raises:
+      UsageError: TFDS cannot provide it, or it is of another kind; says which.
+    """
+    with _reading_tfds(source, data_dir) as tfds:
+        info = tfds.builder(source, data_dir=data_dir).info
+        keys, features = info.supervised_keys, dict(info.features)
+        splits = {name: split.num_examples for name, split in info.splits.items()}
+        if not splits:  # known to TFDS, and not there
+            raise FileNotFoundError(source)
+    name = f"{OF_TFDS}{source}"
+    image, label = (features.get(key) for key in keys or ("image", "label"))
+    kinds = tfds.features.Image, tfds.features.ClassLabel
+    if not (isinstance(image, kinds[0]) and isinstance(label, kinds[1])):
+        raise errors.UsageError(f"data set {name!r}: has no images with a class each")
+    if None in image.shape or image.np_dtype != np.uint8:
+        raise errors.UsageError(
+            f"data set {name!r}: its images are {image.np_dtype} of shape {image.shape}, not bytes "
+            "of one size"
+        )
+    test = next((split for split in ("test", "validation") if splits.get(split)), None)
+    if not splits.get("train") or test is None:
+        raise errors.UsageError(
+            f"data set {name!r}: needs splits train and test or validation, has {[*splits]}"
+        )
+    own = "validation" if test == "test" and splits.get("validation") else None
+    read = [split for split in ("train", own, test) if split]
+    needed = sum(splits[split] for split in read) * math.prod(image.shape) * 4
+    if needed > _LARGEST_BYTES:
+        raise errors.UsageError(
+            f"data set {name!r}: its images take {needed / 1e9:.1f} GB of memory as numbers, more "
+            f"than the {_LARGEST_BYTES / 1e9:g} GB that are read"
+        )
+    found = {}
+    for split in read:
+        x, y = _load_tfds(source, split, data_dir, keys and tuple(keys))
+        found[split] = Split(x.astype(np.float32) / np.float32(255), y)
+    train = found["train"]
+    if own is None:
+        kept = len(train) - max(len(train) // 10, 1)
+        train, validation = (Split(train.x[part], train.y[part])
+                             for part in (slice(kept), slice(kept, None)))  # fmt: skip
+    else:
+        validation = found[own]
+    return Dataset(
+        name, tasks.CLASSIFICATION, train, validation, found[test], {"input": "pixels / 255"}
+    )
 
 
 DATASETS = {
@@ -400,6 +468,11 @@ def at_once(x: np.ndarray, most: int) -> int:
 
 def load(name: str, data_dir: str | None = None) -> Dataset:
     """The data set of that name; raises UsageError that names the known ones."""
+    if name.startswith(OF_TFDS):
+        return of_tfds(name.removeprefix(OF_TFDS), data_dir)
     if name not in DATASETS:
-        raise errors.UsageError(f"unknown data set {name!r}; known: {', '.join(sorted(DATASETS))}")
+        raise errors.UsageError(
+            f"unknown data set {name!r}; known: {', '.join(sorted(DATASETS))}, and {OF_TFDS}NAME "
+            "for one of TFDS"
+        )
     return DATASETS[name](data_dir)
