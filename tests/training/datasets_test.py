@@ -168,6 +168,10 @@ class OfTfdsTest(parameterized.TestCase):
         with self.assertRaisesRegex(errors.UsageError, f"'tfds:own': .*{message}"):
             datasets.load("tfds:own", folder)
 
+    def test_what_tells_no_pair_has_an_image_and_a_label(self):
+        data = datasets.load("tfds:own", self.made(keys=None, train=10, test=4))
+        self.assertEqual([*map(len, (data.train, data.validation, data.test))], [9, 1, 4])
+
     def test_more_than_memory_has(self):
         folder = self.made(train=4, test=1)
         with (

@@ -420,7 +420,7 @@ def _walk(
             made[name] = _walk(layer, f"{own}/", read, nodes, arrays)
             continue
         _check_own(layer, own)
-        weights = layer.get_weights() if hasattr(layer, "get_weights") else []
+        weights = layer.get_weights()
         for number, array in enumerate(weights):
             arrays[f"{len(nodes)}_{number}"] = np.asarray(array)
         nodes.append(

@@ -302,8 +302,7 @@ def _images(
     return Dataset(
         name,
         tasks.CLASSIFICATION,
-        Split(x[:-validation], y[:-validation]),
-        Split(x[-validation:], y[-validation:]),
+        *_parted(x, y, validation),
         Split(test_x, test_y),
         {"input": told},
     )
@@ -408,7 +407,8 @@ def of_tfds(source: str, data_dir: str | None = None) -> Dataset:
         if not splits:  # known to TFDS, and not there
             raise FileNotFoundError(source)
     name = f"{OF_TFDS}{source}"
-    image, label = (features.get(key) for key in keys or ("image", "label"))
+    pair = ("image", "label") if keys is None else tuple(keys[:2])  # a third one weighs examples
+    image, label = (features.get(key) for key in pair)
     kinds = tfds.features.Image, tfds.features.ClassLabel
     if not (isinstance(image, kinds[0]) and isinstance(label, kinds[1])):
         raise errors.UsageError(f"data set {name!r}: has no images with a class each")
@@ -418,7 +418,7 @@ def of_tfds(source: str, data_dir: str | None = None) -> Dataset:
             "of one size"
         )
     test = next((split for split in ("test", "validation") if splits.get(split)), None)
-    if not splits.get("train") or test is None:
+    if splits.get("train", 0) < 2 or test is None:  # one is for validation
         raise errors.UsageError(
             f"data set {name!r}: needs splits train and test or validation, has {[*splits]}"
         )
@@ -432,18 +432,19 @@ def of_tfds(source: str, data_dir: str | None = None) -> Dataset:
         )
     found = {}
     for split in read:
-        x, y = _load_tfds(source, split, data_dir, keys and tuple(keys))
+        x, y = _load_tfds(source, split, data_dir, pair)
         found[split] = Split(x.astype(np.float32) / np.float32(255), y)
-    train = found["train"]
+    train, validation = found["train"], found.get("validation")
     if own is None:
-        kept = len(train) - max(len(train) // 10, 1)
-        train, validation = (Split(train.x[part], train.y[part])
-                             for part in (slice(kept), slice(kept, None)))  # fmt: skip
-    else:
-        validation = found[own]
+        train, validation = _parted(train.x, train.y, max(len(train) // 10, 1))
     return Dataset(
         name, tasks.CLASSIFICATION, train, validation, found[test], {"input": "pixels / 255"}
     )
+
+
+def _parted(x: np.ndarray, y: np.ndarray, last: int) -> tuple[Split, Split]:
+    """What is for training, and so many last examples, which are for validation."""
+    return Split(x[:-last], y[:-last]), Split(x[-last:], y[-last:])
 
 
 DATASETS = {
