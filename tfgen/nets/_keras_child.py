@@ -399,8 +399,10 @@ def _walk(
 ) -> str:
     """Adds a model's layers; returns the name of its output."""
     made: dict[str, str] = {}
-    links = dict(_links(model, inputs, made))
-    arithmetic = _arithmetic(model)
+    sequential = type(model).__name__ == "Sequential"
+    described = {"layers": []} if sequential else model.get_config()
+    links = dict(_row(model, inputs, made) if sequential else _links(described, inputs, made))
+    arithmetic = _arithmetic(described)
     # Keras 3 knows operations that are no layers.
     layers = {layer.name: layer for layer in getattr(model, "operations", model.layers)}
     for name in _ordered(links):
@@ -433,22 +435,19 @@ def _walk(
             }
         )
         made[name] = own
-    if type(model).__name__ == "Sequential":
+    if sequential:
         return made[model.layers[-1].name]
-    (last,) = _tensors(model.get_config()["output_layers"])
+    (last,) = _tensors(described["output_layers"])
     return made[last]
 
 
-def _arithmetic(model: Any) -> dict[str, tuple[str, dict[str, float]]]:
+def _arithmetic(config: Mapping[str, Any]) -> dict[str, tuple[str, dict[str, float]]]:
     """By layer that is `x + y` and the like, the class and config of a layer that computes it."""
-    found: dict[str, tuple[str, dict[str, float]]] = {}
-    if type(model).__name__ == "Sequential":
-        return found
-    for layer in model.get_config()["layers"]:
-        sign = _sign(layer)
-        if sign is not None:
-            found[layer["name"]] = _computed(layer["name"], sign, *_operands(layer))
-    return found
+    return {
+        layer["name"]: _computed(layer["name"], sign, *_operands(layer))
+        for layer in config["layers"]
+        if (sign := _sign(layer)) is not None
+    }
 
 
 def _computed(
@@ -487,19 +486,22 @@ def _check_own(layer: Any, name: str) -> None:
             raise Refused(f"layer {name!r}: {called} of {module} is none of Keras's")
 
 
-def _links(
+def _row(
     model: Any, inputs: Sequence[str], made: dict[str, str]
 ) -> Iterator[tuple[str, list[str]]]:
+    """As `_links`, of layers that each read the one before."""
+    before = "the model's input"
+    made[before] = inputs[0]
+    for layer in model.layers:
+        if type(layer).__name__ != "InputLayer":
+            yield layer.name, [before]
+            before = layer.name
+
+
+def _links(
+    config: Mapping[str, Any], inputs: Sequence[str], made: dict[str, str]
+) -> Iterator[tuple[str, list[str]]]:
     """Each layer that is no input, and the layers that it reads; inputs are put into `made`."""
-    if type(model).__name__ == "Sequential":
-        before = "the model's input"
-        made[before] = inputs[0]
-        for layer in model.layers:
-            if type(layer).__name__ != "InputLayer":
-                yield layer.name, [before]
-                before = layer.name
-        return
-    config = model.get_config()
     for name, source in zip(_tensors(config["input_layers"]), inputs, strict=True):
         made[name] = source
     for layer in config["layers"]:
