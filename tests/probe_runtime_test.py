@@ -56,6 +56,9 @@ class ExactTest(parameterized.TestCase):
         ("concat", {}, [[[1, 10, 1, 10], [2, 20, 2, 20]], [[3, 30, 3, 30], [4, 40, 4, 40]]]),
         ("flatten", {}, [1, 10, 2, 20, 3, 30, 4, 40]),
         ("slice", {"offset": 1, "out_channels": 1}, [[[10], [20]], [[30], [40]]]),
+        ("average_pool", {"kernel": 2, "stride": 2}, [[[2.5, 25]]]),
+        # Windows of 2x2 begin at each pixel, and the last ones have one or two within the image.
+        ("average_pool", {"kernel": 2}, [[[2.5, 25], [3, 30]], [[3.5, 35], [4, 40]]]),
         ("max_pool", {"kernel": 2, "stride": 2}, [[[4, 40]]]),
         ("max_pool", {"kernel": 3}, [[[4, 40]] * 2] * 2),
         ("mean", {}, [2.5, 25]),

@@ -30,7 +30,15 @@ from absl import flags
 from tfgen import errors, program, seeds, workdir
 from tfgen.deployment import benchmark, child, tflite_file, tflite_writer, timing
 from tfgen.space import bits
-from tfgen.space.layers import INPUT, MOVING_OPS, OPS, WEIGHTED_OPS, LayerSpec
+from tfgen.space.layers import (
+    INPUT,
+    OPS,
+    POOLS,
+    SAME_RANGE_OPS,
+    WEIGHTED_OPS,
+    WINDOWED_OPS,
+    LayerSpec,
+)
 
 _OUTPUT = flags.DEFINE_string("output", None, "The .json file to write.")
 _OPS = flags.DEFINE_multi_enum("op", list(OPS), list(OPS), "Ops to probe; a policy needs them all.")
@@ -85,7 +93,7 @@ def layers(op: str, container_bits: int, activation_bits: int) -> list[LayerSpec
         return [layer(channels, 7, kernel=3) for channels in CHANNELS] + [strided]
     fields: list[dict[str, Any]] = {
         "add": [{}, {"activation": "relu"}],
-        "max_pool": [{"kernel": 2, "stride": 2}, {"kernel": 3}],
+        **{pool: [{"kernel": 2, "stride": 2}, {"kernel": 3}] for pool in POOLS},
         "mean": [{"out_size": ()}, {"out_size": (1, 1)}],
         "pad": [{"offset": 1}, {"offset": 2}],
         "resize": [{"stride": 2}, {"stride": 3}],
@@ -98,7 +106,7 @@ def timed_layer(op: str, container_bits: int, activation_bits: int) -> LayerSpec
     """The layer that a row's time is that of: large enough that arithmetic is most of it."""
     channels, side = {"dense": (512, 0), "conv": (32, 16)}.get(op, (64, 16))
     fields = {"dense": {"out_channels": channels}, "conv": {"out_channels": channels}}.get(op, {})
-    if op in ("conv", "depthwise", "max_pool"):
+    if op in WINDOWED_OPS:
         fields["kernel"] = 3
     if op == "pad":
         fields["offset"] = 1
@@ -240,6 +248,8 @@ def _unweighted(layer: LayerSpec, reals: Sequence[np.ndarray]) -> np.ndarray:
             return x.repeat(layer.stride, 1).repeat(layer.stride, 2)
         case "slice":
             return x[..., layer.offset : layer.offset + layer.out_channels]
+        case "average_pool":
+            return np.nanmean(_windows(layer, x, np.nan), (-2, -1))
         case "max_pool":
             return _windows(layer, x, -np.inf).max((-2, -1))
         case "mean":
@@ -267,7 +277,7 @@ def _output_step(
     layer: LayerSpec, reals: np.ndarray, operand: tflite_writer.Step
 ) -> tflite_writer.Step:
     """Scale and zero point under which the outputs fill their type, and some are clipped."""
-    if layer.op in (*MOVING_OPS, "concat"):
+    if layer.op in (*SAME_RANGE_OPS, "concat"):
         return operand
     if layer.op == "sigmoid":
         return _SIGMOID_STEPS[layer.activation_bits]

@@ -78,6 +78,8 @@ def compute(
         if layer.weighted:
             kernel, bias = numbers[layer.name]
             y = convolve(first, kernel, layer) + bias
+        elif layer.op == "average_pool":
+            y = np.nanmean(windows(first, layer, np.nan), axis=0)
         elif layer.op == "max_pool":
             y = np.max(windows(first, layer, -np.inf), axis=0)
         elif layer.op == "mean":
@@ -163,6 +165,7 @@ def single_ops(activation_bits: int) -> dict[str, list[LayerSpec]]:
     return {
         "add": [layer("pool", "max_pool", INPUT, kernel=3), layer("y", "add", "pool", INPUT)],
         "add_relu": [dense("a"), layer("y", "add", "a", INPUT, activation="relu")],
+        "average_pool": [layer("y", "average_pool", INPUT, **window)],
         "concat": [dense("a"), dense("b"), layer("y", "concat", "a", "b", out_channels=16)],
         "conv": [layer("y", "conv", INPUT, weight_bits=8, out_channels=5, **window)],
         "conv_relu6": [layer("y", "conv", INPUT, weight_bits=6, kernel=5, activation="relu6")],

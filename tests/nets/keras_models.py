@@ -92,8 +92,10 @@ def branches(keras: Any) -> Any:
     one = k.Conv2D(4, 1, activation="relu")(x)
     two = k.Conv2D(4, 5, padding="same", activation="relu")(one)
     three = k.Conv2D(4, 1, activation="relu")(k.MaxPooling2D(3, 1, padding="same")(x))
-    x = k.ReLU()(k.Concatenate()([one, two, three, x]))
-    x = k.Flatten()(k.AveragePooling2D(8)(x))
+    four = k.Conv2D(4, 1, activation="relu")(k.AveragePooling2D(3, 1, padding="same")(x))
+    x = k.ReLU()(k.Concatenate()([one, two, three, four, x]))
+    x = k.AveragePooling2D(3, 2, padding="same")(x)  # 4x4 of 8x8: the last see two of three
+    x = k.Flatten()(k.AveragePooling2D(4)(x))
     return keras.Model(inputs, k.Dense(10)(x))
 
 

@@ -82,6 +82,7 @@ class LiteRt23Test(parameterized.TestCase):
     def test_ops_without_weights(self) -> None:
         for op in (
             "add",
+            "average_pool",
             "concat",
             "flatten",
             "max_pool",

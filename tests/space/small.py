@@ -106,7 +106,7 @@ def encoder_decoder(activation_bits: int = 8) -> tuple[LayerSpec, ...]:
 
 
 def padded(activation_bits: int = 8) -> tuple[LayerSpec, ...]:
-    """For 8x8x1 images and three classes, with zeros around images that no windows bring."""
+    """For 8x8x1 images and three classes, with zeros that no windows bring, and an average."""
     layers: list[LayerSpec] = []
     add = functools.partial(_add, layers, activation_bits)
     stem = {"weight_bits": 8, "activation": "relu", "batch_norm": True}
@@ -115,7 +115,8 @@ def padded(activation_bits: int = 8) -> tuple[LayerSpec, ...]:
     add("pool", "max_pool", "zeros", 8, 4, kernel=3, stride=2, valid=True)
     add("around", "pad", "pool", 8, 8, offset=2)
     add("apart", "conv", "around", 12, 2, kernel=3, stride=3, valid=True, weight_bits=8)
-    add("again", "pad", "apart", 12, 4, offset=1)
+    add("smooth", "average_pool", "apart", 12, 2, kernel=3)
+    add("again", "pad", "smooth", 12, 4, offset=1)
     add("flatten", "flatten", "again", 192, 0)
     add("output", "dense", "flatten", 3, 0, weight_bits=8)
     return tuple(layers)

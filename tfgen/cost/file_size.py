@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from tfgen.cost import counting
 from tfgen.space.bits import BitPolicy
-from tfgen.space.layers import INPUT, NETWORK, WEIGHTED_OPS, LayerSlots
+from tfgen.space.layers import INPUT, NETWORK, POOLS, WEIGHTED_OPS, LayerSlots
 
 Counts = npt.NDArray[np.int64]  # [architectures]
 Mask = npt.NDArray[np.bool_]  # [architectures]
@@ -121,6 +121,8 @@ def _options(slot: LayerSlots) -> _Table | None:
     valid = [(0, 1)] * slot.valid  # padding is written where windows stay within the image
     return {
         "add": _table(*[(0, 1)] * fused),
+        # Padding, strides, window.
+        **dict.fromkeys(POOLS, _table(*valid, (1, 4), (2, 4), (3, 4), (4, 4))),
         "concat": _table((0, 4)),  # axis
         # Padding, strides, activation.
         "conv": _table(*valid, (1, 4), (2, 4), *[(3, 1)] * fused),
@@ -128,7 +130,6 @@ def _options(slot: LayerSlots) -> _Table | None:
         "dense": _table(*[(0, 1)] * fused, *[(2, 1)] * image),
         # Padding, strides, depth multiplier, activation.
         "depthwise": _table(*valid, (1, 4), (2, 4), (3, 4), *[(4, 1)] * fused),
-        "max_pool": _table(*valid, (1, 4), (2, 4), (3, 4), (4, 4)),  # padding, strides, window
         "mean": _table(*[(0, 1)] * image),  # whether the image's dimensions are kept
         "multiply": _EMPTY,
         "pad": _EMPTY,

@@ -11,7 +11,7 @@ from tfgen import errors
 from tfgen.deployment import tflite_file
 from tfgen.nets import rounding
 from tfgen.nets.keras_compat import keras, tf
-from tfgen.space.layers import INPUT, LayerSpec
+from tfgen.space.layers import INPUT, POOLS, LayerSpec
 
 
 def convert(
@@ -102,6 +102,9 @@ def _is_layer(
         return np.array_equal(_kernel(twin, layer), kernel)
     if layer.op in ("pad", "resize"):
         return tuple(tensors[op.outputs[0]].shape[1:-1]) == layer.out_size
+    if layer.op in POOLS:
+        options = op.builtinOptions
+        return (options.filterHeight, options.strideH) == (layer.kernel, layer.stride)
     if layer.op == "slice":
         offset = tflite_file.slice_offset(model, tensors[op.inputs[1]])
         channels = tensors[op.outputs[0]].shape[-1]

@@ -27,6 +27,7 @@ WEIGHTED_OPS = ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D")
 FUSED = {"linear": "NONE", "relu": "RELU", "relu6": "RELU6"}  # of a LayerSpec -> of the file
 FILE_OPS = {  # op of a LayerSpec -> op of the file
     "add": "ADD",
+    "average_pool": "AVERAGE_POOL_2D",
     "concat": "CONCATENATION",
     "conv": "CONV_2D",
     "dense": "FULLY_CONNECTED",
@@ -222,6 +223,7 @@ def canonical(model: Any) -> Any:
 # does not know. Dense layers with leading dimensions came with version 5.
 _VERSIONS = {
     "ADD": (1, 2, 3),
+    "AVERAGE_POOL_2D": (1, 2, 3),
     "CONCATENATION": (1, 2, 3),
     "CONV_2D": (1, 3, 4),
     "DEPTHWISE_CONV_2D": (1, 3, 5),

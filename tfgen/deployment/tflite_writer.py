@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tfgen.deployment import tflite_file
-from tfgen.space.layers import INPUT, LayerSpec, check_network, range_owners
+from tfgen.space.layers import INPUT, POOLS, LayerSpec, check_network, range_owners
 
 INPUT_OUTPUT = ("float", "int8")
 FLOAT_BITS = 32
@@ -298,7 +298,7 @@ def _options(schema: Any, layer: LayerSpec) -> tuple[Any, str]:
     elif layer.op == "dense":
         made = schema.FullyConnectedOptionsT()
         made.keepNumDims = bool(layer.out_size)
-    elif layer.op == "max_pool":
+    elif layer.op in POOLS:
         made = schema.Pool2DOptionsT()
         made.strideH = made.strideW = layer.stride
         made.filterHeight = made.filterWidth = layer.kernel

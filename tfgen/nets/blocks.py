@@ -112,6 +112,9 @@ def _add(spec: LayerSpec, x: Sequence[tf.Tensor], wrap: Wrap, bits: int | None) 
 
 
 _SIMPLE: Mapping[str, Callable[[LayerSpec], keras.layers.Layer]] = {
+    "average_pool": lambda spec: keras.layers.AveragePooling2D(
+        spec.kernel, spec.stride, _padding(spec), name=spec.name
+    ),
     "concat": lambda spec: keras.layers.Concatenate(name=spec.name),
     "flatten": lambda spec: keras.layers.Flatten(name=spec.name),
     "hard_swish": lambda spec: HardSwish(name=spec.name),

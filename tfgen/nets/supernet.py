@@ -619,6 +619,9 @@ def _rounded_activation(x: tf.Tensor, bits: int, signed: bool) -> tf.Tensor:
 
 _OPS: Mapping[str, Callable[[LayerSpec, Sequence[tf.Tensor]], tf.Tensor]] = {
     "add": lambda layer, x: ACTIVATIONS[layer.activation](x[0] + x[1]),
+    "average_pool": lambda layer, x: tf.nn.avg_pool2d(
+        x[0], layer.kernel, layer.stride, _padding(layer)
+    ),
     "concat": lambda layer, x: tf.concat(x, axis=-1),
     "flatten": lambda layer, x: tf.reshape(x[0], (tf.shape(x[0])[0], -1)),
     "hard_swish": lambda layer, x: blocks.hard_swish(x[0]),

@@ -14,10 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 WEIGHTED_OPS = ("dense", "conv", "depthwise")
-# Ops whose output is its input's numbers, moved, and zeros: the tensor has the input's range.
-MOVING_OPS = ("flatten", "max_pool", "pad", "resize", "slice")
-WINDOWED_OPS = ("conv", "depthwise", "max_pool")
-OPS = (*WEIGHTED_OPS, *MOVING_OPS, "add", "concat", "hard_swish", "mean", "multiply", "sigmoid")
+# Ops whose output is its input's numbers, moved, and zeros, or averages of them: the tensor has the
+# input's range.
+SAME_RANGE_OPS = ("average_pool", "flatten", "max_pool", "pad", "resize", "slice")
+POOLS = ("average_pool", "max_pool")
+WINDOWED_OPS = ("conv", "depthwise", *POOLS)
+OPS = (*WEIGHTED_OPS, *SAME_RANGE_OPS, "add", "concat", "hard_swish", "mean", "multiply", "sigmoid")
 # Activations that an op applies by itself; the others are ops of their own.
 FUSED_ACTIVATIONS = ("linear", "relu", "relu6")
 _FUSING_OPS = (*WEIGHTED_OPS, "add")
@@ -37,8 +39,9 @@ class LayerSpec:
       op: one of OPS. A dense layer on an image runs at each of its positions: a 1x1 convolution.
       inputs: names of the layers it reads, INPUT for the network's input.
       kernel: side of the kernel or of the pooling window, otherwise 1.
-      stride: 1 or more; convolutions and pools pad so that out_size = ceil(in_size / stride). A
-        resize repeats each pixel so often in both directions: out_size = in_size * stride.
+      stride: 1 or more; convolutions and pools pad so that out_size = ceil(in_size / stride). An
+        average is of the pixels that a window has of the image. A resize repeats each pixel so
+        often in both directions: out_size = in_size * stride.
       valid: whether windows stay within the image instead: floor((in_size - kernel) / stride) + 1.
       in_channels: of the first input.
       out_channels: of the output.
@@ -264,22 +267,22 @@ def _described(channels: int, size: Size) -> str:
 def range_owners(layers: Sequence[LayerSpec]) -> dict[str, str]:
     """Name of a tensor -> name of the tensor by whose range it is rounded.
 
-    A moved tensor has its input's range. What is concatenated has the range of the whole, so a
-    layer that feeds a concatenation feeds nothing else.
+    What an op of SAME_RANGE_OPS makes has its input's range. What is concatenated has the range of
+    the whole, so a layer that feeds a concatenation feeds nothing else.
 
     Raises:
       ValueError: a tensor that is concatenated has a range of its own.
     """
     owners = {INPUT: INPUT}
     for layer in layers:
-        owners[layer.name] = owners[layer.inputs[0]] if layer.op in MOVING_OPS else layer.name
+        owners[layer.name] = owners[layer.inputs[0]] if layer.op in SAME_RANGE_OPS else layer.name
     by_name = {layer.name: layer for layer in layers}
     for layer in layers:
         if layer.op != "concat":
             continue
         for name in layer.inputs:
             readers = [other.name for other in layers if name in other.inputs]
-            if name == INPUT or by_name[name].op in MOVING_OPS or readers != [layer.name]:
+            if name == INPUT or by_name[name].op in SAME_RANGE_OPS or readers != [layer.name]:
                 raise ValueError(f"layer {layer.name!r} cannot give {name!r} its range")
             owners[name] = layer.name
     return owners

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tfgen.space.image_spaces import RUNTIME, Draft
-from tfgen.space.layers import INPUT, LayerSpec, check_network
+from tfgen.space.layers import INPUT, POOLS, LayerSpec, check_network
 from tfgen.space.lowering import lower
 from tfgen.space.search_space import Chosen, SearchSpace, Value
 
@@ -24,7 +24,7 @@ _STEPS = 8  # of a group's menu: eighths of its channels
 _CHANNEL_STEP = 4  # low-bit kernels read channels in fours
 _LEAST_CUT = 8  # channels: fewer are left whole
 # Ops that keep channels apart.
-_SAME = ("depthwise", "hard_swish", "max_pool", "mean", "pad", "resize", "sigmoid")
+_SAME = ("depthwise", *POOLS, "hard_swish", "mean", "pad", "resize", "sigmoid")
 Rows = npt.NDArray[np.int64]  # [channels that are kept]
 
 
