@@ -218,6 +218,7 @@ class PrototypesTest(absltest.TestCase):
         self.assertEqual(done.returncode, 3, done.stderr)
         self.assertIn("is more than the prototype's own 0.", done.stderr)
         self.assertIn("has less than params", done.stderr)
+        self.assertStartsWith(done.stderr.splitlines()[-1], "nearest feasible: --require=")
         self.assertNotIn("epoch 1/", done.stderr)
         # What can be neither cut nor have fewer bits makes no space.
         small = self.root / "small.keras"
@@ -243,6 +244,8 @@ class PrototypesTest(absltest.TestCase):
 
     def test_bad_input_is_one_line(self):
         model = f"--prototype={self.model}"
+        broken = self.root / "broken.keras"
+        broken.write_bytes(self.model.read_bytes()[:1000])
         for arguments, message in (
             ([model, "--require=r2=0.5"], "--prototype needs --task"),
             ([model, "--require=r2=0.5", "--task=mars"], "unknown data set 'mars'"),
@@ -256,6 +259,9 @@ class PrototypesTest(absltest.TestCase):
             (["--budget=macs=9", "--task=mnist"], "--task goes with --prototype"),
             (["--prototype=a.onnx", "--require=r2=0.5", *QUICK], "give a .keras, .h5, .hdf5 file"),
             (["--prototype=a.keras", "--require=r2=0.5", *QUICK], "a.keras: file is missing"),
+            # Said before data are looked for, of which there are none here.
+            ([model, "--require=r2=0.5", "--task=cifar10"], "judged by accuracy, not by r2"),
+            ([f"--prototype={broken}", "--require=accuracy=0.5", "--task=cifar10"], "no zip arc"),
         ):
             out = self.root / "none"
             done = run(*arguments, f"--output_dir={out}")

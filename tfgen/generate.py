@@ -31,7 +31,6 @@ from tfgen.cost.budget import Budget, parse_all, rounded_up
 from tfgen.cost.cost_model import CONFIDENCE, LATENCY, CostModel
 from tfgen.cost.netscore import information_density, netscore
 from tfgen.deployment import devices
-from tfgen.nets import keras_file
 from tfgen.selection import NETSCORE, Candidate, Ranking, Selector
 from tfgen.space.architecture import Architecture
 from tfgen.space.lowering import lower
@@ -172,6 +171,18 @@ _WORDS = {
 def main(argv: Sequence[str]) -> int:
     """Answers every budget; returns the exit code."""
     del argv
+    try:
+        return _answer_all()
+    except errors.InfeasibleBudgetError as error:
+        _complain(error)
+        return error.exit_code
+
+
+def _complain(error: errors.TfgenError) -> None:
+    program.complain(error, "budget" if _PROTOTYPE.value is None else "require")
+
+
+def _answer_all() -> int:
     start = time.monotonic()
     if _METHOD.value is not None:
         generators.get(_METHOD.value)
@@ -217,7 +228,7 @@ def main(argv: Sequence[str]) -> int:
             own = dataclasses.replace(selector, ranking=_ranking(budget))
             answer = pipeline.answer(bundle, budget, model, method, own, _SEED.value, _say)
         except errors.InfeasibleBudgetError as error:
-            program.complain(error)
+            _complain(error)
             answers.append([])
             continue
         print(f"\nbudget {budget}: {len(answer)} candidates by {method}, best first")
@@ -312,14 +323,15 @@ def _made(budgets: Sequence[Budget]) -> bundles.Bundle:
         synthesis=dataclasses.replace(defaults.synthesis, cycles=_CYCLES.value, reach=_REACH.value),
         compact=_LOW_BITS.value,
     )
-    keras_file.file_of(_PROTOTYPE.value)  # says what is wrong before data are read
-    dataset = datasets.load(_TASK.value, _DATA_DIR.value)
+    metric = datasets.task_of(_TASK.value).metric
     for budget in budgets:
-        if budget.quality is not None and budget.quality[0] != dataset.task.metric:
+        if budget.quality is not None and budget.quality[0] != metric:
             raise errors.UsageError(
-                f"{dataset.name!r} is judged by {dataset.task.metric}, not by {budget.quality[0]}"
+                f"{_TASK.value!r} is judged by {metric}, not by {budget.quality[0]}"
             )
     work = workdir.WorkDir(workdir.user_path(_OUTPUT_DIR.value))
+    graph = prototypes.opened(_PROTOTYPE.value, work)  # says what is wrong before data are read
+    dataset = datasets.load(_TASK.value, _DATA_DIR.value)
 
     def check(space: SearchSpace, tested: float) -> None:
         """Says what cannot be met; raises where that is every budget."""
@@ -338,7 +350,7 @@ def _made(budgets: Sequence[Budget]) -> bundles.Bundle:
         if len(missed) == len(budgets):
             raise missed[0]
 
-    return prototypes.make(_PROTOTYPE.value, dataset, work, config, _say, check)
+    return prototypes.make(_PROTOTYPE.value, dataset, work, config, _say, check, graph)
 
 
 def _bundle_path(budgets: Sequence[Budget]) -> pathlib.Path:
@@ -398,7 +410,7 @@ def _deliver_on(
         print(f"\n{timely} of {len(candidates)} candidates keep {budget} untrained")
         if not kept:
             nearest = {**budget.limits, LATENCY: rounded_up(fastest_ms)}
-            program.complain(
+            _complain(
                 errors.InfeasibleBudgetError(
                     f"budget {budget}: every candidate took longer than was predicted",
                     nearest=dataclasses.replace(budget, limits=nearest),

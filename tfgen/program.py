@@ -92,12 +92,17 @@ def config(flag: flags.FlagHolder[Any]) -> dict[str, Any]:
     return values
 
 
-def complain(error: errors.TfgenError) -> None:
-    """Prints an error as a line, and the nearest feasible budget where it carries one."""
+def complain(error: errors.TfgenError, flag: str = "budget") -> None:
+    """Prints an error as a line, and the nearest feasible budget where it carries one.
+
+    Args:
+      error: which.
+      flag: by which budgets are asked for.
+    """
     text = str(error)
     if len(text) > _QUOTED:  # names in files of others may have millions
         text = f"{text[:_QUOTED]}..."
     print(f"error: {text}", file=sys.stderr)
     nearest = getattr(error, "nearest", None)
     if nearest is not None:
-        print(f"nearest feasible: --budget={nearest}", file=sys.stderr)
+        print(f"nearest feasible: --{flag}={nearest}", file=sys.stderr)

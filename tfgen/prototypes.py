@@ -49,7 +49,7 @@ if TYPE_CHECKING:  # TensorFlow is imported where it is needed
 
 GAINS = "gains.json"
 _GENERATOR, _STATE = "generator", "state.npz"
-_CYCLES = 1  # version of what a generator learns: to be raised where a kept one is to be forgotten
+_CYCLES = 2  # version of what a generator learns: to be raised where a kept one is to be forgotten
 _GAIN_TRAININGS = "gains"
 METHODS = METHOD, _BASELINE = ("gensynth", "random")
 _KNOWN = 1.5  # times the share of the most frequent class, of a network that knows something
@@ -170,6 +170,7 @@ def make(
     config: PrototypeConfig,
     say: Say,
     check: Check | None = None,
+    graph: keras_file.KerasGraph | None = None,
 ) -> bundles.Bundle:
     """Everything from a model to a bundle; what is in the work directory is not made again.
 
@@ -181,13 +182,14 @@ def make(
       say: told what is done.
       check: told the space and what the prototype scores on the test split, before the hours that
         networks take; raises what is to end that.
+      graph: of the source, where it was read already (`opened`).
 
     Raises:
       UsageError: the model does not fit the data, nothing of it can be cut, or the work directory
         is of another one.
       CorruptFileError: the model cannot be read; says why and names the layer.
     """
-    space = read(source, dataset, work, config, say)
+    space = read(source, dataset, work, config, say, graph)
     if check is not None:
         check(space, float(workdir.read_manifest(work.prototype)["config"]["test"]))
     experiment = config.experiment(space, dataset)
@@ -260,17 +262,28 @@ def _made(experiment: Experiment, dataset: Dataset, work: workdir.WorkDir) -> bu
     return bundle if alike else None
 
 
+def opened(source: str, work: workdir.WorkDir) -> keras_file.KerasGraph | None:
+    """A model as it was read; None of a file whose reading the work directory has already."""
+    file = keras_file.file_of(source)
+    known = file.suffix != ".py" and (work.prototype / workdir.MANIFEST).is_file()
+    return None if known else keras_file.read(source)
+
+
 def read(
-    source: str, dataset: Dataset, work: workdir.WorkDir, config: PrototypeConfig, say: Say
+    source: str,
+    dataset: Dataset,
+    work: workdir.WorkDir,
+    config: PrototypeConfig,
+    say: Say,
+    graph: keras_file.KerasGraph | None = None,
 ) -> SearchSpace:
     """Reads a model into `work.prototype`, or what is there; arguments and errors as in `make`."""
     file = keras_file.file_of(source)
     sha256 = workdir.sha256(file)
     function = source.rpartition(":")[2] if file.suffix == ".py" else ""
     told = {"sha256": sha256, "function": function, "compact": config.compact}
-    graph = None
     if function:  # what it returns may be another model than before
-        graph = keras_file.read(source)
+        graph = graph or keras_file.read(source)
         told["returned"] = graph.digest
     if (work.prototype / workdir.MANIFEST).is_file():
         known = workdir.read_manifest(work.prototype)

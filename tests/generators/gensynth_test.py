@@ -123,6 +123,19 @@ class InquisitorTest(absltest.TestCase):
             self.assertTrue((own >= 0).all())
             self.assertTrue((np.diff(own) <= 1e-12).all())  # less, the wider it is
 
+    def test_caution_is_what_half_lost_beyond_what_was_expected(self):
+        inquisitor = Inquisitor(space(), reactions(), TOP)
+        choices = space().sample(20, seeds.stream(2, "networks"))
+        inquisitor.observe(choices[:10], truth(choices[:10]), [])
+        self.assertEqual(inquisitor.caution, 0.0)  # only the prototype had told what to expect
+        # 0, 0.1 .. 0.9 less than was expected; then 0.1 .. 1 more, the later half of 30.
+        for low in (-0.1 * np.arange(10), 0.1 + 0.1 * np.arange(10)):
+            odds = inquisitor.insight().log_odds(choices[10:]) + low
+            inquisitor.observe(choices[10:], 1.0 / (1.0 + np.exp(-odds)), [])
+            if low[-1] < 0:
+                self.assertAlmostEqual(inquisitor.caution, 0.45)
+        self.assertEqual(inquisitor.caution, 0.0)
+
     def test_an_insight_of_another_space_is_refused(self):
         state = Inquisitor(space(), reactions(), TOP).insight().state()
         other = Prototype(mlp([16, 3], [8, 8], 4), (4,)).space("q")
@@ -155,6 +168,22 @@ class InquisitorTest(absltest.TestCase):
         found = steep.predict(space().sample(200, seeds.stream(5, "networks")))
         self.assertTrue((found.low <= found.metric).all() and (found.metric <= found.high).all())
         self.assertLessEqual(found.high.max(), 1.0)
+
+    def test_nothing_is_expected_to_gain_by_a_loss(self):
+        # Networks surprised by 0.5 more than was expected; yet the whole one has what it has.
+        insight = Inquisitor(space(), reactions(), TOP).insight()
+        surprised = np.array([0.4, 0.5, 0.6])
+        surrogate = InsightSurrogate.of(space(), insight, surprised, PerformanceScale(0.4, 0.9))
+        networks = space().sample(50, seeds.stream(5, "networks"))
+        networks = np.concatenate([space().choices([space().point({})]), networks])
+        found = surrogate.predict(networks, 0.75)
+        self.assertAlmostEqual(found.metric[0], TOP)
+        self.assertLessEqual(found.metric.max(), TOP + 1e-12)
+        self.assertTrue((found.low <= found.metric).all() and (found.metric <= found.high).all())
+        odds = insight.log_odds(networks) + 0.5
+        below = odds < log_odds(TOP)
+        self.assertGreater(below.sum(), 10)
+        np.testing.assert_allclose(found.metric[below], 1 / (1 + np.exp(-odds[below])))
 
     def test_trainings_scatter(self):
         insight = Inquisitor(space(), reactions(), TOP).insight()

@@ -179,9 +179,26 @@ def scaled(keras: Any) -> Any:
     return keras.Model(inputs, k.Dense(10)(x))
 
 
+def habits(keras: Any) -> Any:
+    """One ReLU and one Dropout for all, layers as activations, flattened branches, a linear end."""
+    k = keras.layers
+    relu, drop = k.ReLU(), k.Dropout(0.1)
+    inputs = keras.Input(SHAPE)
+    x = k.AveragePooling2D(3, 1, padding="same")(k.ZeroPadding2D(1)(inputs))  # zeros count once
+    x = drop(relu(k.Conv2D(8, 3, 2, padding="same")(x)))  # 9x9
+    y = relu(k.Conv2D(8, 3, padding="same")(x))
+    y = k.Conv2D(12, 3, padding="same", activation=k.ReLU(6.0), name="examples")(drop(y))
+    two = keras.Input((9, 9, 8)), keras.Input((9, 9, 12))
+    joined = keras.Model(two, k.Concatenate()([k.MaxPooling2D(2, padding="same")(i) for i in two]))
+    vectors = [k.Flatten()(k.MaxPooling2D(3)(y)), k.Flatten()(x), k.Flatten()(joined([x, y]))]
+    x = k.Dense(10, activation="softmax")(drop(k.Concatenate()(vectors)))
+    return keras.Model(inputs, k.Activation("linear", dtype="float32")(x))
+
+
 _ALL = (
-    residual, everyday, depthwise, dense, imagenet, branches, plain, segmenting, scaled, arithmetic,
-)  # fmt: skip
+    *(residual, everyday, depthwise, dense, imagenet, branches, plain, segmenting, scaled),
+    *(arithmetic, habits),
+)
 MODELS = {f.__name__: f for f in _ALL}
 
 

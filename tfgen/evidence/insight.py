@@ -130,7 +130,14 @@ class InsightSurrogate:
             lost = lost + xp.take(xp.asarray(values), choices[:, number], axis=0)
         ends = np.quantile(self._residuals, [1.0 - confidence, 0.5, confidence])
         low, metric, high = self._known(
-            xp, choices, [self.insight.top - lost + end for end in ends]
+            # Nothing is expected to gain by a loss, whatever surprised where little was known.
+            xp,
+            choices,
+            [
+                self.insight.top - xp.maximum(lost - ends[0], 0.0),
+                self.insight.top - xp.maximum(lost - ends[1], 0.0),
+                self.insight.top - lost + ends[2],
+            ],
         )
         span = self.scale.high - self.scale.low
         performance, scatter = (metric - self.scale.low) / span, 0.5 * (high - low) / span

@@ -4,7 +4,9 @@ A network that G writes is worth
 
   U(metric, costs) - w max(0, r - metric) + taste                                       [points]
 
-by what the inquisitor expects of its metric; r is the requirement that G read. Of each decision the
+by what the inquisitor expects of its metric, with caution: what G wrote before has lost more than
+was expected, so a network is taken to lose twice what is expected, up to what half of them lost
+beyond it. r is the requirement that G read. Of each decision the
 scores are pulled towards those values with which, all others left as they are, the network would be
 worth more: a local expectation, as SGNAS's cost has here (`single_changes`). So what is improved is
 the network that is written, which has to meet the requirement, not a mixture of networks.
@@ -70,7 +72,8 @@ def train(evidence: Evidence, config: GensynthConfig, seed: int) -> dict[str, np
     updates = _Updates(evidence, config, seed, low, record.metric)
     known = {whole}
     for cycle in range(config.cycles):
-        updates.run(inquisitor.insight(), config.steps * (1 if cycle else _FIRST))
+        steps = config.steps * (1 if cycle else _FIRST)
+        updates.run(inquisitor.insight(), inquisitor.caution, steps)
         networks = []
         for row in updates.networks(cycle):
             architecture = space.architecture(row)
@@ -84,7 +87,7 @@ def train(evidence: Evidence, config: GensynthConfig, seed: int) -> dict[str, np
             space.choices(networks), [r.metric for r in scored], probe(networks[: config.probed])
         )
     insight = inquisitor.insight()
-    updates.run(insight, _FIRST * config.steps)
+    updates.run(insight, inquisitor.caution, _FIRST * config.steps)
     return {**updates.state(), **insight.state(), "residuals": inquisitor.residuals}
 
 
@@ -112,10 +115,11 @@ class _Updates:
         tastes = weights.normal(0.0, config.taste, (SEED_NUMBERS, values)) / np.sqrt(SEED_NUMBERS)
         self._step = _step(self._space, costs, self._state, config, tastes.astype(np.float32))
 
-    def run(self, insight: Insight, steps: int) -> None:
-        """Delta theta_G: follows an insight."""
+    def run(self, insight: Insight, caution: float, steps: int) -> None:
+        """Delta theta_G: follows an insight with caution, in log-odds."""
         costs = tf.constant(np.concatenate(insight.costs), tf.float32)
         top = tf.constant(insight.top, tf.float32)
+        beyond = tf.constant(caution, tf.float32)
         batch = self._config.batch_size
         values = self._state["bias_2"].shape[0]
         for number in range(steps):
@@ -129,6 +133,7 @@ class _Updates:
                 tf.constant(noise, tf.float32),
                 costs,
                 top,
+                beyond,
             )
 
     def networks(self, cycle: int) -> Choices:
@@ -179,7 +184,7 @@ def _step(
         return mean
 
     @tf.function(jit_compile=True)
-    def step(numbers, hats_, required, noise, lost, top):  # type: ignore[no-untyped-def]
+    def step(numbers, hats_, required, noise, lost, top, caution):  # type: ignore[no-untyped-def]
         with tf.GradientTape() as tape:
             scores = tf.split(generate(tf, state, numbers, hats_), sizes, axis=1)
             noisy = [s + n for s, n in zip(scores, tf.split(noise, sizes, axis=1), strict=True)]
@@ -192,7 +197,8 @@ def _step(
             total = 0.0
             told = zip(params, macs, losses, taste, chosen, scores, strict=True)
             for size, count, loss, liked, pick, score in told:
-                metric = tf.maximum(tf.sigmoid(top - loss), _LEAST_METRIC)
+                odds = top - loss - tf.minimum(loss, caution)
+                metric = tf.maximum(tf.sigmoid(odds), _LEAST_METRIC)
                 worth = netscore(tf, metric, size, count) + liked
                 short = tf.nn.relu(required[:, None] - metric)
                 worth -= config.shortfall * 100.0 * short

@@ -11,22 +11,37 @@ from __future__ import annotations
 
 import importlib
 import json
-import math
 import os
 import pathlib
 import re
+import shutil
 import stat
 import sys
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from tfgen import child_process, workdir
 from tfgen.nets import python_file
-from tfgen.nets.keras_kinds import INPUT_NODE, KINDS, SKIPPED
+from tfgen.nets._keras_calls import (
+    CONSTANT,
+    OPERATIONS_OF,
+    Refused,
+    arithmetic,
+    links,
+    operands,
+    ordered,
+    output,
+    read,
+    row,
+    several,
+    sign,
+    without_operations,
+)
+from tfgen.nets.keras_kinds import INPUT_NODE, KINDS
 
 GRAPH, ARRAYS = "graph.json", "arrays.npz"
 # What a description may name beside the layers of KINDS: models, and plain parts of layers.
@@ -50,24 +65,10 @@ _PARTS = (
     *("DTypePolicy", "FloatDTypePolicy", "Policy"),
 )
 _DATA = ("TensorShape", "__keras_tensor__", "__numpy__", "__tensor__", "__tuple__")
-# What `x + y`, `x / 255` and the like are: operations of Keras 3; of Keras 2 layers that call a
-# function by its name, of which no other may be named.
-_OPERATIONS_OF = "keras.src.ops.numpy"
-_OPERATIONS = {"Add": "+", "Multiply": "*", "Subtract": "-", "Divide": "/", "TrueDivide": "/"}
-_CALLING = "TFOpLambda"
-_FUNCTIONS = {
-    "__operators__.add": "+",
-    "math.add": "+",
-    "math.divide": "/",
-    "math.multiply": "*",
-    "math.subtract": "-",
-    "math.truediv": "/",
-}
-_OF_LAYERS = {"+": "Add", "*": "Multiply"}  # the layers that do the same with two
 # Of the whole model Keras makes nothing of these, compile=False; of nested ones it does.
 _UNREAD = ("compile_config", "build_config")
 _NONE = (None, {}, [])
-_CONSTANT = "_CONSTANT_VALUE"  # in place of a layer that a call reads
+_START = "the model's input"  # the node before a model's first layer, where these are in a row
 _CONFIG_BYTES = 16 << 20  # of a model's description
 _QUOTED = 500  # characters of a refusal: names may have millions
 _WEIGHTS = "model.weights.h5"  # of a .keras file
@@ -76,14 +77,10 @@ _UNREADABLE = (KeyError, OSError, RuntimeError, TypeError, ValueError)  # h5py r
 _UNZIPPED = (*_UNREADABLE, EOFError, zipfile.BadZipFile, zlib.error)
 
 
-class Refused(Exception):
-    """What the user is told."""
-
-
 def main(folder: pathlib.Path) -> None:
     request = child_process.begin(folder)
     try:
-        model = _model(request["model"], request["factory"])
+        model = _model(request["model"], request["factory"], folder)
         graph = _graph(model)
         arrays = graph.pop("arrays")
         np.savez(folder / ARRAYS, **arrays)
@@ -96,14 +93,18 @@ def main(folder: pathlib.Path) -> None:
 # --- opening --------------------------------------------------------------------------------------
 
 
-def _model(path: str, factory: str | None) -> Any:
+def _model(path: str, factory: str | None, folder: pathlib.Path) -> Any:
     if factory is not None:
         return _made(path, factory)
-    version, config = _h5_config(path) if path.endswith((".h5", ".hdf5")) else _zip_config(path)
+    is_h5 = path.endswith((".h5", ".hdf5"))
+    version, written = _h5_config(path) if is_h5 else _zip_config(path)
     try:
+        config = written if version.startswith("2") or not is_h5 else without_operations(written)
         _check(config)
     except RecursionError:
         raise Refused("its description is nested too deeply") from None
+    if config != written:
+        path = _described_as(config, path, folder)
     keras = _keras(version)
     try:
         return keras.models.load_model(path, compile=False, safe_mode=True)
@@ -111,11 +112,22 @@ def _model(path: str, factory: str | None) -> Any:
         raise Refused(f"Keras {version} does not read it: {_first_line(error)}") from error
 
 
+def _described_as(config: Any, path: str, folder: pathlib.Path) -> str:
+    """A copy of an .h5 file with another description."""
+    import h5py
+
+    copy = folder / "described.h5"
+    shutil.copyfile(path, copy)
+    with h5py.File(copy, "r+") as file:
+        file.attrs["model_config"] = json.dumps(config)
+    return str(copy)
+
+
 def _made(path: str, factory: str) -> Any:
     """The model that a function of the user's own Python file returns."""
     try:
         return getattr(python_file.load(path), factory)()
-    except Exception as error:  # it is the user's code
+    except (Exception, SystemExit) as error:  # it is the user's code
         raise Refused(
             f"{factory}() failed: {type(error).__name__}: {_first_line(error)}"
         ) from error
@@ -242,7 +254,7 @@ def _check(config: Any, nested: bool = False, of: str = "it") -> None:
     if isinstance(config, list):
         for value in config:
             _check(value, True, of)
-    elif config == _CONSTANT:
+    elif config == CONSTANT:
         raise Refused(f"{of} calls a layer with a constant, which is not read")
     if not isinstance(config, Mapping):
         return
@@ -253,6 +265,8 @@ def _check(config: Any, nested: bool = False, of: str = "it") -> None:
         if not _is_layer(layer):
             raise Refused(f"layer {_described(layer)}: such layers are not read")
     kind, module, own = (config.get(name) for name in ("class_name", "module", "config"))
+    if not nested and "class_name" in config and kind not in _NESTED:
+        raise Refused(f"it is a {kind}; functional and sequential models are read")
     if kind in _MODELS and not isinstance(own, Mapping):
         raise Refused(f"{of} has a {kind} without a description")
     if kind in KINDS and isinstance(own, Mapping) and own.get("name"):
@@ -265,8 +279,8 @@ def _check(config: Any, nested: bool = False, of: str = "it") -> None:
     if nested and config.get("compile_config") not in _NONE:
         raise Refused(f"it names how a part of it, {kind}, is compiled, which is never run")
     unread = () if nested else _UNREAD
-    if _sign(config) is not None:
-        _operands(config)  # all that its call may have
+    if sign(config) is not None:
+        operands(config)  # all that its call may have
         unread = ("inbound_nodes",)
     for key, value in config.items():
         if key not in unread:
@@ -277,9 +291,9 @@ def _is_layer(layer: Any) -> bool:
     """Whether a description is of a layer that is read, or of a model of such."""
     if not isinstance(layer, Mapping):
         return False
-    if layer.get("module") == _OPERATIONS_OF:
-        return _sign(layer) is not None
-    known = layer.get("class_name") in (*KINDS, *_MODELS) or _sign(layer) is not None
+    if layer.get("module") == OPERATIONS_OF:
+        return sign(layer) is not None
+    known = layer.get("class_name") in (*KINDS, *_MODELS) or sign(layer) is not None
     return known and _is_of(layer.get("module"), _LAYERS_OF)
 
 
@@ -301,55 +315,6 @@ def _described(layer: Any) -> str:
     name = own.get("name") if isinstance(own, Mapping) else layer
     home = f" of {layer['module']}" if kind in KINDS else ""
     return f"{name!r} ({kind}{home})"
-
-
-def _sign(layer: Any) -> str | None:
-    """Which arithmetic a layer of a description is, "+" for a sum; None of other layers."""
-    if not isinstance(layer, Mapping):
-        return None
-    kind, config = layer.get("class_name"), layer.get("config")
-    if kind == _CALLING:
-        function = config.get("function") if isinstance(config, Mapping) else None
-        return _FUNCTIONS.get(function) if isinstance(function, str) else None
-    return _OPERATIONS.get(str(kind)) if layer.get("module") == _OPERATIONS_OF else None
-
-
-def _operands(layer: Mapping[str, Any]) -> tuple[str | float, str | float]:
-    """The two that an arithmetic is of: a layer's name, or a number; refuses all else."""
-    calls = layer.get("inbound_nodes")
-    found: list[Any] = []
-    match calls:
-        case [{"args": [*values], "kwargs": {}, **rest}] if not rest and not calls[0]["kwargs"]:
-            found = values
-        case [[str() as name, -1, value, {"y": y, **rest}]] if name == _CONSTANT:
-            found = [value, y] if _is_unnamed(rest) else []
-        case [[str(), int(), int(), {"y": y, **rest}]]:
-            found = [calls[0][:3], y] if _is_unnamed(rest) else []
-    operands = [_operand(value) for value in found]
-    if len(operands) != 2 or None in operands:
-        own = layer.get("config")
-        name = own.get("name") if isinstance(own, Mapping) else None
-        raise Refused(f"layer {name!r} is called with what is no number and no layer")
-    return operands[0], operands[1]
-
-
-def _is_unnamed(rest: Mapping[str, Any]) -> bool:
-    """Whether a call has no more than a name."""
-    return not rest or (list(rest) == ["name"] and isinstance(rest["name"], str | None))
-
-
-def _operand(value: Any) -> str | float | None:
-    if isinstance(value, np.generic):  # of a model that was not read from a file
-        value = value.item()
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        number = float(value) if abs(value) <= sys.float_info.max else math.inf
-        return number if math.isfinite(number) else None
-    match value:
-        case [str() as name, int(), int()] if name != _CONSTANT:
-            return _first(value)
-        case {"class_name": "__keras_tensor__", "config": {"keras_history": [*history]}}:
-            return _first(history) if len(history) == 3 else None
-    return None
 
 
 def _keras(version: str) -> Any:
@@ -398,80 +363,48 @@ def _walk(
     arrays: dict[str, np.ndarray],
 ) -> str:
     """Adds a model's layers; returns the name of its output."""
-    made: dict[str, str] = {}
-    sequential = type(model).__name__ == "Sequential"
-    described = {"layers": []} if sequential else model.get_config()
-    links = dict(_row(model, inputs, made) if sequential else _links(described, inputs, made))
-    arithmetic = _arithmetic(described)
+    described = {"layers": []} if _in_a_row(model) else model.get_config()
+    if _in_a_row(model):
+        names = [layer.name for layer in model.layers if type(layer).__name__ != "InputLayer"]
+        found, last = list(row(names, _START)), names[-1] if names else _START
+        made = {_START: inputs[0]}
+    else:
+        found, last = list(links(described)), output(described)
+        starts = (name for name, _ in read(described["input_layers"]))
+        made = dict(zip(starts, inputs, strict=True))
+    computed = arithmetic(described)
     # Keras 3 knows operations that are no layers.
     layers = {layer.name: layer for layer in getattr(model, "operations", model.layers)}
-    for name in _ordered(links):
-        layer = layers[name]
-        read = [made[source] for source in links[name]]
-        if not name:
+    for link in ordered(found):
+        layer = layers[link.layer]
+        reads = [made[source] for source in link.reads]
+        if not link.layer:
             raise Refused("a layer has no name")
-        own = f"{prefix}{name}"
-        if name in arithmetic:
-            kind, config = arithmetic[name]
-            nodes.append(
-                {"name": own, "class": kind, "config": config, "inputs": read, "arrays": 0}
-            )
-            made[name] = own
+        own = f"{prefix}{link.node}"
+        nested = type(layer).__name__ in _NESTED and hasattr(layer, "layers")
+        if link.again and (nested or layer.get_weights()):
+            raise Refused(several(link.layer, sum(one.layer == link.layer for one in found)))
+        if nested:
+            made[link.node] = _walk(layer, f"{own}/", reads, nodes, arrays)
             continue
-        if type(layer).__name__ in _NESTED and hasattr(layer, "layers"):
-            made[name] = _walk(layer, f"{own}/", read, nodes, arrays)
-            continue
-        _check_own(layer, own)
-        weights = layer.get_weights()
+        if link.layer in computed:
+            kind, config = computed[link.layer]
+            weights = []
+        else:
+            _check_own(layer, own)
+            kind, config = type(layer).__name__, _plain(layer.get_config())
+            weights = layer.get_weights()
         for number, array in enumerate(weights):
             arrays[f"{len(nodes)}_{number}"] = np.asarray(array)
         nodes.append(
-            {
-                "name": own,
-                "class": type(layer).__name__,
-                "config": _plain(layer.get_config()),
-                "inputs": read,
-                "arrays": len(weights),
-            }
+            {"name": own, "class": kind, "config": config, "inputs": reads, "arrays": len(weights)}
         )
-        made[name] = own
-    if sequential:
-        return made[model.layers[-1].name]
-    (last,) = _tensors(described["output_layers"])
+        made[link.node] = own
     return made[last]
 
 
-def _arithmetic(config: Mapping[str, Any]) -> dict[str, tuple[str, dict[str, float]]]:
-    """By layer that is `x + y` and the like, the class and config of a layer that computes it."""
-    return {
-        layer["name"]: _computed(layer["name"], sign, *_operands(layer))
-        for layer in config["layers"]
-        if (sign := _sign(layer)) is not None
-    }
-
-
-def _computed(
-    name: str, sign: str, left: str | float, right: str | float
-) -> tuple[str, dict[str, float]]:
-    """The same, of one or two layers."""
-    if isinstance(left, str) and isinstance(right, str):
-        if sign not in _OF_LAYERS:
-            raise Refused(f"layer {name!r}: {sign} of two layers is not read")
-        return _OF_LAYERS[sign], {}
-    scale, offset = 1.0, 0.0
-    number = left if isinstance(right, str) else right
-    assert isinstance(number, float)  # layers, or a layer and a number, were told apart
-    if sign == "+":
-        offset = number
-    elif sign == "*":
-        scale = number
-    elif sign == "-":
-        scale, offset = (1.0, -number) if isinstance(left, str) else (-1.0, number)
-    elif isinstance(right, str) or not number:
-        raise Refused(f"layer {name!r}: a division by a layer or by 0 is not read")
-    else:
-        scale = 1.0 / number
-    return "Rescaling", {"scale": scale, "offset": offset}
+def _in_a_row(model: Any) -> bool:
+    return type(model).__name__ == "Sequential"
 
 
 def _check_own(layer: Any, name: str) -> None:
@@ -484,103 +417,6 @@ def _check_own(layer: Any, name: str) -> None:
         if what is not None and module.split(".")[0] not in _OWN:
             called = getattr(what, "__name__", type(what).__name__)
             raise Refused(f"layer {name!r}: {called} of {module} is none of Keras's")
-
-
-def _row(
-    model: Any, inputs: Sequence[str], made: dict[str, str]
-) -> Iterator[tuple[str, list[str]]]:
-    """As `_links`, of layers that each read the one before."""
-    before = "the model's input"
-    made[before] = inputs[0]
-    for layer in model.layers:
-        if type(layer).__name__ != "InputLayer":
-            yield layer.name, [before]
-            before = layer.name
-
-
-def _links(
-    config: Mapping[str, Any], inputs: Sequence[str], made: dict[str, str]
-) -> Iterator[tuple[str, list[str]]]:
-    """Each layer that is no input, and the layers that it reads; inputs are put into `made`."""
-    for name, source in zip(_tensors(config["input_layers"]), inputs, strict=True):
-        made[name] = source
-    for layer in config["layers"]:
-        name, calls = layer["name"], layer["inbound_nodes"]
-        if name in made:
-            continue
-        if _sign(layer) is not None:
-            if len(calls) != 1:
-                raise Refused(
-                    f"layer {name!r} is called {len(calls)} times: shared layers are not read"
-                )
-            read = [operand for operand in _operands(layer) if isinstance(operand, str)]
-            if not read:
-                raise Refused(f"layer {name!r} is called with numbers alone")
-            yield name, read
-            continue
-        given = _arguments(calls)
-        if layer["class_name"] in SKIPPED:  # whatever they do in training, networks have none
-            given = [argument for argument in given if argument != "training"]
-        if given:
-            raise Refused(f"layer {name!r} is called with {', '.join(given)}")
-        if len(calls) != 1:
-            raise Refused(
-                f"layer {name!r} is called {len(calls)} times: shared layers are not read"
-            )
-        yield name, _tensors(calls[0])
-
-
-def _arguments(calls: Any) -> list[str]:
-    """Names of what calls give beside tensors, where it says anything."""
-    found: list[str] = []
-    if isinstance(calls, Mapping):
-        found += [k for k, v in calls.get("kwargs", {}).items() if v not in (None, False)]
-    elif isinstance(calls, list | tuple):
-        if len(calls) == 4 and isinstance(calls[3], Mapping):  # Keras 2: name, call, tensor, these
-            return [k for k, v in calls[3].items() if v not in (None, False)]
-        for call in calls:
-            found += _arguments(call)
-    return found
-
-
-def _tensors(call: Any) -> list[str]:
-    """Names of the layers whose outputs a call takes, as either Keras writes it."""
-    found: list[str] = []
-    if isinstance(call, Mapping):
-        history = call.get("config", {}).get("keras_history") if "class_name" in call else None
-        if history is not None:
-            found = [_first(history)]
-        else:
-            for value in call.values():
-                found += _tensors(value)
-    elif isinstance(call, list | tuple):
-        if len(call) >= 3 and isinstance(call[0], str) and isinstance(call[1], int):
-            found = [_first(call)]
-        else:
-            for value in call:
-                found += _tensors(value)
-    return found
-
-
-def _first(history: Sequence[Any]) -> str:
-    name, _, tensor = history[:3]
-    if tensor:
-        raise Refused(f"layer {name!r} has several outputs")
-    return str(name)
-
-
-def _ordered(links: Mapping[str, Sequence[str]]) -> list[str]:
-    """Layers after all that they read."""
-    order: list[str] = []
-    waiting = dict(links)
-    while waiting:
-        ready = [n for n, read in waiting.items() if not any(source in waiting for source in read)]
-        if not ready:
-            raise Refused(f"layer {next(iter(waiting))!r} reads itself")
-        order += ready
-        for name in ready:
-            del waiting[name]
-    return order
 
 
 def _plain(value: Any) -> Any:

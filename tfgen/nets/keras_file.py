@@ -74,6 +74,8 @@ def file_of(source: str | os.PathLike[str]) -> pathlib.Path:
             f"{text}: give a {', '.join(_SUFFIXES)} file, or FILE.py:FUNCTION that returns a model"
         )
     file = workdir.user_path(path)
+    if file.is_dir():
+        raise errors.CorruptFileError(f"{file}: is a folder, no file with a model")
     if not file.is_file():
         raise errors.CorruptFileError(f"{file}: file is missing")
     return file

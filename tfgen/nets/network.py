@@ -12,6 +12,7 @@ from tfgen.nets import blocks
 from tfgen.nets.keras_compat import keras, tf
 from tfgen.space.layers import INPUT, LayerSpec, check_network, range_owners
 
+EXAMPLES = "examples"  # the name of the Keras layer that is what a network reads
 KERNEL, BIAS = "kernel", "bias"
 GAMMA, BETA, MEAN, VARIANCE = "gamma", "beta", "mean", "variance"
 # Parts of batch normalisation -> what Keras calls them.
@@ -38,7 +39,7 @@ def build(
         owners = range_owners(layers)
     except ValueError as error:
         raise errors.UsageError(f"these layers are no network: {error}") from None
-    inputs = keras.Input(tuple(input_shape), name="examples")
+    inputs = keras.Input(tuple(input_shape), name=EXAMPLES)
     identity = keras.layers.Activation("linear", name=INPUT)
     bits = layers[0].activation_bits
     tensors = {INPUT: wrap(identity, weight_bits=None, activation_bits=bits)(inputs)}

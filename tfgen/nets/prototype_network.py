@@ -26,8 +26,8 @@ from tfgen import errors
 from tfgen.nets import blocks
 from tfgen.nets.keras_file import KerasGraph, Node
 from tfgen.nets.keras_kinds import INPUT_NODE, SKIPPED
-from tfgen.nets.network import BETA, BIAS, GAMMA, KERNEL, MEAN, VARIANCE, Weights
-from tfgen.space.layers import INPUT, SAME_RANGE_OPS, LayerSpec, Size, check_network
+from tfgen.nets.network import BETA, BIAS, EXAMPLES, GAMMA, KERNEL, MEAN, VARIANCE, Weights
+from tfgen.space.layers import INPUT, LayerSpec, Size, check_network, lent_range
 
 _BITS = 8
 _MOST_ARRAYS = {"BatchNormalization": 4, "Normalization": 3, "SeparableConv2D": 3}  # 2 elsewhere
@@ -64,6 +64,13 @@ def read(graph: KerasGraph, source: str) -> PrototypeNetwork:
     Raises:
       CorruptFileError: a layer has no such form; names it.
     """
+    if len(graph.input_shape) == 2 and _reshaped_first(graph):
+        graph = dataclasses.replace(graph, input_shape=(*graph.input_shape, 1))
+    if len(graph.input_shape) not in (1, 3):
+        raise errors.CorruptFileError(
+            f"{source}: its inputs are {graph.input_shape}; images [height, width, channels] and "
+            "vectors are read"
+        )
     reader = _Reader(graph)
     for node in graph.nodes:
         try:
@@ -80,8 +87,21 @@ def read(graph: KerasGraph, source: str) -> PrototypeNetwork:
     return PrototypeNetwork(layers, graph.input_shape, reader.weights, tuple(reader.remarks))
 
 
+def _reshaped_first(graph: KerasGraph) -> bool:
+    """Whether a model of matrices takes them for images or vectors before it computes anything."""
+    matrices = {INPUT_NODE}
+    for node in graph.nodes:
+        if matrices.isdisjoint(node.inputs) or node.kind in _RESHAPING:
+            continue
+        if node.kind not in SKIPPED:
+            return False
+        matrices.add(node.name)
+    return True
+
+
 # Of normalised vectors.
 _ABSORBING = ("BatchNormalization", "Dense", "Flatten", "Normalization", "Rescaling")
+_RESHAPING = ("Flatten", "Reshape")
 _OF_VECTORS = ("dense", "hard_swish", "mean", "sigmoid")
 
 
@@ -117,8 +137,6 @@ class _Reader:
 
     def __init__(self, graph: KerasGraph):
         *size, channels = graph.input_shape
-        if len(size) not in (0, 2):
-            raise errors.CorruptFileError(f"inputs are images or vectors, not {graph.input_shape}")
         self.weights: dict[str, dict[str, np.ndarray]] = {}
         self.remarks: list[str] = []
         self._layers: list[LayerSpec] = []
@@ -127,9 +145,25 @@ class _Reader:
         # How many nodes read a node, and by layer how many read what it makes.
         self._readers = collections.Counter(name for node in graph.nodes for name in node.inputs)
         self._readers[graph.output] += 1
+        self._after = self._passing(graph)
         self._uses: dict[str, int] = {}
         self._makers: dict[str, str] = {}  # by layer, the node that it is of
         self._pads: dict[tuple[str, int], _Tensor] = {}  # by what they are around, and how many
+
+    def _passing(self, graph: KerasGraph) -> dict[str, set[str]]:
+        """The nodes behind which numbers stay as they are, each with the classes behind it."""
+        by_name = {node.name: node for node in graph.nodes}
+        name, found = graph.output, {graph.output: set[str]()}
+        while name in by_name:
+            node = by_name[name]
+            linear = node.kind == "Activation" and _activation(node.config) == "linear"
+            if not (linear or node.kind in (*SKIPPED, *_RESHAPING)):
+                break
+            behind, (name,) = found[name] | {node.kind}, node.inputs
+            if self._readers[name] != 1:
+                break
+            found[name] = behind
+        return found
 
     def add(self, node: Node) -> None:
         """Adds a node's layers; raises _NoForm."""
@@ -194,26 +228,40 @@ class _Reader:
         """Copies what a concatenation reads where that cannot take the range of the whole."""
         inputs = list(concat.inputs)
         for place, name in enumerate(inputs):
-            made = self._found(name)
-            if made is not None and made.op not in SAME_RANGE_OPS and self._times_read(name) == 1:
+            if lent_range(self._layers, concat, name):
                 continue
-            size = concat.out_size
-            if not size:
-                raise ValueError(f"layer {concat.name!r} joins vectors that others read too")
-            channels = self._channels(name)
+            made = self._found(name)
+            flat = made is not None and made.op == "flatten"
+            if not concat.out_size and not flat:
+                raise ValueError(
+                    f"layer {concat.name!r} (Concatenate): joins {name!r}, a vector with a range "
+                    "by itself: of a sigmoid, of the model's input, or since others read it too"
+                )
+            if made is not None and flat:
+                image, size = made.inputs[0], made.in_size
+            else:
+                image, size = name, concat.out_size
+            channels = self._channels(image)
             copy = LayerSpec(
                 name=self._name(f"{concat.name}_copy_{place}"),
                 op="depthwise",
-                inputs=(name,),
+                inputs=(image,),
                 in_channels=channels,
                 out_channels=channels,
                 in_size=size,
                 out_size=size,
                 weight_bits=_BITS,
             )
-            self._layers.insert(self._layers.index(concat), copy)
+            added, inputs[place] = [copy], copy.name
+            if made is not None and flat:
+                flattened = self._name(f"{concat.name}_flat_{place}")
+                added.append(dataclasses.replace(made, name=flattened, inputs=(copy.name,)))
+                inputs[place] = flattened
+                if self._times_read(name) == 1:
+                    self._layers.remove(made)
+            at = self._layers.index(concat)
+            self._layers[at:at] = added
             self.weights[copy.name] = _copying(channels)
-            inputs[place] = copy.name
             self.remarks.append(f"{concat.name}: joins a copy of {name!r}, which has another range")
         self.replace(concat, inputs=tuple(inputs))
 
@@ -317,7 +365,7 @@ class _Reader:
         if activation in ("silu", "swish"):
             gate = self.layer(node, "sigmoid", [x], suffix="_sigmoid")
             return self.layer(node, "multiply", [x, gate], suffix="_multiply")
-        if activation == "softmax" and self.ends_in(node):
+        if activation == "softmax" and self._says_all(node, x):
             self.remarks.append(f"{node.name}: outputs are logits, the softmax is left out")
             return self.same(node, x)
         raise _NoForm(f"activation {activation!r} is not read")
@@ -335,6 +383,11 @@ class _Reader:
     def ends_in(self, node: Node) -> bool:
         """Whether the node makes the model's output."""
         return node.name == self._output
+
+    def _says_all(self, node: Node, x: _Tensor) -> bool:
+        """Whether what the node makes of x is the output, if in another shape of one pixel."""
+        after = self._after.get(node.name)
+        return after is not None and (x.size in ((), (1, 1)) or not after & set(_RESHAPING))
 
     def since_mean(self, node: Node, x: _Tensor) -> list[LayerSpec]:
         """The mean of an image and the layers from it to x, of which each reads the one before.
@@ -365,7 +418,7 @@ class _Reader:
         plain = re.sub(r"\W", "_", name, flags=re.ASCII)  # TensorFlow's scopes have no others
         plain = free = plain if plain[0].isalnum() else f"layer{plain}"
         suffixes = ("", blocks.NORM_SUFFIX, blocks.OUTPUT_SUFFIX)
-        taken = {INPUT} | {layer.name + s for layer in self._layers for s in suffixes}
+        taken = {INPUT, EXAMPLES} | {layer.name + s for layer in self._layers for s in suffixes}
         number = len(self._layers)
         while taken & {free + suffix for suffix in suffixes}:
             free = f"{plain}_{number}"
@@ -552,7 +605,8 @@ def _average(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tensor:
         return reader.layer(node, "mean", [x], size=(1, 1))
     ends = [(out - 1) * window.stride + side for out in window.size]
     beyond = any(end > given for end, given in zip(ends, x.size, strict=True))
-    if beyond and not any(around.padding):
+    counted = any(around.padding) and x.layer == around.layer  # else a pad brought the zeros
+    if beyond and not counted:
         return reader.layer(node, "average_pool", [x], **window.fields())
     weights = {
         KERNEL: np.full((side, side, x.channels, 1), 1.0 / side**2),
@@ -621,6 +675,8 @@ def _reshape(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tensor:
     features = x.channels * int(np.prod(x.size or (1, 1)))
     if len(target) == 1 and target[0] in (-1, features):
         return _flatten(reader, node, inputs)
+    if target == (*x.size, x.channels):
+        return reader.same(node, x)
     if not x.size and target in ((1, 1, x.channels), (1, 1, -1)):
         chain = reader.since_mean(node, x)
         for layer in chain:
@@ -675,13 +731,7 @@ def _activate(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tensor
 
 
 def _relu(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tensor:
-    config = node.config
-    if config.get("negative_slope") or config.get("threshold"):
-        raise _NoForm("a ReLU with a slope or a threshold is not read")
-    largest = config.get("max_value")
-    if largest not in (None, 6, 6.0):
-        raise _NoForm(f"a ReLU that ends at {largest} is not read")
-    return reader.activated(node, inputs[0], "relu" if largest is None else "relu6")
+    return reader.activated(node, inputs[0], _relu_of(node.config))
 
 
 def _softmax(reader: _Reader, node: Node, inputs: Sequence[_Tensor]) -> _Tensor:
@@ -802,5 +852,17 @@ def _activation(config: Mapping[str, Any]) -> str:
     """Name of an activation, which Keras writes as a name or as a registered object."""
     value = config.get("activation", "linear")
     if isinstance(value, Mapping):
-        value = value.get("config") if value.get("class_name") == "function" else str(value)
+        if value.get("class_name") == "ReLU":  # a layer
+            return _relu_of(value.get("config", {}))
+        value = value.get("config" if value.get("class_name") == "function" else "class_name")
     return str(value or "linear").rsplit(".", 1)[-1]
+
+
+def _relu_of(config: Mapping[str, Any]) -> str:
+    """Which activation a ReLU layer is; raises _NoForm."""
+    if config.get("negative_slope") or config.get("threshold"):
+        raise _NoForm("a ReLU with a slope or a threshold is not read")
+    largest = config.get("max_value")
+    if largest not in (None, 6, 6.0):
+        raise _NoForm(f"a ReLU that ends at {largest} is not read")
+    return "relu" if largest is None else "relu6"

@@ -17,6 +17,7 @@ WEIGHTED_OPS = ("dense", "conv", "depthwise")
 # Ops whose output is its input's numbers, moved, and zeros, or averages of them: the tensor has the
 # input's range.
 SAME_RANGE_OPS = ("average_pool", "flatten", "max_pool", "pad", "resize", "slice")
+_OWN_RANGE_OPS = ("concat", "sigmoid")  # a sigmoid's is 0..1 in all runtimes
 POOLS = ("average_pool", "max_pool")
 WINDOWED_OPS = ("conv", "depthwise", *POOLS)
 OPS = (*WEIGHTED_OPS, *SAME_RANGE_OPS, "add", "concat", "hard_swish", "mean", "multiply", "sigmoid")
@@ -268,7 +269,7 @@ def range_owners(layers: Sequence[LayerSpec]) -> dict[str, str]:
     """Name of a tensor -> name of the tensor by whose range it is rounded.
 
     What an op of SAME_RANGE_OPS makes has its input's range. What is concatenated has the range of
-    the whole, so a layer that feeds a concatenation feeds nothing else.
+    the whole, and so has what it is moved from; nothing else reads these.
 
     Raises:
       ValueError: a tensor that is concatenated has a range of its own.
@@ -276,13 +277,32 @@ def range_owners(layers: Sequence[LayerSpec]) -> dict[str, str]:
     owners = {INPUT: INPUT}
     for layer in layers:
         owners[layer.name] = owners[layer.inputs[0]] if layer.op in SAME_RANGE_OPS else layer.name
-    by_name = {layer.name: layer for layer in layers}
     for layer in layers:
         if layer.op != "concat":
             continue
         for name in layer.inputs:
-            readers = [other.name for other in layers if name in other.inputs]
-            if name == INPUT or by_name[name].op in SAME_RANGE_OPS or readers != [layer.name]:
+            lent = lent_range(layers, layer, name)
+            if not lent:
                 raise ValueError(f"layer {layer.name!r} cannot give {name!r} its range")
-            owners[name] = layer.name
+            owners.update(dict.fromkeys(lent, layer.name))
     return owners
+
+
+def lent_range(layers: Sequence[LayerSpec], concat: LayerSpec, name: str) -> tuple[str, ...]:
+    """The tensors to which a concatenation gives its range: an input, and what it is moved from.
+
+    None where another layer reads one of them, or one has a range by itself.
+    """
+    by_name = {layer.name: layer for layer in layers}
+    found: list[str] = []
+    reader = concat.name
+    while name in by_name:  # the network's input is not
+        made = by_name[name]
+        readers = [other.name for other in layers for read in other.inputs if read == name]
+        if readers != [reader] or made.op in _OWN_RANGE_OPS:
+            return ()
+        found.append(name)
+        if made.op not in SAME_RANGE_OPS:
+            return tuple(found)
+        reader, (name,) = name, made.inputs
+    return ()

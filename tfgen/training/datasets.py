@@ -462,6 +462,14 @@ DATASETS = {
 }
 
 
+_REGRESSIONS = ("california_housing", "quartic", "septic")
+_OTHER_TASKS = {
+    "bccd": tasks.DETECTION,
+    "camvid": tasks.SEGMENTATION,
+    **dict.fromkeys(_REGRESSIONS, tasks.REGRESSION),
+}
+
+
 def at_once(x: np.ndarray, most: int) -> int:
     """How many of the examples to compute at a time: `most`, or fewer of large images."""
     return max(1, min(most, _NUMBERS_AT_ONCE // max(1, math.prod(x.shape[1:]))))
@@ -469,11 +477,18 @@ def at_once(x: np.ndarray, most: int) -> int:
 
 def load(name: str, data_dir: str | None = None) -> Dataset:
     """The data set of that name; raises UsageError that names the known ones."""
-    if name.startswith(OF_TFDS):
-        return of_tfds(name.removeprefix(OF_TFDS), data_dir)
-    if name not in DATASETS:
+    task = task_of(name)
+    own = name.removeprefix(OF_TFDS)
+    found = of_tfds(own, data_dir) if own != name else DATASETS[name](data_dir)
+    assert found.task == task  # as was said before it was read
+    return found
+
+
+def task_of(name: str) -> tasks.Task:
+    """What the data set of that name asks, before it is read; raises as `load`."""
+    if name not in DATASETS and not name.startswith(OF_TFDS):
         raise errors.UsageError(
             f"unknown data set {name!r}; known: {', '.join(sorted(DATASETS))}, and {OF_TFDS}NAME "
             "for one of TFDS"
         )
-    return DATASETS[name](data_dir)
+    return _OTHER_TASKS.get(name, tasks.CLASSIFICATION)
