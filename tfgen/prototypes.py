@@ -49,7 +49,7 @@ if TYPE_CHECKING:  # TensorFlow is imported where it is needed
 
 GAINS = "gains.json"
 _GENERATOR, _STATE = "generator", "state.npz"
-_CYCLES = 2  # version of what a generator learns: to be raised where a kept one is to be forgotten
+_CYCLES = 1  # version of what a generator learns: to be raised where a kept one is to be forgotten
 _GAIN_TRAININGS = "gains"
 METHODS = METHOD, _BASELINE = ("gensynth", "random")
 _KNOWN = 1.5  # times the share of the most frequent class, of a network that knows something
