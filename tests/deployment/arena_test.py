@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from tests.space.small import encoder_decoder, every_op, mlp, padded
+from tests.space.small import branched, encoder_decoder, every_op, mlp, padded
 from tfgen import errors, seeds
 from tfgen.cost import arena as counted
 from tfgen.deployment import arena, probe
@@ -61,8 +61,8 @@ class ArenaTest(parameterized.TestCase):
     def test_every_op(self, activation: str, io: str) -> None:
         self.compare(slots_of(every_op(activation=activation)), (8, 8, 1), io=io)
 
-    @parameterized.product(make=(encoder_decoder, padded), io=("float", "int8"))
-    def test_images_come_out_and_are_padded(
+    @parameterized.product(make=(encoder_decoder, padded, branched), io=("float", "int8"))
+    def test_images_come_out_are_padded_and_joined(
         self, make: Callable[[], tuple[LayerSpec, ...]], io: str
     ) -> None:
         self.compare(slots_of(make()), (8, 8, 1), io=io)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from tests.space.small import encoder_decoder, every_op, mlp, padded
+from tests.space.small import branched, encoder_decoder, every_op, mlp, padded
 from tfgen import errors, seeds
 from tfgen.cost import file_size
 from tfgen.deployment import benchmark, probe, tflite_file, timing
@@ -39,9 +39,9 @@ class SizeTest(parameterized.TestCase):
         self.assertEqual(file_size.file_bytes(slots_of(layers), POLICY), len(content))
 
     @parameterized.product(
-        make=(encoder_decoder, padded), activation_bits=(8, 16), io=("float", "int8")
+        make=(encoder_decoder, padded, branched), activation_bits=(8, 16), io=("float", "int8")
     )
-    def test_images_come_out_and_are_padded(
+    def test_images_come_out_are_padded_and_joined(
         self, make: Callable[[int], tuple[LayerSpec, ...]], activation_bits: int, io: str
     ) -> None:
         layers = make(activation_bits)

@@ -7,7 +7,7 @@ from unittest import mock
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from tests.space.small import encoder_decoder, every_op, mlp, padded
+from tests.space.small import branched, encoder_decoder, every_op, mlp, padded
 from tfgen.deployment import probe, tflite_file, tflite_writer
 from tfgen.deployment.tflite_writer import Step, Weights
 from tfgen.space import bits
@@ -339,6 +339,10 @@ class CanonicalTest(parameterized.TestCase):
 
     def test_zeros_around_images(self) -> None:
         self.check(padded(), (8, 8, 1), "float")
+
+    def test_vectors_are_joined(self) -> None:
+        # The quantizer puts in what rounds a flattened tensor to the steps that it has.
+        self.check(branched(), (8, 8, 1), "float")
 
     def check(self, layers: Sequence[LayerSpec], shape: tuple[int, ...], io: str) -> None:
         from tfgen.deployment import export

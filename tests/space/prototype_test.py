@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from tests.space.small import every_op, mlp, padded
+from tests.space.small import branched, every_op, mlp, padded
 from tfgen import seeds
 from tfgen.space import bits, catalog, published
 from tfgen.space.layers import INPUT, LayerSpec, check_network, range_owners
@@ -17,6 +17,8 @@ def network(name: str) -> tuple[tuple[LayerSpec, ...], tuple[int, ...]]:
     """Networks with everything that channels meet."""
     if name == "every_op":
         return every_op(), (8, 8, 1)
+    if name == "branched":
+        return branched(), (8, 8, 1)
     if name == "padded":
         return padded(), (8, 8, 1)
     if name == "mlp":
@@ -58,8 +60,8 @@ def joined() -> tuple[LayerSpec, ...]:
 
 class PrototypeTest(parameterized.TestCase):
     @parameterized.parameters(
-        "every_op", "mlp", "padded", "resnet8", "mobilenet_v2", "cifar10_mobile_v3", "cifar10_cnn",
-        "cifar10_once_for_all",
+        "every_op", "mlp", "padded", "branched", "resnet8", "mobilenet_v2", "cifar10_mobile_v3",
+        "cifar10_cnn", "cifar10_once_for_all",
     )  # fmt: skip
     def test_every_point_is_a_network_and_the_last_one_is_the_prototype(self, name):
         layers, shape = network(name)

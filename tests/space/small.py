@@ -122,6 +122,21 @@ def padded(activation_bits: int = 8) -> tuple[LayerSpec, ...]:
     return tuple(layers)
 
 
+def branched(activation_bits: int = 8) -> tuple[LayerSpec, ...]:
+    """For 8x8x1 images and three classes, with vectors that are joined once they are flat."""
+    layers: list[LayerSpec] = []
+    add = functools.partial(_add, layers, activation_bits)
+    add("stem", "conv", INPUT, 8, 8, kernel=3, weight_bits=8, activation="relu", batch_norm=True)
+    add("left", "conv", "stem", 8, 4, kernel=3, stride=2, weight_bits=8)
+    add("left_pool", "max_pool", "left", 8, 2, kernel=2, stride=2)
+    add("left_flat", "flatten", "left_pool", 32, 0)
+    add("right", "depthwise", "stem", 8, 4, kernel=5, stride=2, weight_bits=8)
+    add("right_flat", "flatten", "right", 128, 0)
+    add("concat", "concat", "left_flat right_flat", 160, 0)
+    add("output", "dense", "concat", 3, 0, weight_bits=8)
+    return tuple(layers)
+
+
 def small_space() -> SearchSpace:
     """Two depths, widths 1..3 and two bit-widths: small enough to enumerate by hand.
 

@@ -206,9 +206,10 @@ def canonical(model: Any) -> Any:
     """The same network in the layout of every file that tfgen writes.
 
     What is left out no runtime reads: metadata, the names of constants, kinds of data that the file
-    has not. Ops stand in the order in which walking back from the output meets them, tensors and
-    constants in the order in which ops use them. Zero points that the format or the op fixes are
-    one array for all tensors, and equal parameters (axes, offsets) one tensor.
+    has not; and ops that change nothing. Ops stand in the order in which walking back from the
+    output meets them, tensors and constants in the order in which ops use them. Zero points that
+    the format or the op fixes are one array for all tensors, and equal parameters (axes, offsets)
+    one tensor.
 
     Args:
       model: one graph, without control flow and custom ops.
@@ -271,12 +272,27 @@ class _Layout:
         for index in graph.inputs:
             self._add_tensor(int(index), named=True)
         for op in _execution_order(graph):
-            self._add_op(op)
+            if self._is_nothing(op):
+                self._positions[int(op.outputs[0])] = self._positions[int(op.inputs[0])]
+            else:
+                self._add_op(op)
         self._graph.inputs = self._new(graph.inputs)
         self._graph.outputs = self._new(graph.outputs)
         self.model.signatureDefs = model.signatureDefs and [
             self._signature(signature) for signature in model.signatureDefs
         ]
+
+    def _is_nothing(self, op: Any) -> bool:
+        """Whether an op within the graph rounds a tensor to the steps that it has."""
+        graph = self._source.subgraphs[0]
+        if op_name(self._source, op) != "QUANTIZE" or op.outputs[0] in graph.outputs:
+            return False
+        before, after = (graph.tensors[int(ends[0])] for ends in (op.inputs, op.outputs))
+        told = before.quantization, after.quantization
+        if before.type != after.type or any(q is None or q.scale is None for q in told):
+            return False
+        return all(np.array_equal(*(getattr(q, part) for q in told))
+                   for part in ("scale", "zeroPoint"))  # fmt: skip
 
     def _new(self, indices: Sequence[int]) -> np.ndarray:
         return np.array([self._positions[int(i)] if i >= 0 else -1 for i in indices], np.int32)

@@ -27,7 +27,14 @@ from tfgen.nets import blocks
 from tfgen.nets.keras_file import KerasGraph, Node
 from tfgen.nets.keras_kinds import INPUT_NODE, SKIPPED
 from tfgen.nets.network import BETA, BIAS, EXAMPLES, GAMMA, KERNEL, MEAN, VARIANCE, Weights
-from tfgen.space.layers import INPUT, LayerSpec, Size, check_network, lent_range
+from tfgen.space.layers import (
+    INPUT,
+    LayerSpec,
+    Size,
+    check_network,
+    in_file_order,
+    lent_range,
+)
 
 _BITS = 8
 _MOST_ARRAYS = {"BatchNormalization": 4, "Normalization": 3, "SeparableConv2D": 3}  # 2 elsewhere
@@ -199,7 +206,10 @@ class _Reader:
             self._join_nested(name)
         for layer in [layer for layer in self._layers if layer.op == "concat"]:
             self._own_ranges(layer)
-        return tuple(self._layers)
+        unread = [layer.name for layer in self._layers[:-1] if not self._times_read(layer.name)]
+        if unread:
+            raise ValueError(f"layers that nothing reads: {unread}")
+        return in_file_order(self._layers)
 
     def _join_nested(self, name: str) -> None:
         """Makes concatenations that this one alone reads a part of it."""
@@ -231,39 +241,40 @@ class _Reader:
             if lent_range(self._layers, concat, name):
                 continue
             made = self._found(name)
-            flat = made is not None and made.op == "flatten"
-            if not concat.out_size and not flat:
+            if concat.out_size:
+                added = [self._copy(f"{concat.name}_copy_{place}", name, concat.out_size)]
+            elif made is not None and made.op == "flatten":  # of a copy of its image
+                copy = self._copy(f"{concat.name}_copy_{place}", made.inputs[0], made.in_size)
+                flat = self._name(f"{concat.name}_flat_{place}")
+                added = [copy, dataclasses.replace(made, name=flat, inputs=(copy.name,))]
+                if self._times_read(name) == 1:
+                    self._layers.remove(made)
+            else:
                 raise ValueError(
                     f"layer {concat.name!r} (Concatenate): joins {name!r}, a vector with a range "
                     "by itself: of a sigmoid, of the model's input, or since others read it too"
                 )
-            if made is not None and flat:
-                image, size = made.inputs[0], made.in_size
-            else:
-                image, size = name, concat.out_size
-            channels = self._channels(image)
-            copy = LayerSpec(
-                name=self._name(f"{concat.name}_copy_{place}"),
-                op="depthwise",
-                inputs=(image,),
-                in_channels=channels,
-                out_channels=channels,
-                in_size=size,
-                out_size=size,
-                weight_bits=_BITS,
-            )
-            added, inputs[place] = [copy], copy.name
-            if made is not None and flat:
-                flattened = self._name(f"{concat.name}_flat_{place}")
-                added.append(dataclasses.replace(made, name=flattened, inputs=(copy.name,)))
-                inputs[place] = flattened
-                if self._times_read(name) == 1:
-                    self._layers.remove(made)
             at = self._layers.index(concat)
             self._layers[at:at] = added
-            self.weights[copy.name] = _copying(channels)
+            inputs[place] = added[-1].name
             self.remarks.append(f"{concat.name}: joins a copy of {name!r}, which has another range")
         self.replace(concat, inputs=tuple(inputs))
+
+    def _copy(self, name: str, read: str, size: Size) -> LayerSpec:
+        """A layer that copies an image."""
+        channels = self._channels(read)
+        copy = LayerSpec(
+            name=self._name(name),
+            op="depthwise",
+            inputs=(read,),
+            in_channels=channels,
+            out_channels=channels,
+            in_size=size,
+            out_size=size,
+            weight_bits=_BITS,
+        )
+        self.weights[copy.name] = _copying(channels)
+        return copy
 
     def _found(self, name: str) -> LayerSpec | None:
         return next((layer for layer in self._layers if layer.name == name), None)

@@ -265,6 +265,23 @@ def _described(channels: int, size: Size) -> str:
     return "x".join(map(str, (*size, channels))) + ("" if size else " features")
 
 
+def in_file_order(layers: Sequence[LayerSpec]) -> tuple[LayerSpec, ...]:
+    """What the last one needs, as files hold it: behind what it reads, first inputs first."""
+    by_name = {layer.name: layer for layer in layers}
+    order: list[LayerSpec] = []
+    met = {INPUT}
+    waiting = [(layers[-1].name, False)]
+    while waiting:
+        name, made = waiting.pop()
+        if made:
+            order.append(by_name[name])
+        elif name not in met:
+            met.add(name)
+            waiting.append((name, True))
+            waiting += [(read, False) for read in reversed(by_name[name].inputs)]
+    return tuple(order)
+
+
 def range_owners(layers: Sequence[LayerSpec]) -> dict[str, str]:
     """Name of a tensor -> name of the tensor by whose range it is rounded.
 
