@@ -14,7 +14,7 @@ from tfgen.cost.netscore import information_density, netscore
 from tfgen.evidence.insight import Insight, InsightSurrogate, log_odds
 from tfgen.evidence.reactions import Reactions
 from tfgen.evidence.record import Record
-from tfgen.generators import gensynth
+from tfgen.generators import gensynth, gensynth_training
 from tfgen.generators.base import Evidence
 from tfgen.generators.inquisitor import Inquisitor
 from tfgen.nets import tensors
@@ -123,18 +123,19 @@ class InquisitorTest(absltest.TestCase):
             self.assertTrue((own >= 0).all())
             self.assertTrue((np.diff(own) <= 1e-12).all())  # less, the wider it is
 
-    def test_caution_is_what_half_lost_beyond_what_was_expected(self):
-        inquisitor = Inquisitor(space(), reactions(), TOP)
-        choices = space().sample(20, seeds.stream(2, "networks"))
-        inquisitor.observe(choices[:10], truth(choices[:10]), [])
-        self.assertEqual(inquisitor.caution, 0.0)  # only the prototype had told what to expect
-        # 0, 0.1 .. 0.9 less than was expected; then 0.1 .. 1 more, the later half of 30.
-        for low in (-0.1 * np.arange(10), 0.1 + 0.1 * np.arange(10)):
-            odds = inquisitor.insight().log_odds(choices[10:]) + low
-            inquisitor.observe(choices[10:], 1.0 / (1.0 + np.exp(-odds)), [])
-            if low[-1] < 0:
-                self.assertAlmostEqual(inquisitor.caution, 0.45)
-        self.assertEqual(inquisitor.caution, 0.0)
+    def test_what_caution_networks_would_have_needed(self):
+        insight = Inquisitor(space(), reactions(), TOP).insight()
+        whole = space().choices([space().point({})])
+        cut = space().choices([space().point({space().decisions[0].name: 8})])
+        choices = np.concatenate([whole, cut, cut, cut])
+        expected = log_odds(TOP) - insight.log_odds(cut)[0]
+        self.assertGreater(expected, 0.1)
+        odds = log_odds(0.8) + np.array([0.0, 0.0, -0.3, 0.5])
+        found = gensynth_training.needed_caution(
+            insight, 0.1, choices, 1.0 / (1.0 + np.exp(-odds)), [0.8, 0.8, 0.8, np.nan]
+        )
+        # Nothing was expected to be lost of the whole; of the others twice that, up to 0.1 more.
+        np.testing.assert_allclose(found, [0.0, 0.1, 0.4])
 
     def test_an_insight_of_another_space_is_refused(self):
         state = Inquisitor(space(), reactions(), TOP).insight().state()

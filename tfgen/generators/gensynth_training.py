@@ -4,12 +4,15 @@ A network that G writes is worth
 
   U(metric, costs) - w max(0, r - metric) + taste                                       [points]
 
-by what the inquisitor expects of its metric, with caution: what G wrote before has lost more than
-was expected, so a network is taken to lose twice what is expected, up to what half of them lost
-beyond it. r is the requirement that G read. Of each decision the
-scores are pulled towards those values with which, all others left as they are, the network would be
-worth more: a local expectation, as SGNAS's cost has here (`single_changes`). So what is improved is
-the network that is written, which has to meet the requirement, not a mixture of networks.
+by what the inquisitor expects of its metric; r is the requirement that G read. What is best by
+expectations is overrated by them, and G does not quite follow its inquisitor: so with caution, a
+network is taken to lose twice what is expected, up to what three of four of those that G wrote
+before would have needed to keep what was required of them.
+
+Of each decision the scores are pulled towards those values with which, all others left as they are,
+the network would be worth more: a local expectation, as SGNAS's cost has here (`single_changes`).
+So what is improved is the network that is written, which has to meet the requirement, not a mixture
+of networks.
 """
 
 from __future__ import annotations
@@ -24,7 +27,8 @@ import numpy as np
 from tfgen import errors, seeds
 from tfgen.cost.expected_cost import ExpectedCost
 from tfgen.cost.netscore import netscore
-from tfgen.evidence.insight import Insight
+from tfgen.evidence.insight import Insight, log_odds
+from tfgen.evidence.reactions import Floats
 from tfgen.generators.base import Evidence
 from tfgen.generators.gensynth import (
     COSTS,
@@ -43,6 +47,7 @@ from tfgen.space.search_space import Choices, SearchSpace
 
 _FIRST = 3  # times the steps in the first cycle, when G knows nothing
 _REDRAWN = 0.3  # of the decisions of every second network
+_KEEPING = 0.75  # of the networks that G wrote, those that would have kept what was required
 _TRIED = 16  # draws for each network of a cycle, since some are known already
 _SPREAD = 10.0  # points: what a single change is worth counts up to there
 _LEAST_METRIC = 0.01
@@ -71,24 +76,51 @@ def train(evidence: Evidence, config: GensynthConfig, seed: int) -> dict[str, np
     low = max(record.metric - config.reach, _LEAST_METRIC)
     updates = _Updates(evidence, config, seed, low, record.metric)
     known = {whole}
+    caution, needed = 0.0, np.zeros(0)
     for cycle in range(config.cycles):
-        steps = config.steps * (1 if cycle else _FIRST)
-        updates.run(inquisitor.insight(), inquisitor.caution, steps)
-        networks = []
-        for row in updates.networks(cycle):
+        insight = inquisitor.insight()
+        updates.run(insight, caution, config.steps * (1 if cycle else _FIRST))
+        networks, required = [], []
+        for row, asked in zip(*updates.networks(cycle), strict=True):
             architecture = space.architecture(row)
             if architecture not in known and len(networks) < config.networks:
                 networks.append(architecture)
+                required.append(asked)
                 known.add(architecture)
         if not networks:
             continue  # all that it writes is known: the next insight is the same
         scored = evaluate(networks, seeds.derive(seed, "cycle", cycle))
-        inquisitor.observe(
-            space.choices(networks), [r.metric for r in scored], probe(networks[: config.probed])
-        )
+        choices, metrics = space.choices(networks), [r.metric for r in scored]
+        inquisitor.observe(choices, metrics, probe(networks[: config.probed]))
+        if cycle:  # before, only the prototype had told what to expect
+            own = needed_caution(insight, caution, choices, metrics, required)
+            needed = np.concatenate([needed, own])
+            caution = max(float(np.quantile(needed[len(needed) // 2 :], _KEEPING)), 0.0)
     insight = inquisitor.insight()
-    updates.run(insight, inquisitor.caution, _FIRST * config.steps)
+    updates.run(insight, caution, _FIRST * config.steps)
     return {**updates.state(), **insight.state(), "residuals": inquisitor.residuals}
+
+
+def needed_caution(
+    insight: Insight,
+    caution: float,
+    choices: Choices,
+    metrics: Sequence[float],
+    required: Sequence[float],
+) -> Floats:
+    """With what caution each network would have just kept its requirement, log-odds [networks].
+
+    Args:
+      insight: by which G wrote them.
+      caution: with which.
+      choices: canonical [networks, decisions].
+      metrics: their scores [networks].
+      required: of each; NaN for one that G did not write as it is, which is left out.
+    """
+    lost = insight.top - insight.log_odds(choices)
+    missed = log_odds(required) - log_odds(metrics)
+    found = np.minimum(lost, caution) + missed
+    return found[~np.isnan(required)]
 
 
 class _Updates:
@@ -136,20 +168,25 @@ class _Updates:
                 beyond,
             )
 
-    def networks(self, cycle: int) -> Choices:
-        """What a cycle's seeds become, for requirements all over the range [draws, decisions].
+    def networks(self, cycle: int) -> tuple[Choices, Floats]:
+        """What a cycle's seeds become, for requirements all over the range, and for which each.
 
         Some decisions of every second one are drawn anew: what all networks have alike tells the
         inquisitor nothing.
+
+        Returns:
+          [draws, decisions], and the requirements [draws], NaN where decisions were drawn.
         """
         count = _TRIED * self._config.networks
         own = seeds.derive(self._seed, "cycle", cycle)
         random = seeds.stream(own, "networks")
-        required = hats(random.uniform(*self._range, count), *self._range)
+        required = random.uniform(*self._range, count)
+        read = hats(required, *self._range)
         state = {name: variable.numpy() for name, variable in self._state.items()}
-        networks = written(self._space, generate(np, state, seed_numbers(own, count), required))
+        networks = written(self._space, generate(np, state, seed_numbers(own, count), read))
         networks[1::2] = self._space.mutate(networks[1::2], random, _REDRAWN)
-        return networks
+        required[1::2] = np.nan
+        return networks, required
 
     def state(self) -> dict[str, np.ndarray]:
         """The generator's."""

@@ -62,17 +62,6 @@ class Inquisitor:
         found = np.concatenate(self._residuals) if self._residuals else np.zeros(1)
         return found[len(found) // 2 :]
 
-    @property
-    def caution(self) -> float:
-        """Log-odds that half of the networks lost beyond what was expected of them, at least 0.
-
-        What is best by expectations is overrated by them, the more so the better it was searched
-        for. 0 while only the prototype has told what to expect.
-        """
-        if len(self._residuals) < 2:
-            return 0.0
-        return max(-float(np.median(self.residuals)), 0.0)
-
     def observe(
         self, choices: Choices, metrics: Sequence[float], reactions: Sequence[Reactions]
     ) -> None:
