@@ -27,6 +27,8 @@ Where the paper is silent or we depart from it:
   * Its seeds need not matter. Each of ours has a taste, fixed at random: what it would rather keep.
   * G is not taught by the gradient of U, which shares of choices would have, but by what each
     single change of the network that it writes would be worth (`gensynth_training`).
+  * What is best by I's expectations is overrated by them. So G follows I with caution, which grows
+    until its networks keep what is required of them (`gensynth_training`).
   * A budget's least metric is of a network that is trained to its end, and what G learns from are
     scores of inherited weights, which are lower. So draws for a budget are for requirements from
     its own downwards, and selection, which knows the difference, takes the best that keeps it.
