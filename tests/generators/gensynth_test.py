@@ -123,6 +123,24 @@ class InquisitorTest(absltest.TestCase):
             self.assertTrue((own >= 0).all())
             self.assertTrue((np.diff(own) <= 1e-12).all())  # less, the wider it is
 
+    def test_finds_what_any_cut_costs(self):
+        inquisitor = Inquisitor(space(), reactions(), TOP)
+        choices = space().sample(400, seeds.stream(2, "networks"))
+        choices = choices[truth(choices).argsort()][-60:]  # random networks are mostly cut a lot
+        cost = log_odds(TOP) - log_odds(truth(choices))
+        odds = log_odds(TOP) - cost - 0.5 * cost / (cost + 0.1)
+        inquisitor.observe(choices, 1.0 / (1.0 + np.exp(-odds)), [])
+        insight = inquisitor.insight()
+        self.assertAlmostEqual(insight.any_cut, 0.5, delta=0.1)
+        self.assertLess(np.abs(insight.log_odds(choices) - odds).mean(), 0.05)
+        whole = space().choices([space().point({})])
+        self.assertAlmostEqual(insight.log_odds(whole)[0], log_odds(TOP))
+        again = Insight.restored(space(), insight.state())
+        np.testing.assert_array_equal(again.log_odds(choices), insight.log_odds(choices))
+        surrogate = InsightSurrogate.of(space(), insight, np.zeros(3), PerformanceScale(0.4, 0.9))
+        found = log_odds(surrogate.predict(choices).metric)
+        np.testing.assert_allclose(found, insight.log_odds(choices))
+
     def test_what_caution_networks_would_have_needed(self):
         insight = Inquisitor(space(), reactions(), TOP).insight()
         whole = space().choices([space().point({})])

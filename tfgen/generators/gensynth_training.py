@@ -27,7 +27,7 @@ import numpy as np
 from tfgen import errors, seeds
 from tfgen.cost.expected_cost import ExpectedCost
 from tfgen.cost.netscore import netscore
-from tfgen.evidence.insight import Insight, log_odds
+from tfgen.evidence.insight import Insight, begun, log_odds
 from tfgen.evidence.reactions import Floats
 from tfgen.generators.base import Evidence
 from tfgen.generators.gensynth import (
@@ -151,6 +151,7 @@ class _Updates:
         """Delta theta_G: follows an insight with caution, in log-odds."""
         costs = tf.constant(np.concatenate(insight.costs), tf.float32)
         top = tf.constant(insight.top, tf.float32)
+        any_cut = tf.constant(insight.any_cut, tf.float32)
         beyond = tf.constant(caution, tf.float32)
         batch = self._config.batch_size
         values = self._state["bias_2"].shape[0]
@@ -165,6 +166,7 @@ class _Updates:
                 tf.constant(noise, tf.float32),
                 costs,
                 top,
+                any_cut,
                 beyond,
             )
 
@@ -221,7 +223,7 @@ def _step(
         return mean
 
     @tf.function(jit_compile=True)
-    def step(numbers, hats_, required, noise, lost, top, caution):  # type: ignore[no-untyped-def]
+    def step(numbers, hats_, required, noise, lost, top, any_cut, caution):  # type: ignore[no-untyped-def]
         with tf.GradientTape() as tape:
             scores = tf.split(generate(tf, state, numbers, hats_), sizes, axis=1)
             noisy = [s + n for s, n in zip(scores, tf.split(noise, sizes, axis=1), strict=True)]
@@ -233,7 +235,8 @@ def _step(
             taste = tf.split(tf.matmul(numbers, tastes), sizes, axis=1)
             total = 0.0
             told = zip(params, macs, losses, taste, chosen, scores, strict=True)
-            for size, count, loss, liked, pick, score in told:
+            for size, count, cost, liked, pick, score in told:
+                loss = cost + any_cut * begun(cost)
                 odds = top - loss - tf.minimum(loss, caution)
                 metric = tf.maximum(tf.sigmoid(odds), _LEAST_METRIC)
                 worth = netscore(tf, metric, size, count) + liked

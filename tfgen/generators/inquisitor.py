@@ -2,13 +2,14 @@
 
 Its parameters theta_I are what one unit of lost information costs at each decision. A network loses
 
-  y = sum over d of theta_d x_d,  x_d = -s_d log(1 - l_d)
+  y = c + a c / (c + 0.1),  c = sum over d of theta_d x_d,  x_d = -s_d log(1 - l_d)
 
-in log-odds of the metric against the prototype's. The strain x_d is of the sensitivity s_d of what
-decision d is about, and of the share l_d of its information that is lost (`evidence.reactions`):
-to halve what is left costs the same each time, so that no part of a network is starved for others.
-theta is found by least squares and at least 0: no network gains by losing information. A theta that
-few networks tell of stays near what all have in common.
+in log-odds of the metric against the prototype's, a what any cut costs. The strain x_d is of the
+sensitivity s_d of what decision d is about, and of the share l_d of its information that is lost
+(`evidence.reactions`): to halve what is left costs the same each time, so that no part of a network
+is starved for others.
+theta and a are found by least squares and are at least 0: no network gains by losing
+information. A theta that few networks tell of stays near what all have in common.
 
 The paper calls I a function that learns from the reactions Y, the performance function U and the
 requirement 1_r, and says no more of it; all of the above is ours. Sensitivities are means over all
@@ -22,13 +23,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from tfgen import seeds
-from tfgen.evidence.insight import Insight, log_odds, summed
+from tfgen.evidence.insight import Insight, begun, log_odds, summed
 from tfgen.evidence.reactions import Floats, Reactions
 from tfgen.space.search_space import Choices, SearchSpace
 
 _SCATTER = 0.1  # log-odds by which scores of equal networks differ
 _DEVIATION = 1.0  # of a theta around the common one, as a share of it
 _SWEEPS = 500
+_TURNS = 20  # of theta and a, and of how far networks have lost a
+_FREE = 1e-6  # precision of a before anything was observed
 _LEAST_LEFT = 0.01  # of a vertex's information
 _SAMPLED = 1024  # networks, whose mean strain is the unit
 
@@ -88,9 +91,14 @@ class Inquisitor:
             [values[column] for values, column in zip(strains, choices.T, strict=True)], axis=1
         )  # [networks, decisions]
         total = own.sum(axis=1)
-        common = max(float(losses @ total / max(total @ total, 1e-12)), 1e-3)
-        theta = _least_squares(own, losses, common)
-        return Insight(self._top, tuple(t * x for t, x in zip(theta, strains, strict=True)))
+        any_cut, share = 0.0, np.zeros_like(losses)
+        for _ in range(_TURNS):
+            left = losses - any_cut * share
+            common = max(float(left @ total / max(total @ total, 1e-12)), 1e-3)
+            theta, any_cut = _least_squares(own, share, losses, common)
+            share = begun(own @ theta)
+        costs = tuple(t * x for t, x in zip(theta, strains, strict=True))
+        return Insight(self._top, costs, any_cut)
 
     def _strains(self) -> tuple[Floats, ...]:
         """Of each decision's values, in units of what random networks have in all."""
@@ -110,12 +118,25 @@ def _relative(sensitivity: Floats) -> Floats:
     return np.asarray(sensitivity / sensitivity[told].mean() if told.any() else sensitivity)
 
 
-def _least_squares(strains: Floats, losses: Floats, common: float) -> Floats:
-    """The most likely theta of at least 0, around a common one, by coordinate descent."""
-    weight = 1.0 / (_DEVIATION * common) ** 2
-    precision = strains.T @ strains / _SCATTER**2 + weight * np.eye(strains.shape[1])
-    pull = strains.T @ losses / _SCATTER**2 + weight * common
-    found = np.full(strains.shape[1], common)
+def _least_squares(
+    strains: Floats, share: Floats, losses: Floats, common: float
+) -> tuple[Floats, float]:
+    """The most likely theta and a of at least 0, theta around a common one.
+
+    By coordinate descent.
+
+    Args:
+      strains: of the decisions [networks, decisions].
+      share: how far networks have lost what any cut costs [networks].
+      losses: log-odds [networks].
+      common: theta.
+    """
+    columns = np.column_stack([strains, share])
+    expected = np.array([common] * strains.shape[1] + [0.0])
+    weights = np.array([1.0 / (_DEVIATION * common) ** 2] * strains.shape[1] + [_FREE])
+    precision = columns.T @ columns / _SCATTER**2 + np.diag(weights)
+    pull = columns.T @ losses / _SCATTER**2 + weights * expected
+    found = expected.copy()
     for _ in range(_SWEEPS):
         before = found.copy()
         for place in range(len(found)):
@@ -123,4 +144,4 @@ def _least_squares(strains: Floats, losses: Floats, common: float) -> Floats:
             found[place] = max((pull[place] - others) / precision[place, place], 0.0)
         if np.allclose(found, before, rtol=1e-9, atol=1e-12):
             break
-    return np.asarray(found)
+    return found[:-1], float(found[-1])
