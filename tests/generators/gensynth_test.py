@@ -11,7 +11,7 @@ from tfgen.cost.budget import Budget
 from tfgen.cost.cost_model import CostModel
 from tfgen.cost.metrics import PerformanceScale
 from tfgen.cost.netscore import information_density, netscore
-from tfgen.evidence.insight import Insight, InsightSurrogate, log_odds
+from tfgen.evidence.insight import Insight, InsightSurrogate, log_odds, summed
 from tfgen.evidence.reactions import Reactions
 from tfgen.evidence.record import Record
 from tfgen.generators import gensynth, gensynth_training
@@ -127,8 +127,8 @@ class InquisitorTest(absltest.TestCase):
         inquisitor = Inquisitor(space(), reactions(), TOP)
         choices = space().sample(400, seeds.stream(2, "networks"))
         choices = choices[truth(choices).argsort()][-60:]  # random networks are mostly cut a lot
-        cost = log_odds(TOP) - log_odds(truth(choices))
-        odds = log_odds(TOP) - cost - 0.5 * cost / (cost + 0.1)
+        strain = summed(inquisitor.insight().strains, choices)
+        odds = log_odds(truth(choices)) - 0.5 * strain / (strain + 0.1)
         inquisitor.observe(choices, 1.0 / (1.0 + np.exp(-odds)), [])
         insight = inquisitor.insight()
         self.assertAlmostEqual(insight.any_cut, 0.5, delta=0.1)

@@ -23,7 +23,7 @@ from tfgen.evidence.surrogate import Prediction
 from tfgen.space.search_space import Choices, SearchSpace
 
 _ENDS = (0.005, 0.995)  # of a metric whose log-odds are taken
-_SMALL = 0.1  # log-odds: where half of what any cut costs is lost
+_SMALL = 0.1  # of what random networks are strained: where half of what any cut costs is lost
 _GAIN, _SCORED, _SCORES = "gain", "scored", "scores"
 # By what equal trainings of a network differ, log-odds: 0.5 points at 88 %, 0.8 at 80. Measured on
 # deliveries of three prototypes: 0.02 (CIFAR-10), 0.06 (CamVid), 0.07 (BCCD).
@@ -47,12 +47,12 @@ def summed(values: Sequence[Floats], choices: Choices) -> Floats:
     return np.asarray(np.sum(own, axis=0))
 
 
-def begun(cost: Any) -> Any:
-    """How far networks of this cost have lost what any cut costs, 0..1: of numbers or tensors.
+def begun(strain: Any) -> Any:
+    """How far networks have lost what any cut costs, 0..1: of numbers, arrays or tensors.
 
     The first cuts cost the most: weights that were trained for each other no longer are.
     """
-    return cost / (cost + _SMALL)
+    return strain / (strain + _SMALL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,32 +62,41 @@ class Insight:
     Attributes:
       top: log-odds of the prototype's metric.
       costs: of each decision, log-odds that each value loses [decisions][values].
+      strains: of each decision, how much each value takes away, whatever that costs; random
+        networks have 1 in all [decisions][values].
       any_cut: log-odds that a network loses beside, as far as it has `begun` to.
     """
 
     top: float
     costs: tuple[Floats, ...]
-    any_cut: float = 0.0
+    strains: tuple[Floats, ...]
+    any_cut: float
 
     def log_odds(self, choices: Choices) -> Floats:
         """Of what canonical networks are expected to score [networks]."""
-        cost = summed(self.costs, choices)
-        return np.asarray(self.top - cost - self.any_cut * begun(cost))
+        beside = self.any_cut * begun(summed(self.strains, choices))
+        return np.asarray(self.top - summed(self.costs, choices) - beside)
 
     def state(self) -> dict[str, np.ndarray]:
         """As plain arrays."""
-        told = {"top": np.array(self.top), "any_cut": np.array(self.any_cut)}
-        return {"costs": np.concatenate(self.costs), **told}
+        return {
+            "costs": np.concatenate(self.costs),
+            "strains": np.concatenate(self.strains),
+            "top": np.array(self.top),
+            "any_cut": np.array(self.any_cut),
+        }
 
     @classmethod
     def restored(cls, space: SearchSpace, state: Mapping[str, np.ndarray]) -> Insight:
         """Of such arrays; raises ValueError where they are of another space."""
         sizes = [len(d.values) for d in space.decisions]
         ends = np.cumsum(sizes)
-        if state["costs"].shape != (ends[-1],):
+        costs = state["costs"]
+        strains = state.get("strains", np.zeros_like(costs))  # older ones know of none
+        if {costs.shape, strains.shape} != {(ends[-1],)}:
             raise ValueError("the insight is of another space")
-        any_cut = float(state.get("any_cut", 0.0))  # older ones know of none
-        return cls(float(state["top"]), tuple(np.split(state["costs"], ends[:-1])), any_cut)
+        parts = (tuple(np.split(one, ends[:-1])) for one in (costs, strains))
+        return cls(float(state["top"]), *parts, float(state.get("any_cut", 0.0)))
 
 
 class InsightSurrogate:
@@ -141,9 +150,11 @@ class InsightSurrogate:
         """
         del dtype
         lost: Any = 0.0
-        for number, values in enumerate(self.insight.costs):
-            lost = lost + xp.take(xp.asarray(values), choices[:, number], axis=0)
-        lost = lost + self.insight.any_cut * begun(lost)
+        strain: Any = 0.0
+        for number, own in enumerate(zip(self.insight.costs, self.insight.strains, strict=True)):
+            cost, strained = (xp.take(xp.asarray(v), choices[:, number], axis=0) for v in own)
+            lost, strain = lost + cost, strain + strained
+        lost = lost + self.insight.any_cut * begun(strain)
         ends = np.quantile(self._residuals, [1.0 - confidence, 0.5, confidence])
         low, metric, high = self._known(
             # Nothing is expected to gain by a loss, whatever surprised where little was known.

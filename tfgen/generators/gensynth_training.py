@@ -149,7 +149,8 @@ class _Updates:
 
     def run(self, insight: Insight, caution: float, steps: int) -> None:
         """Delta theta_G: follows an insight with caution, in log-odds."""
-        costs = tf.constant(np.concatenate(insight.costs), tf.float32)
+        tables = [np.concatenate(table) for table in (insight.costs, insight.strains)]
+        costs, strains = (tf.constant(table, tf.float32) for table in tables)
         top = tf.constant(insight.top, tf.float32)
         any_cut = tf.constant(insight.any_cut, tf.float32)
         beyond = tf.constant(caution, tf.float32)
@@ -165,6 +166,7 @@ class _Updates:
                 tf.constant(required, tf.float32),
                 tf.constant(noise, tf.float32),
                 costs,
+                strains,
                 top,
                 any_cut,
                 beyond,
@@ -223,7 +225,7 @@ def _step(
         return mean
 
     @tf.function(jit_compile=True)
-    def step(numbers, hats_, required, noise, lost, top, any_cut, caution):  # type: ignore[no-untyped-def]
+    def step(numbers, hats_, required, noise, lost, strained, top, any_cut, caution):  # type: ignore[no-untyped-def]
         with tf.GradientTape() as tape:
             scores = tf.split(generate(tf, state, numbers, hats_), sizes, axis=1)
             noisy = [s + n for s, n in zip(scores, tf.split(noise, sizes, axis=1), strict=True)]
@@ -231,12 +233,14 @@ def _step(
             params, macs = (
                 single_changes(functools.partial(costs[metric], tf), chosen)[1] for metric in COSTS
             )
-            losses = single_changes(summed(lost), chosen)[1]
+            losses, strains = (
+                single_changes(summed(table), chosen)[1] for table in (lost, strained)
+            )
             taste = tf.split(tf.matmul(numbers, tastes), sizes, axis=1)
             total = 0.0
-            told = zip(params, macs, losses, taste, chosen, scores, strict=True)
-            for size, count, cost, liked, pick, score in told:
-                loss = cost + any_cut * begun(cost)
+            told = zip(params, macs, losses, strains, taste, chosen, scores, strict=True)
+            for size, count, cost, strain, liked, pick, score in told:
+                loss = cost + any_cut * begun(strain)
                 odds = top - loss - tf.minimum(loss, caution)
                 metric = tf.maximum(tf.sigmoid(odds), _LEAST_METRIC)
                 worth = netscore(tf, metric, size, count) + liked

@@ -2,7 +2,7 @@
 
 Its parameters theta_I are what one unit of lost information costs at each decision. A network loses
 
-  y = c + a c / (c + 0.1),  c = sum over d of theta_d x_d,  x_d = -s_d log(1 - l_d)
+  y = sum over d of theta_d x_d + a x / (x + 0.1),  x = sum over d of x_d,  x_d = -s_d log(1 - l_d)
 
 in log-odds of the metric against the prototype's, a what any cut costs. The strain x_d is of the
 sensitivity s_d of what decision d is about, and of the share l_d of its information that is lost
@@ -28,10 +28,8 @@ from tfgen.evidence.reactions import Floats, Reactions
 from tfgen.space.search_space import Choices, SearchSpace
 
 _SCATTER = 0.1  # log-odds by which scores of equal networks differ
-_DEVIATION = 1.0  # of a theta around the common one, as a share of it
+_DEVIATION = 1.0  # of a theta around the common one and of a, as a share of the common one
 _SWEEPS = 500
-_TURNS = 20  # of theta and a, and of how far networks have lost a
-_FREE = 1e-6  # precision of a before anything was observed
 _LEAST_LEFT = 0.01  # of a vertex's information
 _SAMPLED = 1024  # networks, whose mean strain is the unit
 
@@ -84,21 +82,17 @@ class Inquisitor:
         """theta_I of everything that was observed."""
         strains = self._strains()
         if not self._choices:
-            return Insight(self._top, strains)
+            return Insight(self._top, strains, strains, 0.0)
         choices = np.concatenate(self._choices)
         losses = np.maximum(np.concatenate(self._losses), 0.0)
         own = np.stack(
             [values[column] for values, column in zip(strains, choices.T, strict=True)], axis=1
         )  # [networks, decisions]
         total = own.sum(axis=1)
-        any_cut, share = 0.0, np.zeros_like(losses)
-        for _ in range(_TURNS):
-            left = losses - any_cut * share
-            common = max(float(left @ total / max(total @ total, 1e-12)), 1e-3)
-            theta, any_cut = _least_squares(own, share, losses, common)
-            share = begun(own @ theta)
+        common = max(float(losses @ total / max(total @ total, 1e-12)), 1e-3)
+        theta, any_cut = _least_squares(own, begun(total), losses, common)
         costs = tuple(t * x for t, x in zip(theta, strains, strict=True))
-        return Insight(self._top, costs, any_cut)
+        return Insight(self._top, costs, strains, any_cut)
 
     def _strains(self) -> tuple[Floats, ...]:
         """Of each decision's values, in units of what random networks have in all."""
@@ -121,9 +115,10 @@ def _relative(sensitivity: Floats) -> Floats:
 def _least_squares(
     strains: Floats, share: Floats, losses: Floats, common: float
 ) -> tuple[Floats, float]:
-    """The most likely theta and a of at least 0, theta around a common one.
+    """The most likely theta and a of at least 0, theta around a common one and a around none.
 
-    By coordinate descent.
+    By coordinate descent. The common one explains all losses by itself: what can be told apart
+    neither from it nor from a is its.
 
     Args:
       strains: of the decisions [networks, decisions].
@@ -133,7 +128,7 @@ def _least_squares(
     """
     columns = np.column_stack([strains, share])
     expected = np.array([common] * strains.shape[1] + [0.0])
-    weights = np.array([1.0 / (_DEVIATION * common) ** 2] * strains.shape[1] + [_FREE])
+    weights = np.full(len(expected), 1.0 / (_DEVIATION * common) ** 2)
     precision = columns.T @ columns / _SCATTER**2 + np.diag(weights)
     pull = columns.T @ losses / _SCATTER**2 + weights * expected
     found = expected.copy()
