@@ -257,8 +257,8 @@ def searched(
     whole = known[space.point({})].metric
     requirements = [float(r) for r in np.linspace(whole - _NEAR, whole - _FAR, _REQUIREMENTS)]
     bundle = bundles.load(work.bundle)
-    answers = np.concatenate([_answers(bundle, required, seed) for required in requirements])
-    new = [architecture for architecture in map(space.architecture, answers)
+    answers = [_answers(bundle, *pools[CYCLES], required, seed) for required in requirements]
+    new = [architecture for architecture in map(space.architecture, np.concatenate(answers))
            if architecture not in known]  # fmt: skip
     with RecordStore(work.root / "reproduce" / "records.db", space) as store:
         score = supernets.evaluator(experiment, supernet, dataset, store)
@@ -301,15 +301,26 @@ def searched(
     return rows, of_seeds
 
 
-def _answers(bundle: bundles.Bundle, required: float, seed: int) -> Choices:
-    """What the generator answers to a requirement on inherited weights [networks, decisions]."""
+def _answers(
+    bundle: bundles.Bundle, scored: Choices, metrics: np.ndarray, required: float, seed: int
+) -> Choices:
+    """What the generator answers to a requirement on inherited weights [networks, decisions].
+
+    Args:
+      bundle: of the generator.
+      scored: the networks of the cycles [networks, decisions].
+      metrics: what they scored [networks].
+      required: of the metric.
+      seed: of draws.
+    """
     generator, costs = _generator(bundle), CostModel(bundle.space)
     selector = Selector(count=_ANSWERS, confidence=0.5, ranking=Ranking(NETSCORE))
     try:
         found = selector.select(
             bundle.space,
             generator,
-            generator.surrogate(bundle.surrogate.scale),  # of inherited weights: without gains
+            # Of inherited weights: without gains.
+            generator.surrogate(bundle.surrogate.scale).knowing(scored, metrics),
             costs,
             Budget({}, (bundle.task.metric, required)),
             prototypes.METHOD,

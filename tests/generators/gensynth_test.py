@@ -225,15 +225,28 @@ class InquisitorTest(absltest.TestCase):
         networks = np.unique(space().sample(9, seeds.stream(3, "networks")), axis=0)
         knowing = surrogate.knowing(networks[1:3], np.array([0.7, 0.8]))
         np.testing.assert_array_equal(knowing.scored, networks[1:3])
-        before, found = surrogate.predict(networks), knowing.predict(networks)
+        found = knowing.predict(networks)
         for name in ("low", "metric", "high"):
-            expected = getattr(before, name).copy()
-            expected[1:3] = 0.7, 0.8
-            np.testing.assert_allclose(getattr(found, name), expected)
+            np.testing.assert_allclose(getattr(found, name)[1:3], [0.7, 0.8])
         graph = knowing.predict_in(tensors, tf.constant(networks), 0.95)
         np.testing.assert_allclose(graph.metric, found.metric)
         again = InsightSurrogate(space(), knowing.state()).predict(networks)
         np.testing.assert_array_equal(again.metric, found.metric)
+
+    def test_neighbours_are_expected_to_surprise_alike(self):
+        insight = Inquisitor(space(), reactions(), TOP).insight()
+        surrogate = InsightSurrogate.of(space(), insight, np.zeros(3), PerformanceScale(0.4, 0.9))
+        point = {"width_stem": 12, **{d.name: d.values[len(d.values) // 2]
+                                      for d in space().decisions[1:]}}  # fmt: skip
+        near, far = {**point, "width_stem": 8}, {d.name: d.values[0] for d in space().decisions}
+        networks = space().choices([space().point(values) for values in (point, near, far)])
+        expected = insight.log_odds(networks)
+        knowing = surrogate.knowing(networks[:1], 1.0 / (1.0 + np.exp(-(expected[:1] - 0.3))))
+        moved = expected - log_odds(knowing.predict(networks).metric)
+        # Of the surprise, 0.15^2 / (0.15^2 + 0.08^2) = 0.7785 is believed. A third of the menu of
+        # stems away it is exp(-(1/3)^2 / (2 * 0.8^2)) = 0.9169 of that.
+        np.testing.assert_allclose(moved[:2], [0.3, 0.3 * 0.7785 * 0.9169], rtol=1e-3)
+        self.assertLess(moved[2], 0.3 * 0.7785 * np.exp(-0.25 * 6 / (2 * 0.64)) + 1e-9)
 
 
 class GeneratorTest(absltest.TestCase):

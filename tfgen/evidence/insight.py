@@ -24,7 +24,11 @@ from tfgen.space.search_space import Choices, SearchSpace
 
 _ENDS = (0.005, 0.995)  # of a metric whose log-odds are taken
 _SMALL = 0.1  # of what random networks are strained: where half of what any cut costs is lost
-_GAIN, _SCORED, _SCORES = "gain", "scored", "scores"
+_GAIN, _SCORED, _SCORES, _SURPRISES = "gain", "scored", "scores", "surprises"
+# What a network scores beyond what was expected says something of its neighbours: a Gaussian
+# process. Left out one in ten, networks of three prototypes were expected 15 to 32 % better by it.
+_REACH = 0.8  # of a decision's menu from its first value to its last
+_DEVIATION, _NOISE = 0.15, 0.08  # log-odds
 # By what equal trainings of a network differ, log-odds: 0.5 points at 88 %, 0.8 at 80. Measured on
 # deliveries of three prototypes: 0.02 (CIFAR-10), 0.06 (CamVid), 0.07 (BCCD).
 _SCATTER = 0.05
@@ -103,7 +107,8 @@ class InsightSurrogate:
     """Predicts as the encoder does (`evidence.surrogate`), by an insight.
 
     Its intervals are by what it expected of networks before it saw them, and by what trainings
-    differ where networks are trained further. Of a network that was scored it knows the score.
+    differ where networks are trained further. Of a network that was scored it knows the score, and
+    its neighbours are expected to surprise as it did.
     """
 
     def __init__(self, space: SearchSpace, state: Mapping[str, np.ndarray]):
@@ -155,6 +160,9 @@ class InsightSurrogate:
             cost, strained = (xp.take(xp.asarray(v), choices[:, number], axis=0) for v in own)
             lost, strain = lost + cost, strain + strained
         lost = lost + self.insight.any_cut * begun(strain)
+        if _SURPRISES in self._state:  # older ones know none
+            alike = self._alike(xp, choices)
+            lost = lost - xp.matmul(alike, self._state[_SURPRISES][:, None])[:, 0]
         ends = np.quantile(self._residuals, [1.0 - confidence, 0.5, confidence])
         low, metric, high = self._known(
             # Nothing is expected to gain by a loss, whatever surprised where little was known.
@@ -213,7 +221,19 @@ class InsightSurrogate:
           metrics: their scores [networks].
         """
         told = {_SCORED: np.asarray(choices, np.int64), _SCORES: np.asarray(metrics, np.float64)}
-        return InsightSurrogate(self.space, {**self._state, **told})
+        beyond = log_odds(metrics) - self.insight.log_odds(choices)
+        fresh = InsightSurrogate(self.space, {**self._state, **told, _SURPRISES: beyond})
+        covariance = fresh._alike(np, told[_SCORED]) + _NOISE**2 * np.eye(len(beyond))
+        surprises = np.linalg.solve(covariance, beyond)
+        return InsightSurrogate(self.space, {**fresh._state, _SURPRISES: surprises})
+
+    def _alike(self, xp: Any, choices: Any) -> Any:
+        """Covariance of what networks score beyond expectations [architectures, scored]."""
+        steps = np.array([max(len(d.values) - 1, 1) for d in self.space.decisions], np.float64)
+        own, known = xp.astype(choices, xp.float64) / steps, self.scored / steps
+        apart = xp.sum(xp.square(own), axis=1)[:, None] + (known**2).sum(axis=1)
+        apart = xp.maximum(apart - 2.0 * xp.matmul(own, known.T), 0.0)
+        return _DEVIATION**2 * xp.exp(-apart / (2.0 * _REACH**2))
 
     @property
     def scored(self) -> Choices | None:
