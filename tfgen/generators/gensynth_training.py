@@ -95,6 +95,7 @@ def train(evidence: Evidence, config: GensynthConfig, seed: int) -> dict[str, np
         if cycle:  # before, only the prototype had told what to expect
             own = needed_caution(insight, caution, choices, metrics, required)
             needed = np.concatenate([needed, own])
+        if needed.size:  # small cycles may have none that is as G wrote it
             caution = max(float(np.quantile(needed[len(needed) // 2 :], _KEEPING)), 0.0)
     insight = inquisitor.insight()
     updates.run(insight, caution, _FIRST * config.steps)
