@@ -115,7 +115,7 @@ def prototype(path: pathlib.Path) -> None:
     evidence = Evidence(space, CostModel(space), evaluate=evaluate, probe=probe)
     generator = generators.get("gensynth").fit(evidence, GENSYNTH, 4)
     insight = InsightSurrogate.of(
-        space, Insight(1.0, lost), np.linspace(-0.5, 0.5, 9), PerformanceScale(0.3, 0.9)
+        space, Insight(1.0, lost, lost, 0.0), np.linspace(-0.5, 0.5, 9), PerformanceScale(0.3, 0.9)
     ).with_gain(np.array([[0.4, 0.5], [0.7, 0.8]]))
     random = seeds.stream(5, "golden")
     splits = [

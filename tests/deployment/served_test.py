@@ -119,7 +119,9 @@ class ServedTest(parameterized.TestCase):
     def test_a_listed_space_limits_what_no_sum_tells(self):
         space = small_space()
         costs = tuple(np.zeros(len(d.values)) for d in space.decisions)
-        told = InsightSurrogate.of(space, Insight(2.0, costs), np.zeros(3), PerformanceScale(0, 1))
+        told = InsightSurrogate.of(
+            space, Insight(2.0, costs, costs, 0.0), np.zeros(3), PerformanceScale(0, 1)
+        )
         model = CostModel(space)
         answer = Answerer(space, RandomGenerator(space), told, model, "r2", ONE_ROUND)
         limit = float(np.median(model.costs(space.sample(99, seeds.stream(1)))["peak_ram_kb"]))

@@ -47,7 +47,7 @@ def made(count: int = 3, space=None) -> tuple[Answerer, Served]:
     random = seeds.stream(1, "insight")
     lost = tuple(np.sort(random.random(len(d.values)))[::-1] for d in space.decisions)
     told = InsightSurrogate.of(
-        space, Insight(2.0, lost), random.normal(0, 0.1, 40), PerformanceScale(0.2, 0.9)
+        space, Insight(2.0, lost, lost, 0.3), random.normal(0, 0.1, 40), PerformanceScale(0.2, 0.9)
     )
     selector = Selector(count=count, draws=32, max_rounds=1, refinements=0)
     answer = Answerer(space, RandomGenerator(space), told, CostModel(space), "r2", selector)

@@ -238,7 +238,9 @@ class _Reader:
         """Copies what a concatenation reads where that cannot take the range of the whole."""
         inputs = list(concat.inputs)
         for place, name in enumerate(inputs):
-            if lent_range(self._layers, concat, name):
+            lent = lent_range(self._layers, concat, name)
+            maker = self._found(lent[-1]) if lent else None
+            if maker is not None and maker.op != "sigmoid":  # whose range is 0..1 in all runtimes
                 continue
             made = self._found(name)
             if concat.out_size:

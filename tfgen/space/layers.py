@@ -17,7 +17,6 @@ WEIGHTED_OPS = ("dense", "conv", "depthwise")
 # Ops whose output is its input's numbers, moved, and zeros, or averages of them: the tensor has the
 # input's range.
 SAME_RANGE_OPS = ("average_pool", "flatten", "max_pool", "pad", "resize", "slice")
-_OWN_RANGE_OPS = ("concat", "sigmoid")  # a sigmoid's is 0..1 in all runtimes
 POOLS = ("average_pool", "max_pool")
 WINDOWED_OPS = ("conv", "depthwise", *POOLS)
 OPS = (*WEIGHTED_OPS, *SAME_RANGE_OPS, "add", "concat", "hard_swish", "mean", "multiply", "sigmoid")
@@ -308,7 +307,7 @@ def range_owners(layers: Sequence[LayerSpec]) -> dict[str, str]:
 def lent_range(layers: Sequence[LayerSpec], concat: LayerSpec, name: str) -> tuple[str, ...]:
     """The tensors to which a concatenation gives its range: an input, and what it is moved from.
 
-    None where another layer reads one of them, or one has a range by itself.
+    None where another layer reads one of them, or one is itself a concatenation.
     """
     by_name = {layer.name: layer for layer in layers}
     found: list[str] = []
@@ -316,7 +315,7 @@ def lent_range(layers: Sequence[LayerSpec], concat: LayerSpec, name: str) -> tup
     while name in by_name:  # the network's input is not
         made = by_name[name]
         readers = [other.name for other in layers for read in other.inputs if read == name]
-        if readers != [reader] or made.op in _OWN_RANGE_OPS:
+        if readers != [reader] or made.op == "concat":
             return ()
         found.append(name)
         if made.op not in SAME_RANGE_OPS:
