@@ -162,7 +162,7 @@ class InsightSurrogate:
         lost = lost + self.insight.any_cut * begun(strain)
         if _SURPRISES in self._state:  # older ones know none
             alike = self._alike(xp, choices)
-            lost = lost - xp.matmul(alike, self._state[_SURPRISES][:, None])[:, 0]
+            lost = lost - xp.sum(alike * self._state[_SURPRISES], axis=-1)
         ends = np.quantile(self._residuals, [1.0 - confidence, 0.5, confidence])
         low, metric, high = self._known(
             # Nothing is expected to gain by a loss, whatever surprised where little was known.
@@ -231,8 +231,9 @@ class InsightSurrogate:
         """Covariance of what networks score beyond expectations [architectures, scored]."""
         steps = np.array([max(len(d.values) - 1, 1) for d in self.space.decisions], np.float64)
         own, known = xp.astype(choices, xp.float64) / steps, self.scored / steps
-        apart = xp.sum(xp.square(own), axis=1)[:, None] + (known**2).sum(axis=1)
-        apart = xp.maximum(apart - 2.0 * xp.matmul(own, known.T), 0.0)
+        apart: Any = 0.0  # no product of matrices, whose last bits differ from run to run
+        for number in range(len(steps)):
+            apart = apart + xp.square(own[:, number][:, None] - known[:, number])
         return _DEVIATION**2 * xp.exp(-apart / (2.0 * _REACH**2))
 
     @property
