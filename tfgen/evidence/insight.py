@@ -162,7 +162,9 @@ class InsightSurrogate:
         lost = lost + self.insight.any_cut * begun(strain)
         if _SURPRISES in self._state:  # older ones know none
             alike = self._alike(xp, choices)
-            lost = lost - xp.sum(alike * self._state[_SURPRISES], axis=-1)
+            beyond = xp.sum(alike * self._state[_SURPRISES], axis=-1)
+            # Last bits of exponentials differ from run to run.
+            lost = lost - xp.astype(xp.astype(beyond, xp.float32), xp.float64)
         ends = np.quantile(self._residuals, [1.0 - confidence, 0.5, confidence])
         low, metric, high = self._known(
             # Nothing is expected to gain by a loss, whatever surprised where little was known.
