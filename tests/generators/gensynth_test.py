@@ -225,6 +225,10 @@ class InquisitorTest(absltest.TestCase):
         networks = np.unique(space().sample(9, seeds.stream(3, "networks")), axis=0)
         knowing = surrogate.knowing(networks[1:3], np.array([0.7, 0.8]))
         np.testing.assert_array_equal(knowing.scored, networks[1:3])
+        # A store has its records in another order.
+        stored = surrogate.knowing(networks[2:0:-1], np.array([0.8, 0.7])).state()
+        for name, array in knowing.state().items():
+            np.testing.assert_array_equal(stored[name], array)
         found = knowing.predict(networks)
         for name in ("low", "metric", "high"):
             np.testing.assert_allclose(getattr(found, name)[1:3], [0.7, 0.8])

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from tfgen import errors
+from tfgen.space.layers import execution_order
 
 IDENTIFIER = b"TFL3"
 KERNEL_SUFFIX = "/kernel"  # export names a layer's weights so
@@ -401,18 +402,9 @@ class _Layout:
 def _execution_order(graph: Any) -> list[Any]:
     """The ops that the outputs need: each after those it reads, first inputs first."""
     makers = {int(index): op for op in graph.operators for index in op.outputs}
-    order: list[Any] = []
-    met: set[int] = set()
-    waiting = [(int(index), False) for index in reversed(graph.outputs)]
-    while waiting:
-        index, made = waiting.pop()
-        if made:
-            order.append(makers[index])
-        elif index in makers and index not in met:
-            met.add(index)
-            waiting.append((index, True))
-            waiting += [(int(source), False) for source in reversed(makers[index].inputs)]
-    return order
+    ends = [int(index) for index in graph.outputs]
+    reads = {index: [int(source) for source in op.inputs] for index, op in makers.items()}
+    return [makers[index] for index in execution_order(ends, reads)]
 
 
 def op_name(model: Any, op: Any) -> str:

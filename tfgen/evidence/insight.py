@@ -162,20 +162,12 @@ class InsightSurrogate:
         lost = lost + self.insight.any_cut * begun(strain)
         if _SURPRISES in self._state:  # older ones know none
             alike = self._alike(xp, choices)
-            beyond = xp.sum(alike * self._state[_SURPRISES], axis=-1)
-            # Last bits of exponentials differ from run to run.
-            lost = lost - xp.astype(xp.astype(beyond, xp.float32), xp.float64)
+            lost = lost - xp.matmul(alike, self._state[_SURPRISES][:, None])[:, 0]
         ends = np.quantile(self._residuals, [1.0 - confidence, 0.5, confidence])
-        low, metric, high = self._known(
-            # Nothing is expected to gain by a loss, whatever surprised where little was known.
-            xp,
-            choices,
-            [
-                self.insight.top - xp.maximum(lost - ends[0], 0.0),
-                self.insight.top - xp.maximum(lost - ends[1], 0.0),
-                self.insight.top - lost + ends[2],
-            ],
-        )
+        losses = [lost - end for end in ends]
+        # Nothing is expected to gain by a loss, whatever surprised where little was known.
+        losses[:2] = [xp.maximum(loss, 0.0) for loss in losses[:2]]
+        low, metric, high = self._known(xp, choices, [self.insight.top - loss for loss in losses])
         span = self.scale.high - self.scale.low
         performance, scatter = (metric - self.scale.low) / span, 0.5 * (high - low) / span
         low, metric, high = (self._reached(xp, value) for value in (low, metric, high))
@@ -222,10 +214,12 @@ class InsightSurrogate:
           choices: canonical, each once [networks, decisions].
           metrics: their scores [networks].
         """
-        told = {_SCORED: np.asarray(choices, np.int64), _SCORES: np.asarray(metrics, np.float64)}
+        order = np.lexsort(choices.T[::-1])  # stored records and fresh ones come in another
+        choices, metrics = np.asarray(choices, np.int64)[order], np.asarray(metrics)[order]
+        told = {_SCORED: choices, _SCORES: metrics.astype(np.float64)}
         beyond = log_odds(metrics) - self.insight.log_odds(choices)
         fresh = InsightSurrogate(self.space, {**self._state, **told, _SURPRISES: beyond})
-        covariance = fresh._alike(np, told[_SCORED]) + _NOISE**2 * np.eye(len(beyond))
+        covariance = fresh._alike(np, choices) + _NOISE**2 * np.eye(len(beyond))
         surprises = np.linalg.solve(covariance, beyond)
         return InsightSurrogate(self.space, {**fresh._state, _SURPRISES: surprises})
 
@@ -233,9 +227,8 @@ class InsightSurrogate:
         """Covariance of what networks score beyond expectations [architectures, scored]."""
         steps = np.array([max(len(d.values) - 1, 1) for d in self.space.decisions], np.float64)
         own, known = xp.astype(choices, xp.float64) / steps, self.scored / steps
-        apart: Any = 0.0  # no product of matrices, whose last bits differ from run to run
-        for number in range(len(steps)):
-            apart = apart + xp.square(own[:, number][:, None] - known[:, number])
+        apart = xp.sum(xp.square(own), axis=1)[:, None] + (known**2).sum(axis=1)
+        apart = xp.maximum(apart - 2.0 * xp.matmul(own, known.T), 0.0)
         return _DEVIATION**2 * xp.exp(-apart / (2.0 * _REACH**2))
 
     @property

@@ -25,22 +25,9 @@ from typing import Any
 import numpy as np
 
 from tfgen import child_process, workdir
+from tfgen.nets import _keras_calls as calls
 from tfgen.nets import python_file
-from tfgen.nets._keras_calls import (
-    CONSTANT,
-    OPERATIONS_OF,
-    Refused,
-    arithmetic,
-    links,
-    operands,
-    ordered,
-    output,
-    read,
-    row,
-    several,
-    sign,
-    without_operations,
-)
+from tfgen.nets._keras_calls import Refused
 from tfgen.nets.keras_kinds import INPUT_NODE, KINDS
 
 GRAPH, ARRAYS = "graph.json", "arrays.npz"
@@ -99,7 +86,9 @@ def _model(path: str, factory: str | None, folder: pathlib.Path) -> Any:
     is_h5 = path.endswith((".h5", ".hdf5"))
     version, written = _h5_config(path) if is_h5 else _zip_config(path)
     try:
-        config = written if version.startswith("2") or not is_h5 else without_operations(written)
+        config = (
+            written if version.startswith("2") or not is_h5 else calls.without_operations(written)
+        )
         _check(config)
     except RecursionError:
         raise Refused("its description is nested too deeply") from None
@@ -254,7 +243,7 @@ def _check(config: Any, nested: bool = False, of: str = "it") -> None:
     if isinstance(config, list):
         for value in config:
             _check(value, True, of)
-    elif config == CONSTANT:
+    elif config == calls.CONSTANT:
         raise Refused(f"{of} calls a layer with a constant, which is not read")
     if not isinstance(config, Mapping):
         return
@@ -279,8 +268,8 @@ def _check(config: Any, nested: bool = False, of: str = "it") -> None:
     if nested and config.get("compile_config") not in _NONE:
         raise Refused(f"it names how a part of it, {kind}, is compiled, which is never run")
     unread = () if nested else _UNREAD
-    if sign(config) is not None:
-        operands(config)  # all that its call may have
+    if calls.sign(config) is not None:
+        calls.operands(config)  # all that its call may have
         unread = ("inbound_nodes",)
     for key, value in config.items():
         if key not in unread:
@@ -291,9 +280,9 @@ def _is_layer(layer: Any) -> bool:
     """Whether a description is of a layer that is read, or of a model of such."""
     if not isinstance(layer, Mapping):
         return False
-    if layer.get("module") == OPERATIONS_OF:
-        return sign(layer) is not None
-    known = layer.get("class_name") in (*KINDS, *_MODELS) or sign(layer) is not None
+    if layer.get("module") == calls.OPERATIONS_OF:
+        return calls.sign(layer) is not None
+    known = layer.get("class_name") in (*KINDS, *_MODELS) or calls.sign(layer) is not None
     return known and _is_of(layer.get("module"), _LAYERS_OF)
 
 
@@ -366,16 +355,16 @@ def _walk(
     described = {"layers": []} if _in_a_row(model) else model.get_config()
     if _in_a_row(model):
         names = [layer.name for layer in model.layers if type(layer).__name__ != "InputLayer"]
-        found, last = list(row(names, _START)), names[-1] if names else _START
+        found, last = list(calls.row(names, _START)), names[-1] if names else _START
         made = {_START: inputs[0]}
     else:
-        found, last = list(links(described)), output(described)
-        starts = (name for name, _ in read(described["input_layers"]))
+        found, last = list(calls.links(described)), calls.output(described)
+        starts = (name for name, _ in calls.read(described["input_layers"]))
         made = dict(zip(starts, inputs, strict=True))
-    computed = arithmetic(described)
+    computed = calls.arithmetic(described)
     # Keras 3 knows operations that are no layers.
     layers = {layer.name: layer for layer in getattr(model, "operations", model.layers)}
-    for link in ordered(found):
+    for link in calls.ordered(found):
         layer = layers[link.layer]
         reads = [made[source] for source in link.reads]
         if not link.layer:
@@ -383,7 +372,7 @@ def _walk(
         own = f"{prefix}{link.node}"
         nested = type(layer).__name__ in _NESTED and hasattr(layer, "layers")
         if link.again and (nested or layer.get_weights()):
-            raise Refused(several(link.layer, sum(one.layer == link.layer for one in found)))
+            raise Refused(calls.several(link.layer, sum(one.layer == link.layer for one in found)))
         if nested:
             made[link.node] = _walk(layer, f"{own}/", reads, nodes, arrays)
             continue

@@ -91,7 +91,8 @@ def read(graph: KerasGraph, source: str) -> PrototypeNetwork:
         check_network(layers, graph.input_shape)
     except ValueError as error:
         raise errors.CorruptFileError(f"{source}: {error}") from error
-    return PrototypeNetwork(layers, graph.input_shape, reader.weights, tuple(reader.remarks))
+    ordered, remarks = in_file_order(layers), tuple(reader.remarks)
+    return PrototypeNetwork(ordered, graph.input_shape, reader.weights, remarks)
 
 
 def _reshaped_first(graph: KerasGraph) -> bool:
@@ -206,10 +207,7 @@ class _Reader:
             self._join_nested(name)
         for layer in [layer for layer in self._layers if layer.op == "concat"]:
             self._own_ranges(layer)
-        unread = [layer.name for layer in self._layers[:-1] if not self._times_read(layer.name)]
-        if unread:
-            raise ValueError(f"layers that nothing reads: {unread}")
-        return in_file_order(self._layers)
+        return tuple(self._layers)
 
     def _join_nested(self, name: str) -> None:
         """Makes concatenations that this one alone reads a part of it."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ INPUT = "input"  # the name by which layers take the network's input
 
 _LARGEST = 2**31  # a number of a layer that others wrote is below
 Size = tuple[int, ...]  # (height, width) of an image, () of a vector
+Key = TypeVar("Key")
 Column = npt.NDArray[np.int64]  # [architectures]
 
 
@@ -264,21 +265,27 @@ def _described(channels: int, size: Size) -> str:
     return "x".join(map(str, (*size, channels))) + ("" if size else " features")
 
 
-def in_file_order(layers: Sequence[LayerSpec]) -> tuple[LayerSpec, ...]:
-    """What the last one needs, as files hold it: behind what it reads, first inputs first."""
-    by_name = {layer.name: layer for layer in layers}
-    order: list[LayerSpec] = []
-    met = {INPUT}
-    waiting = [(layers[-1].name, False)]
+def execution_order(ends: Sequence[Key], reads: Mapping[Key, Sequence[Key]]) -> list[Key]:
+    """What the ends need of what reads others: each behind what it reads, first reads first."""
+    order: list[Key] = []
+    met: set[Key] = set()
+    waiting = [(end, False) for end in reversed(ends)]
     while waiting:
-        name, made = waiting.pop()
+        one, made = waiting.pop()
         if made:
-            order.append(by_name[name])
-        elif name not in met:
-            met.add(name)
-            waiting.append((name, True))
-            waiting += [(read, False) for read in reversed(by_name[name].inputs)]
-    return tuple(order)
+            order.append(one)
+        elif one in reads and one not in met:
+            met.add(one)
+            waiting.append((one, True))
+            waiting += [(read, False) for read in reversed(reads[one])]
+    return order
+
+
+def in_file_order(layers: Sequence[LayerSpec]) -> tuple[LayerSpec, ...]:
+    """What the last layer needs, as a file holds it."""
+    by_name = {layer.name: layer for layer in layers}
+    order = execution_order([layers[-1].name], {layer.name: layer.inputs for layer in layers})
+    return tuple(by_name[name] for name in order)
 
 
 def range_owners(layers: Sequence[LayerSpec]) -> dict[str, str]:

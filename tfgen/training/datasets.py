@@ -462,11 +462,12 @@ DATASETS = {
 }
 
 
-_REGRESSIONS = ("california_housing", "quartic", "septic")
 _OTHER_TASKS = {
     "bccd": tasks.DETECTION,
+    "california_housing": tasks.REGRESSION,
     "camvid": tasks.SEGMENTATION,
-    **dict.fromkeys(_REGRESSIONS, tasks.REGRESSION),
+    "quartic": tasks.REGRESSION,
+    "septic": tasks.REGRESSION,
 }
 
 
